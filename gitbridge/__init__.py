@@ -1,0 +1,1 @@
+"""gitbridge: puts thetastore under ordinary Git."""

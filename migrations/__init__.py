@@ -1,0 +1,1 @@
+"""Upgrades of store formats, and imports from other tools."""
