@@ -1,0 +1,63 @@
+# Everything is installed into .venv, from wheels alone. Another Python: make PYTHON=python3.13 demo
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+MINILM := $(VENV)/minilm/model.safetensors
+# Nothing but the project itself comes from source, and that is pure Python.
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all:
+# Tests that need real weights take these, and skip, saying so, where they are absent.
+WORKERS ?= auto
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-deep check bench clean
+
+help: ## say what there is to make
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | sort | while IFS="$$(printf '\t')" read -r target text; do \
+	  printf '  make %-10s  %s\n' "$$target" "$$text"; done
+
+demo: $(VENV)/installed $(MINILM) ## put real weights through add, push, clone and checkout (2 minutes at most)
+	@$(BIN)/python examples/demo.py $(MINILM)
+
+test: $(VENV)/installed-dev ## run the tests that every change must pass
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 -m 'not deep'
+
+test-deep: $(VENV)/installed-dev ## run all tests, the long ones too
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8
+
+check: $(VENV)/installed-dev ## lint, formatting, types, and which module may import which
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/installed-dev $(MINILM) ## measure against git-lfs and cp; ARGS='--only add --size-mb 400'
+	$(BIN)/python -m benchmarks.spine --minilm $(MINILM) $(ARGS)
+
+clean: ## remove .venv and what tools left behind
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+# A venv without pip (Debian without python3-venv leaves one) is removed, so that the next call starts afresh.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: $(PYTHON) is missing or older than 3.11; try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@command -v git >/dev/null || { echo "error: git is missing; try: apt-get install git" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) >$(VENV).log 2>&1 && $(BIN)/python -m pip --version >/dev/null 2>&1 || { \
+	  cat $(VENV).log >&2; rm -rf $(VENV) $(VENV).log; \
+	  echo "error: $(PYTHON) cannot make a virtual environment with pip; try: apt-get install python3-venv" >&2; exit 1; }
+	@rm -f $(VENV).log
+
+$(VENV)/installed: pyproject.toml | $(BIN)/python
+	@echo "installing into $(VENV) ..."
+	@$(PIP_INSTALL) -e .
+	@touch $@
+
+$(VENV)/installed-dev: pyproject.toml | $(BIN)/python
+	@echo "installing into $(VENV), with the tools for tests and checks ..."
+	@$(PIP_INSTALL) -e '.[test,check]'
+	@touch $@ $(VENV)/installed
+
+$(MINILM): | $(BIN)/python
+	@echo "fetching the weights of all-MiniLM-L6-v2 (84 MB) ..."
+	@$(BIN)/python examples/minilm.py $@
