@@ -1,0 +1,89 @@
+"""The errors of the bridge, in the store's tree, shaped by what the person at the keyboard would do.
+
+ThetaError
+|-- MalformedError
+|   `-- PointerError            text that claims to be a pointer and is none
+`-- BridgeError                 has a `hint`: the way out, on a line of its own
+    |-- RepositoryMissingError  run it inside of a repository
+    |-- GitError                git itself said no; its words are kept
+    |-- RevisionError           no such revision, path or blob
+    |-- ConfigError             a setting is missing, malformed or not understood
+    |-- RemoteError             the remote store cannot be reached, or lacks what is needed
+    |   `-- ConsentError        a URL that only committed configuration names needs a yes
+    |-- HookError               a hook could not be put beside the user's own
+    `-- UsageError              the command line makes no sense
+"""
+
+from __future__ import annotations
+
+from thetastore.errors import MalformedError, ThetaError
+
+
+class BridgeError(ThetaError):
+    """Base of what the bridge raises on purpose."""
+
+    code = "bridge"
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.message = message
+        """What is wrong: lower case, no full stop."""
+        self.hint = hint
+        """What to do about it, preferably a command that can be pasted; empty where there is no way out."""
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.hint}" if self.hint else self.message
+
+
+class PointerError(MalformedError):
+    """Text begins like a pointer and is not one that this version would have written."""
+
+    code = "pointer"
+
+
+class RepositoryMissingError(BridgeError):
+    """There is no Git repository here."""
+
+    code = "repository-missing"
+
+
+class GitError(BridgeError):
+    """A git command failed."""
+
+    code = "git"
+
+
+class RevisionError(BridgeError):
+    """A revision, a path in it, or a Git object cannot be found."""
+
+    code = "revision"
+
+
+class ConfigError(BridgeError):
+    """A setting is missing, malformed, or of a kind that this version does not know."""
+
+    code = "config"
+
+
+class RemoteError(BridgeError):
+    """A remote store cannot be reached, written to, or lacks what is needed."""
+
+    code = "remote"
+
+
+class ConsentError(RemoteError):
+    """Weights would go to a place that only committed configuration names, and nobody has agreed to it."""
+
+    code = "consent"
+
+
+class HookError(BridgeError):
+    """A hook of ours could not be put in, or taken out, beside the user's."""
+
+    code = "hook"
+
+
+class UsageError(BridgeError):
+    """Arguments that make no sense together."""
+
+    code = "usage"
