@@ -23,6 +23,11 @@ MAX_TENSORS = 200_000
 MAX_DIMENSIONS = 64
 MAX_FILE_BYTES = 2**62
 MAX_NAME_BYTES = 65_535
+MAX_TABLE_BYTES = 60 << 20
+"""Bound of the tensor table as text (`table_bytes`), a little under the length of the longest pointer."""
+MAX_AMPLIFICATION = 4
+"""Tensors may overlap and, by strides of 0, repeat elements; together they may name this many times the bytes of
+their file. More is a trap: hashing all of them would take for ever, and the file is opaque."""
 
 
 class Span(NamedTuple):
@@ -88,7 +93,7 @@ def checked_layout(format: str, version: int, file_bytes: int, spans: list[Span]
 
     Raises:
         NotThisFormat: overlapping or out-of-range spans, sizes that do not fit dtype and shape, unknown
-            dtypes, duplicate or unencodable names, more than `MAX_TENSORS`. The file is then opaque.
+            dtypes, duplicate or unencodable names, or a limit above is passed. The file is then opaque.
     """
     if len(tensors) > MAX_TENSORS:
         raise NotThisFormat(f"{len(tensors)} tensors, more than the {MAX_TENSORS} that a pointer may list")
@@ -105,13 +110,29 @@ def checked_layout(format: str, version: int, file_bytes: int, spans: list[Span]
         end = span.offset + span.raw_bytes
     if end > file_bytes:
         raise NotThisFormat(f"a span ends at {end} of {file_bytes} bytes")
-    names = set()
     for tensor in tensors:
-        _check_tensor(tensor, file_bytes)
-        names.add(tensor.name)
-    if len(names) != len(tensors):
-        raise NotThisFormat("two tensors have the same name")
+        check_tensor(tensor, file_bytes)
+    _check_table(tensors, file_bytes)
     return Layout(format, version, file_bytes, tuple(spans), tuple(sorted(tensors)))
+
+
+def _check_table(tensors: list[Tensor], file_bytes: int) -> None:
+    """Check what can be said only of all tensors together."""
+    if len({tensor.name for tensor in tensors}) != len(tensors):
+        raise NotThisFormat("two tensors have the same name")
+    # Tied tensors share one place and are hashed once.
+    places = {(tensor.offset, tensor.strides, tensor.dtype, tensor.shape): tensor.raw_bytes for tensor in tensors}
+    if sum(places.values()) > MAX_AMPLIFICATION * file_bytes:
+        raise NotThisFormat(f"its tensors name more than {MAX_AMPLIFICATION} times the bytes of the file")
+    if sum(map(table_bytes, tensors)) > MAX_TABLE_BYTES:
+        raise NotThisFormat(f"a table of its tensors would take more than {MAX_TABLE_BYTES} bytes")
+
+
+def table_bytes(tensor: Tensor) -> int:
+    """Return an upper bound of a line that lists a tensor: digest, dtype, shape, name as ASCII JSON."""
+    name = tensor.name
+    name_bytes = len(name) if name.isascii() and name.isprintable() else 12 * len(name)
+    return 128 + sum(len(str(length)) + 1 for length in tensor.shape) + 2 * name_bytes
 
 
 def _check_type(dtype: str, shape: tuple[int, ...]) -> None:
@@ -123,7 +144,12 @@ def _check_type(dtype: str, shape: tuple[int, ...]) -> None:
         raise NotThisFormat("a shape is negative or beyond the limit")
 
 
-def _check_tensor(tensor: Tensor, file_bytes: int) -> None:
+def check_tensor(tensor: Tensor, file_bytes: int) -> None:
+    """Check one tensor: known dtype, sane shape and name, and every element within the file.
+
+    Raises:
+        NotThisFormat: it breaks a rule.
+    """
     _check_type(tensor.dtype, tensor.shape)
     try:
         if len(tensor.name.encode()) > MAX_NAME_BYTES:
@@ -139,16 +165,9 @@ def _check_tensor(tensor: Tensor, file_bytes: int) -> None:
             raise NotThisFormat(f"tensor '{tensor.name}' has strides that do not fit its shape")
         if DTYPES[tensor.dtype].bits % 8:
             raise NotThisFormat(f"tensor '{tensor.name}' has strides and packed elements")
-        if tensor.raw_bytes > MAX_STRIDED_AMPLIFICATION * max(file_bytes, 1):
-            raise NotThisFormat(f"tensor '{tensor.name}' repeats its elements too often")
         reach = 0
         if 0 not in tensor.shape:
             reach = 1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.strides, strict=True))
         end = tensor.offset + raw_bytes_of(tensor.dtype, reach)
     if end > file_bytes:
         raise NotThisFormat(f"tensor '{tensor.name}' ends at {end} of {file_bytes} bytes")
-
-
-MAX_STRIDED_AMPLIFICATION = 4
-"""A stride of 0 (`expand`) repeats elements, so a small file could name a tensor of any size; hashing it would
-never end. Beyond this multiple of the file the file is opaque."""

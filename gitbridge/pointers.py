@@ -1,0 +1,154 @@
+"""The pointer: the text that Git keeps instead of a file. `docs/format/pointer.md` is its specification."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from gitbridge.errors import PointerError
+from thetastore.digest import Digest
+from thetastore.dtypes import DTYPES
+from thetastore.errors import MalformedError
+from thetastore.layout import MAX_DIMENSIONS, MAX_TENSORS
+from thetastore.manifest import Manifest
+
+MAX_POINTER_BYTES = 64 << 20
+_FAMILY = b"version https://pypi.org/project/thetastore/#pointer-"
+_VERSION_LINE = _FAMILY + b"0\n"
+_COMMENT = (
+    b"# The weights of this file are in a thetastore; this text stands for them. To get them:\n"
+    b"#   pip install thetastore && git theta install && git theta pull\n"
+)
+MIN_POINTER_BYTES = len(_VERSION_LINE + _COMMENT)
+"""No pointer is shorter: a cheap test before reading a blob."""
+
+
+class PointerTensor(NamedTuple):
+    """One line of a pointer."""
+
+    digest: Digest
+    dtype: str
+    shape: tuple[int, ...]
+    name: str
+
+
+class Pointer(NamedTuple):
+    """The values of a pointer."""
+
+    format: str
+    layout_version: int
+    file_bytes: int
+    file_digest: Digest
+    manifest_digest: Digest
+    tensors: tuple[PointerTensor, ...]
+    """In the order of their names."""
+
+
+def is_pointer(head: bytes) -> bool:
+    """Tell whether bytes begin as a pointer of any version does; a prefix of 64 bytes is enough."""
+    return head.startswith(_FAMILY)
+
+
+def pointer_of(manifest: Manifest, manifest_digest: Digest) -> Pointer:
+    """Return the pointer for a manifest."""
+    tensors = tuple(PointerTensor(t.digest, t.dtype, t.shape, t.name) for t in manifest.tensors)
+    return Pointer(
+        manifest.format,
+        manifest.layout_version,
+        manifest.file_bytes,
+        manifest.file_digest,
+        manifest_digest,
+        tensors,
+    )
+
+
+def render_pointer(manifest: Manifest, manifest_digest: Digest) -> bytes:
+    """Return the text that Git keeps for the file that a manifest describes."""
+    return pointer_text(pointer_of(manifest, manifest_digest))
+
+
+def pointer_text(pointer: Pointer) -> bytes:
+    """Return the one text that has these values."""
+    from json.encoder import encode_basestring_ascii
+
+    head = (
+        f"format {pointer.format} {pointer.layout_version}\n"
+        f"size {pointer.file_bytes}\n"
+        f"digest {pointer.file_digest}\n"
+        f"manifest {pointer.manifest_digest}\n"
+        f"tensors {len(pointer.tensors)}\n"
+    )
+    lines = [
+        f"{t.digest} {t.dtype} {_shape_text(t.shape)} {encode_basestring_ascii(t.name)}\n" for t in pointer.tensors
+    ]
+    return b"".join([_VERSION_LINE, _COMMENT, head.encode(), "".join(lines).encode()])
+
+
+def _shape_text(shape: Sequence[int]) -> str:
+    return "[" + ",".join(map(str, shape)) + "]"
+
+
+_HEAD = re.compile(
+    rb"format ([a-z0-9-]{1,32}) ([0-9]{1,5})\n"
+    rb"size ([0-9]{1,19})\n"
+    rb"digest ([0-9a-f]{64})\n"
+    rb"manifest ([0-9a-f]{64})\n"
+    rb"tensors ([0-9]{1,6})\n"
+)
+_LINE = re.compile(r'([0-9a-f]{64}) ([a-z0-9_]{1,32}) \[([0-9,]*)\] (".*")')
+
+
+def parse_pointer(text: bytes) -> Pointer:
+    """Read a pointer.
+
+    Raises:
+        PointerError: the text is not exactly what `pointer_text` makes of the values in it.
+    """
+    if not is_pointer(text):
+        raise PointerError("this is not a pointer: its first line is another one")
+    if not text.startswith(_VERSION_LINE):
+        version = text[len(_FAMILY) : len(_FAMILY) + 20].split(b"\n")[0].decode("ascii", "replace")
+        raise PointerError(f"this pointer has version '{version}', this thetastore reads version 0: update it")
+    if len(text) > MAX_POINTER_BYTES:
+        raise PointerError(f"a pointer of {len(text)} bytes is longer than the limit of {MAX_POINTER_BYTES}")
+    head = _HEAD.match(text, len(_VERSION_LINE + _COMMENT))
+    if head is None:
+        raise PointerError(
+            "the head of this pointer was edited or cut: expected format, size, digest, manifest, tensors"
+        )
+    tensors = _parse_tensors(text[head.end() :], int(head[6]))
+    pointer = Pointer(
+        head[1].decode(), int(head[2]), int(head[3]), Digest.parse(head[4]), Digest.parse(head[5]), tensors
+    )
+    if pointer_text(pointer) != text:
+        raise PointerError("this pointer was edited: its text is not in canonical form")
+    return pointer
+
+
+def _parse_tensors(body: bytes, count: int) -> tuple[PointerTensor, ...]:
+    lines = body.decode("ascii", "replace").split("\n")[:-1]
+    if count > MAX_TENSORS or len(lines) != count:
+        raise PointerError(f"this pointer was edited or cut: it announces {count} tensors and lists {len(lines)}")
+    tensors = tuple(map(_parse_line, lines))
+    if any(before.name >= after.name for before, after in itertools.pairwise(tensors)):
+        raise PointerError("this pointer was edited: its tensors are not in the order of their names")
+    return tensors
+
+
+def _parse_line(line: str) -> PointerTensor:
+    import json
+
+    match = _LINE.fullmatch(line)
+    if match is None or match[2] not in DTYPES:
+        raise PointerError(f"this pointer was edited: '{line[:120]}' is not the line of a tensor")
+    try:
+        shape = tuple(int(length) for length in match[3].split(",")) if match[3] else ()
+        name = json.loads(match[4])
+        digest = Digest.parse(match[1])
+    except (ValueError, MalformedError):
+        raise PointerError(f"this pointer was edited: '{line[:120]}' is not the line of a tensor") from None
+    if len(shape) > MAX_DIMENSIONS or not isinstance(name, str):
+        raise PointerError(f"this pointer was edited: '{line[:120]}' is not the line of a tensor")
+    return PointerTensor(digest, match[2], shape, name)

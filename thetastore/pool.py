@@ -1,0 +1,86 @@
+"""Concurrency, in this one place: a bounded pool of threads over synchronous code.
+
+Threads pay because the bulk of the work (BLAKE3, zstandard, numpy on large arrays, `pread`) releases the
+GIL. Nothing else in the store or the bridge starts a thread for work.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+MAX_WORKERS = 8
+
+
+def default_workers() -> int:
+    """Return how many threads to use: the processors this process may run on, at most `MAX_WORKERS`."""
+    try:
+        count = len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS
+        count = os.cpu_count() or 1
+    return min(count, MAX_WORKERS)
+
+
+class Pool:
+    """Threads that are started at the first piece of work worth one. Not itself thread-safe."""
+
+    def __init__(self, workers: int | None = None) -> None:
+        self.workers = workers or default_workers()
+        self.window = 2 * self.workers + 1
+        """How many items `map_bounded` holds at once, finished or not: what bounds its memory."""
+        self._executor: Executor | None = None
+
+    def map_bounded(self, function: Callable[[T], R], items: Iterable[T], is_small: Callable[[T], bool]) -> Iterator[R]:
+        """Apply a function to each item in threads, and yield the results in the order of the items.
+
+        Items are pulled, and small ones worked on, in the caller's thread: handing over costs about 30
+        microseconds. At most `window` items are in flight. If the function or the iterable raises, what is
+        in flight is waited for, then the error of the earliest item is raised.
+        """
+        flying: deque[Callable[[], R]] = deque()
+        try:
+            for item in items:
+                if is_small(item):
+                    flying.append(_constant(function(item)))
+                else:
+                    flying.append(self._threads().submit(function, item).result)
+                if len(flying) >= self.window:
+                    yield flying.popleft()()
+            while flying:
+                yield flying.popleft()()
+        finally:
+            for waiting in flying:
+                _settle(waiting)
+
+    def _threads(self) -> Executor:
+        if self._executor is None:
+            from concurrent.futures import ThreadPoolExecutor
+
+            self._executor = ThreadPoolExecutor(self.workers, thread_name_prefix="thetastore")
+        return self._executor
+
+    def close(self) -> None:
+        """Wait for the threads and end them."""
+        if self._executor is not None:
+            self._executor.shutdown()
+            self._executor = None
+
+
+def _constant(value: R) -> Callable[[], R]:
+    return lambda: value
+
+
+def _settle(waiting: Callable[[], R]) -> None:
+    """Wait until an item that nobody will ask for is done, so that its buffers are free."""
+    try:
+        waiting()
+    except Exception:  # noqa: S110, BLE001 - an earlier error is on its way; this one would hide it
+        pass
