@@ -46,9 +46,11 @@ class ObjectCorruptError(ThetaError):
         self.place = place
         """Name of the file, in the store, that holds the damaged representation."""
         self.reason = reason
+        self.tensor: str | None = None
+        """Name of a tensor that needs the object, where the reader knew it."""
 
     def __str__(self) -> str:
-        return f"object '{self.digest[:16]}…' is corrupt: in '{self.place}' {self.reason}"
+        return f"object '{self.digest[:16]}…'{_of(self.tensor)} is corrupt: in '{self.place}' {self.reason}"
 
 
 class ObjectMissingError(ThetaError, KeyError):
@@ -62,9 +64,15 @@ class ObjectMissingError(ThetaError, KeyError):
         """Hexadecimal digest of the object."""
         self.store = store
         """Where it was looked for."""
+        self.tensor: str | None = None
+        """Name of a tensor that needs the object, where the reader knew it."""
 
     def __str__(self) -> str:
-        return f"object '{self.digest[:16]}…' is not in the store '{self.store}'"
+        return f"object '{self.digest[:16]}…'{_of(self.tensor)} is not in the store '{self.store}'"
+
+
+def _of(tensor: str | None) -> str:
+    return f" of tensor '{tensor}'" if tensor else ""
 
 
 class StoreMissingError(ThetaError, FileNotFoundError):

@@ -82,5 +82,5 @@ def _settle(waiting: Callable[[], R]) -> None:
     """Wait until an item that nobody will ask for is done, so that its buffers are free."""
     try:
         waiting()
-    except Exception:  # noqa: S110, BLE001 - an earlier error is on its way; this one would hide it
+    except Exception:  # an earlier error is on its way; this one would hide it
         pass

@@ -1,0 +1,195 @@
+"""The facade: files in and out of a store by their manifests' digests.
+
+A store is a directory (a bucket in a later version) with the file `thetastore.json`, which says that it is
+one and which version wrote it, beside what `docs/format/store.md` lists.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import Self
+
+from thetastore.backends import Backend
+from thetastore.backends.directory import DirectoryBackend
+from thetastore.digest import Digest, Kind
+from thetastore.errors import MalformedError, ObjectMissingError, StoreMissingError, UnsupportedError
+from thetastore.ingest import Ingested, Source, ingest
+from thetastore.manifest import Manifest, parse_manifest, parse_page
+from thetastore.objects import Objects
+from thetastore.pool import Pool
+from thetastore.rebuild import iter_chunks, read_file, write_file
+from thetastore.transfer import CopyReport, copy_objects
+
+DESCRIPTOR = "thetastore.json"
+_DESCRIPTOR_TEXT = b'{"format": "thetastore", "version": 0, "required_features": [], "optional_features": []}\n'
+
+
+class Store:
+    """A content-addressed store of files. One thread at a time, but for reads through `objects`.
+
+    What `put_file` stored can be read by other processes at once and is durable after `seal` or `close`.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        """Use a backend that is known to hold a store; see `open` and `create`."""
+        self.backend = backend
+        self.url = backend.url
+        self.objects = Objects(backend)
+        self.pool = Pool()
+
+    @classmethod
+    def open(cls, path: str, create: bool = False) -> Self:
+        """Open the store in a directory.
+
+        Args:
+            path: the directory.
+            create: make the directory and the store if there is none.
+
+        Raises:
+            StoreMissingError: there is no store, and `create` is not set.
+            MalformedError: the directory holds something else.
+            UnsupportedError: the store was written by a newer version.
+            BackendError: the directory cannot be made or read.
+        """
+        backend = DirectoryBackend(path)
+        try:
+            _check_descriptor(backend.read(DESCRIPTOR), path)
+        except FileNotFoundError:
+            if not create:
+                raise StoreMissingError(f"there is no thetastore at '{path}'") from None
+            try:
+                backend.create(DESCRIPTOR, _DESCRIPTOR_TEXT)
+            except FileExistsError:  # another process was faster
+                _check_descriptor(backend.read(DESCRIPTOR), path)
+        return cls(backend)
+
+    def put_file(self, source: Source) -> Ingested:
+        """Store a file's bytes, whatever they are; return the manifest and its digest.
+
+        Memory: some tens of megabytes, however long the file.
+
+        Raises:
+            BackendError: the disk is full or failing; nothing that was stored before is lost.
+        """
+        scratch = self.url if os.path.isdir(self.url) else None
+        return ingest(self.objects, self.pool, source, scratch)
+
+    def get_manifest(self, digest: Digest) -> Manifest:
+        """Return a manifest.
+
+        Raises:
+            ObjectMissingError: it is not in the store.
+            ObjectCorruptError: what is stored for it does not have its digest.
+            UnsupportedError: it was written by a newer version.
+        """
+        return parse_manifest(self.objects.get(Kind.MANIFEST, digest))
+
+    def read_file(self, manifest: Manifest, digest: Digest) -> Iterator[memoryview]:
+        """Yield a file's bytes in order; see `rebuild.read_file`."""
+        return read_file(self.objects, self.pool, manifest, digest)
+
+    def write_file(self, manifest: Manifest, digest: Digest, descriptor: int) -> None:
+        """Write a file into an empty open file and verify all of it; see `rebuild.write_file`."""
+        write_file(self.objects, self.pool, manifest, digest, descriptor)
+
+    def iter_objects(self, manifest_digest: Digest) -> Iterator[Digest]:
+        """Yield the digests of all objects that a file needs: its manifest, its pages, its chunks.
+
+        Raises:
+            ObjectMissingError, ObjectCorruptError: the manifest or a page cannot be read.
+        """
+        yield manifest_digest
+        manifest = self.get_manifest(manifest_digest)
+        for page in manifest.pages:
+            yield page.digest
+        for placed in iter_chunks(self.objects, manifest):
+            yield placed.chunk.digest
+
+    def missing_objects(self, manifest_digests: Iterable[Digest]) -> list[tuple[Digest, Digest]]:
+        """Return (manifest, object) for what the store lacks; a missing manifest or page hides what it lists."""
+        missing: list[tuple[Digest, Digest]] = []
+        for manifest_digest in manifest_digests:
+            try:
+                needs = self.iter_objects(manifest_digest)
+                missing += ((manifest_digest, digest) for digest in needs if not self.objects.contains(digest))
+            except ObjectMissingError as error:
+                missing.append((manifest_digest, Digest.parse(error.digest)))
+        return missing
+
+    def send_to(
+        self, target: Store, manifest_digests: Iterable[Digest], report: Callable[[int, int], None] | None = None
+    ) -> CopyReport:
+        """Copy to another store what it lacks of some files; durable there when this returns.
+
+        Args:
+            target: the other store.
+            manifest_digests: the files.
+            report: called with the objects and stored bytes copied so far.
+
+        Raises:
+            ObjectMissingError: neither store has an object.
+            ObjectCorruptError: an object of this store is damaged; it was not sent.
+        """
+        copied = copy_objects(self.objects, target.objects, self._needs_in_order(target, manifest_digests), report)
+        target.seal()
+        return copied
+
+    def _needs_in_order(self, target: Store, manifest_digests: Iterable[Digest]) -> Iterator[Digest]:
+        """Yield what files need, each manifest and page after what it lists; pages that files share, once."""
+        seen: set[Digest] = set()
+        for manifest_digest in dict.fromkeys(manifest_digests):
+            manifest = parse_manifest(self._get_from_either(target, Kind.MANIFEST, manifest_digest))
+            yield from (chunk.digest for chunk in manifest.chunks)
+            for page in manifest.pages:
+                if page.digest not in seen:
+                    seen.add(page.digest)
+                    chunks = parse_page(self._get_from_either(target, Kind.PAGE, page.digest), page)
+                    yield from (chunk.digest for chunk in chunks)
+                    yield page.digest
+            yield manifest_digest
+
+    def _get_from_either(self, other: Store, kind: Kind, digest: Digest) -> memoryview:
+        try:
+            return self.objects.get(kind, digest)
+        except ObjectMissingError:
+            return other.objects.get(kind, digest)
+
+    def seal(self) -> None:
+        """Make everything durable and indexed."""
+        self.objects.seal()
+
+    def close(self) -> None:
+        """Seal, and free threads and files."""
+        try:
+            self.objects.close()
+        finally:
+            self.pool.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _check_descriptor(stored: bytes, path: str) -> None:
+    if stored == _DESCRIPTOR_TEXT:  # the common case, without the import of json
+        return
+    import json
+
+    try:
+        descriptor = json.loads(stored)
+        name, version, required = descriptor["format"], descriptor["version"], descriptor["required_features"]
+    except (ValueError, TypeError, KeyError):
+        name = version = required = None
+    if name != "thetastore":
+        raise MalformedError(f"'{path}/{DESCRIPTOR}' is not the descriptor of a thetastore")
+    if version != 0 or required:
+        raise UnsupportedError(
+            f"the store '{path}' has version {version} and needs {required or 'no features'}: this thetastore reads "
+            "version 0 without features; update it"
+        )
