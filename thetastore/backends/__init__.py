@@ -3,6 +3,9 @@
 Names are relative, with `/` between parts; every part matches `[A-Za-z0-9._-]{1,255}` and is neither
 `.` nor `..`. A backend refuses other names (`MalformedError`), so that no digest or ref, however
 spelled, leaves the store.
+
+Files are written once and then never changed, so a reader that has one open may go on reading it
+whatever happens to its name. `thetastore.testing.BackendConformance` is this contract as tests.
 """
 
 from __future__ import annotations
@@ -12,36 +15,57 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from thetastore.digest import Buffer
+from thetastore.errors import MalformedError
+
+
+class Reader(Protocol):
+    """One open file. May be used by several threads; goes on reading a file whose name was deleted."""
+
+    def size(self) -> int:
+        """Return the length of the file in bytes, as it is now: a file in the making grows."""
+
+    def read_into(self, offset: int, out: memoryview) -> int:
+        """Fill `out` from `offset` on; return how many bytes were there (fewer only at the end)."""
 
 
 class Appender(Protocol):
     """A file in the making. Other readers of the backend see what was written once `write` has returned.
 
-    It lives under the name it was opened with until `seal` gives it its final one. While it is open its
-    name is locked, so that others can tell a file in the making from what a dead process left behind.
+    It lives under the name it was opened with, and that name stays locked, until `close` or `discard` or
+    the death of the process: so others can tell a file in the making from what a dead process left.
     """
 
     name: str
 
-    def write(self, stored: Buffer) -> None:
-        """Append bytes.
+    def size(self) -> int:
+        """Return how many bytes were written so far."""
+
+    def write(self, *parts: Buffer) -> None:
+        """Append the parts, all of them or none.
 
         Raises:
             BackendError: the disk is full or failing; what was written before stays readable.
         """
 
+    def truncate(self, keep_bytes: int) -> None:
+        """Keep only the first `keep_bytes` bytes: for the torn end of a file that was reopened."""
+
     def sync(self) -> None:
-        """Make what was written so far durable. May be called from another thread."""
+        """Make what was written so far durable. May be called from another thread than `write`."""
 
     def seal(self, name: str) -> None:
-        """Make the file durable under `name`, create-if-absent, and drop the old name.
+        """Make the file durable under `name`, create-if-absent. The old name stays until `close`.
 
         Raises:
-            FileExistsError: `name` is taken; the file stays under its old name.
+            FileExistsError: `name` is taken; the file stays under its old name only.
+            BackendError: some of the file may not be durable; sealing it again fails too.
         """
 
+    def close(self) -> None:
+        """Let go of the file: drop the old name of a sealed one, leave another for whoever reopens it."""
+
     def discard(self) -> None:
-        """Close and delete the file."""
+        """Let go of the file and delete its old name."""
 
 
 class Backend(Protocol):
@@ -56,6 +80,12 @@ class Backend(Protocol):
 
     def read(self, name: str, offset: int = 0, nbytes: int | None = None) -> bytes:
         """Return `[offset, offset + nbytes)` of a file (to its end for None); shorter only at its end."""
+
+    def open(self, name: str) -> Reader:
+        """Open a file for many range reads."""
+
+    def view(self, name: str) -> memoryview:
+        """Return a whole file as read-only memory: mapped where that can be, so only what is touched is read."""
 
     def size(self, name: str) -> int:
         """Return the length of a file in bytes."""
@@ -74,14 +104,33 @@ class Backend(Protocol):
         """Delete a file; one that is not there is no error."""
 
     def appender(self, name: str) -> Appender:
-        """Start a file that grows and can be read while it does (see `Appender`)."""
+        """Start a file that grows and can be read while it does (see `Appender`).
 
-    def reopen(self, name: str, keep_bytes: int) -> Appender:
-        """Take over a file in the making whose writer is dead, cut to its first `keep_bytes` bytes.
+        Raises:
+            FileExistsError: the name is taken.
+        """
+
+    def reopen(self, name: str) -> Appender:
+        """Take over a file in the making whose writer is dead.
 
         Raises:
             BlockingIOError: its writer is alive.
+            FileNotFoundError: it was sealed, discarded or adopted by somebody else.
         """
 
     def try_lock(self, name: str) -> AbstractContextManager[bool]:
         """Lock a name among processes without waiting; the value says whether the lock was got."""
+
+
+_NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
+
+
+def check_name(name: str) -> None:
+    """Refuse what is not a name of a file in a store.
+
+    Raises:
+        MalformedError: an empty part, `.`, `..`, a part of more than 255 characters, other characters.
+    """
+    for part in name.split("/"):
+        if not 0 < len(part) <= 255 or part in (".", "..") or not _NAME_CHARACTERS.issuperset(part):
+            raise MalformedError(f"'{name[:300]}' is not a name in a store: its part '{part[:80]}' is not allowed")

@@ -1,0 +1,131 @@
+"""The text of pointers: docs/format/pointer.md."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gitbridge.errors import PointerError
+from gitbridge.pointers import (
+    MIN_POINTER_BYTES,
+    Pointer,
+    PointerTensor,
+    is_pointer,
+    parse_pointer,
+    pointer_text,
+    render_pointer,
+)
+from thetastore.digest import Digest, digest_of
+from thetastore.dtypes import DTYPES
+from thetastore.manifest import Chunk, Manifest, Tensor
+
+digests = st.binary(min_size=32, max_size=32).map(Digest)
+names = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+lines = st.builds(
+    PointerTensor,
+    digests,
+    st.sampled_from(sorted(DTYPES)),
+    st.lists(st.integers(0, 2**62), max_size=4).map(tuple),
+    names,
+)
+pointers = st.builds(
+    Pointer,
+    st.from_regex(r"[a-z0-9-]{1,32}", fullmatch=True),
+    st.integers(0, 65535),
+    st.integers(0, 2**62),
+    digests,
+    digests,
+    st.lists(lines, max_size=6, unique_by=lambda t: t.name).map(lambda ts: tuple(sorted(ts, key=lambda t: t.name))),
+)
+
+ABCD = digest_of(b"abcd")
+SMALL = Pointer(
+    "safetensors",
+    0,
+    90,
+    ABCD,
+    ABCD,
+    (PointerTensor(ABCD, "float32", (2, 3), "a b"), PointerTensor(ABCD, "bool", (), "ä\n")),
+)
+
+
+@given(pointers)
+def test_a_pointer_comes_back_from_its_text(pointer):
+    text = pointer_text(pointer)
+
+    assert parse_pointer(text) == pointer
+    assert is_pointer(text[:64])
+    assert len(text) >= MIN_POINTER_BYTES
+    assert text.isascii()
+
+
+@given(pointers, st.data())
+def test_whatever_is_accepted_is_the_rendering_of_its_values(pointer, data):
+    text = bytearray(pointer_text(pointer))
+    place = data.draw(st.integers(0, len(text) - 1))
+    text[place] = data.draw(st.integers(0, 255))
+
+    try:
+        parsed = parse_pointer(bytes(text))
+    except PointerError:
+        return
+    assert pointer_text(parsed) == text
+
+
+def test_the_text_is_what_people_and_plain_git_diff_will_see():
+    lines = pointer_text(SMALL).decode().splitlines()
+
+    assert lines[0] == "version https://pypi.org/project/thetastore/#pointer-0"
+    assert lines[3:8] == ["format safetensors 0", "size 90", f"digest {ABCD}", f"manifest {ABCD}", "tensors 2"]
+    assert lines[8:] == [f'{ABCD} float32 [2,3] "a b"', f'{ABCD} bool [] "\\u00e4\\n"']
+
+
+def test_a_manifest_is_rendered_with_all_its_tensors():
+    tensor = Tensor("w", "float32", (1,), 0, None, ABCD)
+    manifest = Manifest("opaque", 0, 4, ABCD, (tensor,), (Chunk(4, ABCD),))
+
+    pointer = parse_pointer(render_pointer(manifest, digest_of(b"manifest")))
+
+    assert pointer == Pointer(
+        "opaque", 0, 4, ABCD, digest_of(b"manifest"), (PointerTensor(ABCD, "float32", (1,), "w"),)
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"size 90", b"size 090"),
+        (b"size 90", b"size -1"),
+        (b"tensors 2", b"tensors 3"),
+        (b"tensors 2", b"tensors 1"),
+        (b"[2,3]", b"[2, 3]"),
+        (b"[2,3]", b"[2,,3]"),
+        (b"bool", b"boool"),
+        (b"# The weights", b"# the weights"),
+        (b'"a b"\n', b'"\\u00ff"\n'),
+        (b"\n", b"\r\n"),
+        (b"tensors 2\n", b"tensors 2\n<<<<<<< ours\n"),
+        (b'"a b"\n', b'"a b"'),
+    ],
+)
+def test_an_edited_pointer_is_refused(old, new):
+    text = pointer_text(SMALL).replace(old, new)
+
+    with pytest.raises(PointerError):
+        parse_pointer(text)
+
+
+def test_a_pointer_of_a_newer_version_says_to_update():
+    text = pointer_text(SMALL).replace(b"#pointer-0", b"#pointer-7")
+
+    assert is_pointer(text)
+    with pytest.raises(PointerError, match="version '7'.*update"):
+        parse_pointer(text)
+
+
+def test_the_document_shows_the_head_that_the_code_writes():
+    document = (Path(__file__).parents[2] / "docs/format/pointer.md").read_text()
+
+    for line in pointer_text(SMALL).decode().splitlines()[:4]:
+        assert f"    {line}\n" in document

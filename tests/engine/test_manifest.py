@@ -1,0 +1,184 @@
+"""Manifests as bytes: docs/format/manifest.md."""
+
+import re
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from thetastore.digest import Digest, Kind, digest_of
+from thetastore.dtypes import DTYPES, raw_bytes_of
+from thetastore.errors import MalformedError, UnsupportedError
+from thetastore.layout import contiguous_strides
+from thetastore.manifest import (
+    PAGE_MAX_CHUNKS,
+    PAGE_MIN_CHUNKS,
+    Chunk,
+    Manifest,
+    PageRef,
+    Tensor,
+    encode_manifest,
+    encode_page,
+    paginate,
+    parse_manifest,
+    parse_page,
+)
+
+DOCUMENT = Path(__file__).parents[2] / "docs/format/manifest.md"
+
+digests = st.binary(min_size=32, max_size=32).map(Digest)
+chunk_lists = st.lists(st.builds(Chunk, st.integers(1, 2 << 20), digests), max_size=20).map(tuple)
+
+
+@st.composite
+def manifests(draw):
+    chunks = draw(chunk_lists)
+    file_bytes = sum(chunk.raw_bytes for chunk in chunks)
+    tensors = []
+    for name in sorted(draw(st.sets(st.text(st.characters(exclude_categories=["Cs"]), max_size=8), max_size=5))):
+        dtype = draw(st.sampled_from([d for d in sorted(DTYPES) if DTYPES[d].bits >= 8]))
+        shape = tuple(draw(st.lists(st.integers(0, 5), max_size=3)))
+        room = file_bytes - raw_bytes_of(dtype, 125)
+        if room >= 0:
+            strides = contiguous_strides(shape[::-1])[::-1] if draw(st.booleans()) else None
+            tensors.append(Tensor(name, dtype, shape, draw(st.integers(0, room)), strides, draw(digests)))
+    return Manifest("some-format", draw(st.integers(0, 65535)), file_bytes, draw(digests), tuple(tensors), chunks)
+
+
+def abcd() -> Manifest:
+    digest = digest_of(b"abcd")
+    return Manifest("opaque", 0, 4, digest, (), (Chunk(4, digest),))
+
+
+@given(manifests())
+def test_a_manifest_comes_back_from_its_bytes(manifest):
+    assert parse_manifest(encode_manifest(manifest)) == manifest
+
+
+@given(manifests(), st.data())
+def test_a_manifest_that_is_cut_or_lengthened_is_refused(manifest, data):
+    raw = encode_manifest(manifest)
+    cut = data.draw(st.integers(0, len(raw) - 1))
+
+    for damaged in (raw[:cut], raw + b"\0"):
+        with pytest.raises((MalformedError, UnsupportedError)):
+            parse_manifest(damaged)
+
+
+@given(manifests(), st.data())
+def test_whatever_is_accepted_has_one_encoding(manifest, data):
+    raw = bytearray(encode_manifest(manifest))
+    bit = data.draw(st.integers(0, len(raw) * 8 - 1))
+    raw[bit // 8] ^= 1 << bit % 8
+
+    try:
+        parsed = parse_manifest(bytes(raw))
+    except (MalformedError, UnsupportedError):
+        return
+    assert encode_manifest(parsed) == raw
+
+
+def test_the_example_dumps_of_the_document_are_what_the_code_writes():
+    raw = b"\x00\x00\x80\x3f\x00\x00\x00\xc0"
+    chunks = (Chunk(8, digest_of(b"HEADERS!")), Chunk(8, digest_of(raw)))
+    tensor = Tensor("w", "float32", (2, 1), 8, None, digest_of(raw))
+    small = Manifest("safetensors", 0, 16, digest_of(b"HEADERS!" + raw), (tensor,), chunks)
+    written = [
+        (encode_manifest(abcd()), Kind.MANIFEST),
+        (encode_manifest(small), Kind.MANIFEST),
+        (encode_page(abcd().chunks), Kind.PAGE),
+    ]
+    text = DOCUMENT.read_text()
+    dumps = re.findall(r"(?m)((?:^    [0-9a-f]{4}  .*\n)+)\nIts digest is `([0-9a-f]{64})`", text)
+
+    documented = [
+        (bytes.fromhex("".join(line[10:] for line in dump.splitlines())), Digest.parse(digest))
+        for dump, digest in dumps
+    ]
+
+    assert documented == [(stored, digest_of(stored, kind)) for stored, kind in written]
+
+
+@pytest.mark.parametrize(
+    ("offset", "field"),
+    [(0, b"XXXX"), (6, b"\x02\0"), (8, struct.pack("<Q", 5)), (50, b"\0"), (51, b"\1"), (52, b"\xff\xff\xff\xff")],
+    ids=["magic", "flags", "file length", "no format name", "reserved", "four billion tensors"],
+)
+def test_a_root_with_a_wrong_field_is_refused(offset, field):
+    raw = bytearray(encode_manifest(abcd()))
+    raw[offset : offset + len(field)] = field
+
+    with pytest.raises(MalformedError):
+        parse_manifest(bytes(raw))
+
+
+def test_a_newer_version_says_to_update():
+    raw = bytearray(encode_manifest(abcd()))
+    raw[4] = 9
+
+    with pytest.raises(UnsupportedError, match="version 9.*update"):
+        parse_manifest(bytes(raw))
+
+
+@pytest.mark.parametrize("length", [0, (2 << 20) + 1])
+def test_an_empty_or_endless_chunk_is_refused(length):
+    manifest = abcd()._replace(file_bytes=length, chunks=(Chunk(length, digest_of(b"")),))
+
+    with pytest.raises(MalformedError, match="chunk"):
+        parse_manifest(encode_manifest(manifest))
+
+
+def test_tensors_outside_of_the_file_and_in_wrong_order_are_refused():
+    tensors = (Tensor("b", "uint8", (4,), 0, None, digest_of(b"")), Tensor("a", "uint8", (4,), 0, None, digest_of(b"")))
+    outside = (Tensor("b", "uint8", (4,), 1, None, digest_of(b"")),)
+
+    for wrong in (tensors, outside, (tensors[0], tensors[0])):
+        with pytest.raises(MalformedError):
+            parse_manifest(encode_manifest(abcd()._replace(tensors=wrong)))
+
+
+def long_list(count: int) -> list[Chunk]:
+    return [Chunk(1000, digest_of(number.to_bytes(4, "little"))) for number in range(count)]
+
+
+def test_a_short_list_has_no_pages_and_a_long_one_is_covered_by_them():
+    assert list(paginate(long_list(512))) == []
+
+    pages = list(paginate(long_list(9000)))
+
+    assert [chunk for page in pages for chunk in page] == long_list(9000)
+    assert all(PAGE_MIN_CHUNKS <= len(page) <= PAGE_MAX_CHUNKS for page in pages[:-1])
+
+
+def test_one_inserted_chunk_changes_one_page_or_two():
+    chunks = long_list(9000)
+    before = {encode_page(page) for page in paginate(chunks)}
+
+    after = {encode_page(page) for page in paginate([*chunks[:4000], Chunk(7, digest_of(b"new")), *chunks[4000:]])}
+
+    assert len(after - before) <= 2
+
+
+def test_a_page_must_be_the_one_that_its_root_describes():
+    chunks = long_list(3)
+    page = encode_page(chunks)
+    digest = digest_of(page, Kind.PAGE)
+
+    assert parse_page(page, PageRef(3000, 3, digest)) == tuple(chunks)
+    for ref in (PageRef(2999, 3, digest), PageRef(3000, 4, digest)):
+        with pytest.raises(MalformedError):
+            parse_page(page, ref)
+
+
+def test_a_paged_manifest_comes_back():
+    refs = tuple(
+        PageRef(1000 * len(p), len(p), digest_of(encode_page(p), Kind.PAGE)) for p in paginate(long_list(2000))
+    )
+    manifest = Manifest("opaque", 0, 2_000_000, digest_of(b"file"), (), (), refs)
+
+    parsed = parse_manifest(encode_manifest(manifest))
+
+    assert parsed == manifest
+    assert parsed.chunk_count == 2000
