@@ -1,0 +1,147 @@
+"""The command `thetastore`: a store without Git. Only the standard library is imported before a command runs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from thetastore.digest import Digest
+    from thetastore.store import Store
+
+EXIT_DONE, EXIT_FOUND, EXIT_FAILED = 0, 1, 2
+
+
+def run() -> int:
+    """Run the command line of this process; return the exit status."""
+    return main(sys.argv[1:])
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command.
+
+    Args:
+        arguments: what follows the program's name.
+
+    Returns:
+        0 done, 1 found problems, 2 failed.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help()
+        return EXIT_DONE
+    from thetastore.errors import ThetaError
+
+    try:
+        status: int = options.function(options)
+        sys.stdout.flush()
+    except (ThetaError, OSError) as error:
+        if isinstance(error, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            return 141
+        print(f"thetastore: {_words(error)}", file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"'{error.filename}': {error.strerror}"
+    return str(error)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="thetastore", description="A content-addressed store for model weights.")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    init = commands.add_parser("init", help="make a store in a directory")
+    init.set_defaults(function=_init)
+    put = commands.add_parser("put", help="store a file; print the digest of its manifest")
+    put.add_argument("file", help="the file, or - for standard input")
+    put.set_defaults(function=_put)
+    get = commands.add_parser("get", help="write the file of a manifest")
+    get.add_argument("manifest", help="digest of the manifest, as `put` printed it")
+    get.add_argument("file", help="where to write it; must not exist")
+    get.set_defaults(function=_get)
+    show = commands.add_parser("show", help="list the tensors of a manifest")
+    show.add_argument("manifest", help="digest of the manifest")
+    show.set_defaults(function=_show)
+    verify = commands.add_parser("verify", help="check what is stored")
+    verify.add_argument("--level", choices=["index", "stored", "raw"], default="raw", help="how deep (default: raw)")
+    verify.set_defaults(function=_verify)
+    for command in (init, put, get, show, verify):
+        command.add_argument("--store", required=True, metavar="DIRECTORY", help="where the store is")
+    return parser
+
+
+def _store(options: argparse.Namespace, create: bool = False) -> Store:
+    from thetastore.store import Store
+
+    return Store.open(options.store, create=create)
+
+
+def _init(options: argparse.Namespace) -> int:
+    with _store(options, create=True) as store:
+        print(store.url)
+    return EXIT_DONE
+
+
+def _put(options: argparse.Namespace) -> int:
+    with _store(options) as store:
+        source: int | str = sys.stdin.fileno() if options.file == "-" else options.file
+        with open(source, "rb", buffering=0) as file:
+            ingested = store.put_file(file)
+    print(ingested.manifest_digest)
+    return EXIT_DONE
+
+
+def _digest(options: argparse.Namespace) -> Digest:
+    from thetastore.digest import Digest
+
+    return Digest.parse(options.manifest)
+
+
+def _get(options: argparse.Namespace) -> int:
+    digest = _digest(options)
+    with _store(options) as store:
+        manifest = store.get_manifest(digest)
+        temporary = f"{options.file}.theta-{os.getpid()}"
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            store.write_file(manifest, digest, descriptor)
+            os.link(temporary, options.file)
+        finally:
+            os.close(descriptor)
+            os.unlink(temporary)
+    return EXIT_DONE
+
+
+def _show(options: argparse.Namespace) -> int:
+    digest = _digest(options)
+    with _store(options) as store:
+        manifest = store.get_manifest(digest)
+    print(
+        f"{manifest.format} {manifest.file_bytes} bytes, {manifest.chunk_count} chunks, {len(manifest.tensors)} tensors"
+    )
+    for tensor in manifest.tensors:
+        print(f"{tensor.digest} {tensor.dtype} {list(tensor.shape)} {tensor.name}")
+    return EXIT_DONE
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from thetastore.verify import Level, verify
+
+    found = 0
+    with _store(options) as store:
+        for finding in verify(store.objects, Level[options.level.upper()]):
+            print(finding)
+            found += 1
+    if not found:
+        print(f"{store.url}: no problems found", file=sys.stderr)
+    return EXIT_FOUND if found else EXIT_DONE
