@@ -18,24 +18,17 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PACKAGES = ("thetastore", "gitbridge", "migrations")
 OPTIONAL = {"numcodecs": "thetastore/numcodecs.py"}
 """What only one module may import, because nothing else needs it."""
-NEVER_AT_START = set(
-    [
-        "numpy",
-        "zarr",
-        "fsspec",
-        "numcodecs",
-        "pygit2",
-        "asyncio",
-        "subprocess",
-        "json",
-        "logging",
-        "pathlib",
-        "tempfile",
-        "argparse",
-        "concurrent.futures",
-        "importlib.metadata",
-    ]
-)
+NEVER_AT_START = {
+    "asyncio",
+    "concurrent.futures",
+    "fsspec",
+    "importlib.metadata",
+    "json",
+    "logging",
+    "numcodecs",
+    "numpy",
+}
+NEVER_AT_START |= {"argparse", "pathlib", "pygit2", "subprocess", "tempfile", "zarr"}
 
 
 def imported_by(path: Path) -> Iterator[str]:
