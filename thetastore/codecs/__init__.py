@@ -26,9 +26,7 @@ from thetastore.errors import MalformedError, UnsupportedError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from typing_extensions import Buffer
-
-    from thetastore.codecs.planes import Plan
+    from thetastore.digest import Buffer
 
 __all__ = ["CODEC_NAMES", "Coded", "decode", "encode"]
 
