@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _REQUESTS_AT_ONCE = 256
 """Requests in flight. Together they fit into a pipe (64 KiB), so that git and we never wait for each other."""
 
+_SKIP_BYTES = 1 << 20
+
 
 class GitObject(NamedTuple):
     """One object as git keeps it."""
@@ -24,6 +26,15 @@ class GitObject(NamedTuple):
     oid: str
     type: str
     content: bytes
+
+
+class BlobHead(NamedTuple):
+    """The first bytes of an object."""
+
+    oid: str
+    type: str
+    size_bytes: int
+    head: bytes
 
 
 class CatFile:
@@ -42,16 +53,24 @@ class CatFile:
         return next(iter(self.read_all([name])))
 
     def read_all(self, names: Iterable[str]) -> Iterator[GitObject]:
-        """Yield objects in the order of their names; at most a few are in memory at a time."""
+        """Yield whole objects in the order of their names; one of them is in memory at a time."""
+        for found in self._ask(names, None):
+            yield GitObject(found.oid, found.type, found.head)
+
+    def read_heads(self, names: Iterable[str], head_bytes: int) -> Iterator[BlobHead]:
+        """Yield the first `head_bytes` bytes of objects, in order, whatever their length."""
+        return self._ask(names, head_bytes)
+
+    def _ask(self, names: Iterable[str], head_bytes: int | None) -> Iterator[BlobHead]:
         waiting: list[str] = []
         for name in names:
             waiting.append(name)
             if len(waiting) == _REQUESTS_AT_ONCE or len(name) > 128:
-                yield from self._answers(waiting)
+                yield from self._answers(waiting, head_bytes)
                 waiting = []
-        yield from self._answers(waiting)
+        yield from self._answers(waiting, head_bytes)
 
-    def _answers(self, names: list[str]) -> Iterator[GitObject]:
+    def _answers(self, names: list[str], head_bytes: int | None) -> Iterator[BlobHead]:
         if not names:
             return
         if any("\n" in name for name in names):
@@ -67,7 +86,7 @@ class CatFile:
         try:
             for name in names:
                 taken += 1
-                yield self._read_one(name)
+                yield self._read_one(name, head_bytes)
         finally:
             # A consumer that stops early must not leave answers for the next caller to trip over.
             for name in names[taken:]:
@@ -75,19 +94,23 @@ class CatFile:
 
     def _drain_one(self, name: str) -> None:
         try:
-            self._read_one(name)
+            self._read_one(name, 0)
         except (RevisionError, GitError):
             pass
 
-    def _read_one(self, name: str) -> GitObject:
+    def _read_one(self, name: str, head_bytes: int | None) -> BlobHead:
         stdout = self._process.stdout
         assert stdout is not None
         header = stdout.readline()
         words = header.decode("utf-8", "surrogateescape").split()
         if len(words) == 3 and words[2].isdigit():
-            content = stdout.read(int(words[2]))
-            if stdout.read(1) == b"\n":
-                return GitObject(words[0], words[1], content)
+            size_bytes = int(words[2])
+            head = stdout.read(size_bytes if head_bytes is None else min(size_bytes, head_bytes))
+            rest_bytes = size_bytes - len(head) + 1
+            while rest_bytes and (skipped := len(stdout.read(min(rest_bytes, _SKIP_BYTES)))):
+                rest_bytes -= skipped
+            if not rest_bytes:
+                return BlobHead(words[0], words[1], size_bytes, head)
         if header.endswith((b" missing\n", b" ambiguous\n")):
             raise RevisionError(f"'{name}' is not in the repository")
         raise GitError(f"'git cat-file --batch' ended early, at '{name}'")

@@ -209,6 +209,11 @@ class Repository:
         values = self.config_all(name)
         return values[-1] if values else None
 
+    def config_names(self) -> list[str]:
+        """Return the names of all settings, as git lists them."""
+        self.config_all("")
+        return list(self._config or ())
+
     def config_bool(self, name: str, default: bool) -> bool:
         """Return a setting as a truth value, spelled as git allows.
 

@@ -1,0 +1,255 @@
+"""Where the weights of a Git remote live.
+
+What names a remote store, the first that does counting: `remote.<name>.thetaUrl` and `theta.url` in git
+configuration; `theta.url` in the committed `.thetaconfig` (of the index, else of the tree being checked
+out, else of HEAD), so that a plain `git clone` works; and, where the Git remote is a path on this machine,
+the store of the repository there, and whatever that one is configured with.
+
+A committed file is written by others: nothing but `theta.url` is taken from it, git reads it without
+includes, and no weights are sent to a place that only it names before somebody agrees (`consent`).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from gitbridge.errors import ConfigError, ConsentError, GitError, RemoteError, RepositoryMissingError, RevisionError
+from gitbridge.repository import Repository
+from thetastore.errors import StoreMissingError, ThetaError
+
+if TYPE_CHECKING:
+    from thetastore.store import Store
+
+COMMITTED_NAME = ".thetaconfig"
+_DEEPEST_ORIGIN = 4
+"""A clone of a clone of a clone: how many repositories on this machine are followed."""
+
+
+class Place(NamedTuple):
+    """A remote store, and who says that it is there."""
+
+    directory: str
+    """Absolute path."""
+    url: str
+    """As it was written, for messages."""
+    source: str
+    """The setting that names it: `remote.origin.thetaUrl`, `theta.url`, `.thetaconfig`, or `origin`."""
+
+    @property
+    def is_committed(self) -> bool:
+        """Whether only a committed file names it."""
+        return self.source == COMMITTED_NAME
+
+
+def places(
+    repository: Repository, remote: str | None, treeish: str | None = None, git_url: str | None = None
+) -> list[Place]:
+    """Return the stores that may hold a remote's weights, the one to push to first.
+
+    Args:
+        repository: whose remote it is.
+        remote: name, path or URL of a Git remote; None is the one that `git fetch` would use.
+        treeish: the tree being checked out, where it is known.
+        git_url: where git pushes to, where that is known (a remote may fetch from elsewhere).
+
+    Raises:
+        ConfigError: a URL is malformed, or of a kind that this version does not know.
+    """
+    return _distinct(_places(repository, remote, treeish, git_url, depth=0))
+
+
+def remote_store_url(repository: Repository, remote: str | None, treeish: str | None = None) -> str | None:
+    """Return the directory of the store to use for a Git remote, or None where nothing names one."""
+    found = places(repository, remote, treeish)
+    return found[0].directory if found else None
+
+
+def open_remote_store(
+    repository: Repository, remote: str | None, create: bool = False, treeish: str | None = None
+) -> Store | None:
+    """Open the store of a Git remote; None where nothing names one.
+
+    Raises:
+        RemoteError: it cannot be opened, and why.
+    """
+    found = places(repository, remote, treeish)
+    return open_place(found[0], create) if found else None
+
+
+def open_place(place: Place, create: bool = False) -> Store:
+    """Open a remote store.
+
+    Raises:
+        RemoteError: it is not there, not a store, or not readable.
+    """
+    from thetastore.store import Store
+
+    try:
+        return Store.open(place.directory, create=create)
+    except StoreMissingError:
+        raise RemoteError(
+            f"there is no store at '{place.url}' (from {place.source})",
+            "mount it, mend the URL, or push from where the weights are: the first push creates the store",
+        ) from None
+    except (ThetaError, OSError) as error:
+        verb = "created" if create and not os.path.exists(place.directory) else "opened"
+        reason = getattr(error, "strerror", None) or str(error)
+        raise RemoteError(f"the store '{place.url}' (from {place.source}) cannot be {verb}: {reason}") from error
+
+
+def default_remote(repository: Repository) -> str | None:
+    """Return the remote that `git fetch` would use: the branch's, else origin, else the only one."""
+    try:
+        with open(os.path.join(repository.git_dir, "HEAD"), encoding="utf-8", errors="surrogateescape") as stream:
+            head = stream.read(4096).strip()
+    except OSError:
+        head = ""
+    if head.startswith("ref: refs/heads/"):
+        named = repository.config(f"branch.{head[16:]}.remote")
+        if named and named != ".":
+            return named
+    names = remote_names(repository)
+    if "origin" in names or len(names) != 1:
+        return "origin" if "origin" in names else None
+    return names[0]
+
+
+def remote_names(repository: Repository) -> list[str]:
+    """Return the names of all configured Git remotes."""
+    return [name[7:-4] for name in repository.config_names() if name.startswith("remote.") and name.endswith(".url")]
+
+
+def store_directory(url: str, root: str) -> str:
+    """Return the directory that a store's URL names; relative paths count from `root`.
+
+    Raises:
+        ConfigError: it is malformed, or names something else than a directory.
+    """
+    if not url or any(character < " " for character in url):
+        raise ConfigError(f"{url!r} is not a URL of a store", "git config theta.url /path/to/store")
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return os.path.normpath(os.path.join(root, os.path.expanduser(url)))
+    if scheme.lower() != "file":
+        raise ConfigError(
+            f"'{url}' is a {scheme} URL, and this version keeps remote stores in directories only",
+            "git config theta.url /path/to/a/directory (a mounted disk is one)",
+        )
+    from urllib.parse import unquote
+
+    host, _, path = rest.partition("/")
+    if host not in ("", "localhost"):
+        raise ConfigError(f"'{url}' names the host '{host}', expected file:///path", "mount it and name the directory")
+    return os.path.normpath("/" + unquote(path))
+
+
+def consent(repository: Repository, place: Place) -> None:
+    """Make sure that somebody here agreed to send weights to a place that only a committed file names.
+
+    Asks on the terminal where there is one, and remembers a yes in `theta.trustedUrl`.
+
+    Raises:
+        ConsentError: nobody agreed.
+    """
+    if not place.is_committed or place.directory in repository.config_all("theta.trustedUrl"):
+        return
+    if _ask(f"Send model weights to '{place.directory}', which {COMMITTED_NAME} names? [y/N] "):
+        repository.git("config", "--local", "--add", "theta.trustedUrl", place.directory)
+        repository.forget_config()
+        return
+    from shlex import quote
+
+    raise ConsentError(
+        f"only the committed {COMMITTED_NAME} says that weights go to '{place.directory}', and nobody here has agreed",
+        f"git config --add theta.trustedUrl {quote(place.directory)}",
+    )
+
+
+def _ask(question: str) -> bool:
+    """Ask on the terminal itself: in a hook, standard input is git's."""
+    try:
+        with open("/dev/tty", "r+b", buffering=0) as terminal:
+            terminal.write(question.encode())
+            return terminal.read(100).strip().lower() in (b"y", b"yes")
+    except OSError:
+        return False
+
+
+def _places(
+    repository: Repository, remote: str | None, treeish: str | None, git_url: str | None, depth: int
+) -> list[Place]:
+    name = remote or default_remote(repository)
+    found = []
+    for setting in ([f"remote.{name}.thetaUrl"] if name else []) + ["theta.url"]:
+        url = repository.config(setting)
+        if url:
+            found.append(Place(store_directory(url, repository.root), url, setting))
+    committed = _committed_url(repository, treeish) if not found else None
+    if committed:
+        found.append(Place(store_directory(committed, repository.root), committed, COMMITTED_NAME))
+    path = local_path(repository, git_url or name) if git_url or name else None
+    return found + (_places_of_origin(repository, path, depth) if path else [])
+
+
+def _distinct(found: list[Place]) -> list[Place]:
+    seen: dict[str, Place] = {}
+    for place in found:
+        seen.setdefault(os.path.realpath(place.directory), place)
+    return list(seen.values())
+
+
+def _committed_url(repository: Repository, treeish: str | None) -> str | None:
+    for tree in ("", treeish, "HEAD"):
+        if tree is None:
+            continue
+        try:
+            oid = repository.cat_file().read(f"{tree}:{COMMITTED_NAME}").oid
+            listing = repository.git("config", "-z", "--no-includes", "--blob", oid, "--list")
+        except RevisionError:
+            continue
+        except GitError as error:
+            raise ConfigError(
+                f"{COMMITTED_NAME} cannot be read: {error}", "mend it: it has git config syntax"
+            ) from None
+        urls = [line.partition("\n")[2] for line in os.fsdecode(listing).split("\0") if line.startswith("theta.url\n")]
+        if urls and urls[-1]:
+            return urls[-1]
+    return None
+
+
+def _places_of_origin(repository: Repository, path: str, depth: int) -> list[Place]:
+    """Return the stores of a repository on this machine that is our remote."""
+    if depth == _DEEPEST_ORIGIN:
+        return []
+    try:
+        with Repository.at(path) as origin:
+            if origin.common_dir == repository.common_dir:
+                return []
+            own = origin.store_path()
+            found = [Place(own, own, f"the repository at '{path}'")] if is_store(own) else []
+            return found + _places(origin, None, None, None, depth + 1)
+    except (GitError, RepositoryMissingError, ConfigError):
+        return []
+
+
+def is_store(path: str) -> bool:
+    """Tell whether a store lies in a directory (`.git/theta` also holds journals, which make no store)."""
+    return os.path.isfile(os.path.join(path, "thetastore.json"))
+
+
+def local_path(repository: Repository, remote: str) -> str | None:
+    """Return the path of a Git remote that is a directory on this machine, else None."""
+    url = repository.config(f"remote.{remote}.url") or remote
+    if any(name.startswith("url.") for name in repository.config_names()):
+        url = os.fsdecode(repository.git("ls-remote", "--get-url", remote, check=False)).rstrip("\n") or url
+    if url.startswith("file://"):
+        try:
+            return store_directory(url, repository.root)
+        except ConfigError:
+            return None
+    colon, slash = url.find(":"), url.find("/")
+    if colon >= 0 and (slash < 0 or colon < slash):
+        return None  # a URL, or host:path
+    path = os.path.join(repository.work_tree or repository.git_dir, os.path.expanduser(url))
+    return path if os.path.isdir(path) or os.path.isdir(path + ".git") else None

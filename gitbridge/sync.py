@@ -1,0 +1,446 @@
+"""Weights between the local store and a remote one: fetch what files need, push what commits hold.
+
+What a push must send is judged against the store that it sends to: the history of commits that are pinned
+there is left out, and of the rest everything that the store lacks is sent. Git's remote-tracking refs are
+about another server and play no part. Objects are durable in the store before its pin is written, and the
+pin before git sends the commits.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from gitbridge.errors import ConfigError, RemoteError
+from gitbridge.pins import Pin, PinName, is_shallow, pin_names, present_commits, repository_id, write_pin
+from gitbridge.remotes import COMMITTED_NAME, Place, consent, default_remote, open_place, places, remote_names
+from gitbridge.repository import Repository
+from gitbridge.trees import TrackedFile, tracked_in_history
+from thetastore.digest import Digest
+from thetastore.errors import ObjectCorruptError, ObjectMissingError, StoreMissingError, ThetaError
+from thetastore.transfer import CopyReport
+
+if TYPE_CHECKING:
+    from thetastore.store import Store
+
+Report = Callable[[int, int], None]
+"""Called with the objects and the stored bytes copied so far."""
+
+
+class HasManifest(Protocol):
+    """A pointer, a tracked file: what names a manifest."""
+
+    @property
+    def manifest_digest(self) -> Digest:
+        """Digest of the manifest."""
+
+
+class RefUpdate(NamedTuple):
+    """One line that git gives a pre-push hook."""
+
+    local_ref: str
+    local_oid: str
+    remote_ref: str
+    remote_oid: str
+
+    @property
+    def is_delete(self) -> bool:
+        """Whether the ref goes away at the remote; nothing is sent for it."""
+        return not self.local_oid.strip("0")
+
+
+class Pushed(NamedTuple):
+    """What a push did, or would do."""
+
+    place: Place | None
+    """The remote store; None where there was nothing to push and none is known."""
+    file_count: int
+    """Distinct contents that the commits hold and no pin covered."""
+    sent_count: int
+    """Those of them that the store lacked something of."""
+    copied: CopyReport
+
+
+_NOTHING = CopyReport(0, 0, 0)
+
+
+def parse_updates(lines: bytes) -> list[RefUpdate]:
+    """Read what git gives a pre-push hook on standard input."""
+    updates = []
+    for line in lines.decode("utf-8", "surrogateescape").splitlines():
+        parts = line.rsplit(" ", 3)  # the local ref is what the user typed: it may hold spaces
+        if len(parts) == 4:
+            updates.append(RefUpdate(*parts))
+    return updates
+
+
+# Fetching
+
+
+def fetch_manifests(
+    repository: Repository,
+    local: Store,
+    pointers: Sequence[HasManifest],
+    remote: str | None,
+    treeish: str | None = None,
+    report: Report | None = None,
+) -> CopyReport:
+    """Bring everything that files need into the local store; opens no remote where nothing is missing.
+
+    Args:
+        repository: whose remotes are asked.
+        local: the local store.
+        pointers: what names the files; a `path` attribute makes better messages.
+        remote: the Git remote whose stores are asked; None is the one that `git fetch` would use.
+        treeish: the tree being checked out, where it is known.
+        report: see `Report`.
+
+    Raises:
+        RemoteError: something is in no store that was asked; what could be had was fetched.
+    """
+    wanted = list(dict.fromkeys(pointer.manifest_digest for pointer in pointers))
+    lacking = _incomplete(local, wanted)
+    copied = _NOTHING
+    tried: list[str] = []
+    if lacking:
+        for place in places(repository, remote, treeish):
+            try:
+                with open_place(place) as source:
+                    copied = _sum(copied, _send_what_is_there(source, local, lacking, report))
+                tried.append(f"'{place.url}'")
+            except RemoteError as error:
+                tried.append(f"'{place.url}' ({error.message})")
+            lacking = _incomplete(local, lacking)
+            if not lacking:
+                return copied
+        raise _not_found(repository, local, pointers, lacking, remote, tried)
+    return copied
+
+
+def _send_what_is_there(source: Store, target: Store, lacking: list[Digest], report: Report | None) -> CopyReport:
+    """Copy what a store has of some files: all at once what it has wholly, one by one the rest."""
+    partly = _incomplete(source, lacking)
+    copied = source.send_to(target, [digest for digest in lacking if digest not in partly], report)
+    for digest in partly:
+        try:
+            copied = _sum(copied, source.send_to(target, [digest], report))
+        except ObjectMissingError:
+            continue  # another place may have it, and `_incomplete` is asked again
+    return copied
+
+
+def _incomplete(store: Store, manifests: Iterable[Digest]) -> list[Digest]:
+    return list(dict.fromkeys(manifest for manifest, _ in store.missing_objects(manifests)))
+
+
+def _sum(one: CopyReport, other: CopyReport) -> CopyReport:
+    return CopyReport(*(a + b for a, b in zip(one, other, strict=True)))
+
+
+def _not_found(
+    repository: Repository,
+    local: Store,
+    pointers: Sequence[HasManifest],
+    lacking: list[Digest],
+    remote: str | None,
+    tried: list[str],
+) -> RemoteError:
+    manifest, digest = local.missing_objects(lacking)[0]
+    paths = [getattr(p, "path", None) for p in pointers if p.manifest_digest == manifest]
+    what = f"the weights of '{paths[0]}'" if paths and paths[0] else f"the weights of manifest '{str(manifest)[:16]}…'"
+    if len(lacking) > 1:
+        what += f" (and of {len(lacking) - 1} more)"
+    name = remote or default_remote(repository)
+    lacks = f"object '{str(digest)[:16]}…' is not in the local store"
+    if not tried:
+        whose = f"remote '{name}'" if name else "this repository, which has no remote"
+        return RemoteError(f"{what} are missing: {lacks}, and no store is known for {whose}", _how_to_name_a_store())
+    return RemoteError(
+        f"{what} are missing: {lacks}, nor to be had from {', '.join(tried)}",
+        "where they were committed, run: git theta push --all",
+    )
+
+
+def _how_to_name_a_store() -> str:
+    return f"git config theta.url /path/to/store (or, for everybody: git config -f {COMMITTED_NAME} theta.url …)"
+
+
+# Pushing
+
+
+class _Scan(NamedTuple):
+    """One commit to push, and the pointers that no pin covers."""
+
+    oid: str
+    files: list[TrackedFile]
+    is_whole: bool
+    is_shallow: bool
+
+
+def push(
+    repository: Repository,
+    remote: str,
+    git_url: str | None,
+    oids: Iterable[str],
+    *,
+    everything: bool = False,
+    dry_run: bool = False,
+    report: Report | None = None,
+) -> Pushed:
+    """Send the weights of commits to a remote's store, and pin the commits there.
+
+    Args:
+        repository: where the commits are.
+        remote: name (or URL) of the Git remote.
+        git_url: where git pushes to, where that is known.
+        oids: commits, tags or other objects to push.
+        everything: look at the whole history again, whatever pins say.
+        dry_run: send nothing, write nothing.
+        report: see `Report`.
+
+    Raises:
+        RemoteError: no store is known, or it refused, or something is missing in both.
+        ConsentError: only a committed file names the store, and nobody agreed.
+    """
+    tips = _independent(repository, oids)
+    if not tips:
+        return Pushed(None, 0, 0, _NOTHING)
+    found = places(repository, remote, tips[0], git_url)
+    place = found[0] if found else None
+    known = _pins_of(place)
+    excluded = [] if everything else [name.commit for name in known if not name.is_shallow]
+    scans = _scan(repository, tips, excluded)
+    files = {file.manifest_digest: file for scan in scans for file in scan.files}
+    if not files and not known:
+        _remember_without_pointers(repository, scans)
+        return Pushed(place, 0, 0, _NOTHING)
+    if place is None:
+        raise _no_store(repository, remote, list(files.values()))
+    if not dry_run:
+        consent(repository, place)
+    try:
+        return _push_to(repository, place, scans, files, known, dry_run, report)
+    except OSError as error:  # BackendError is one
+        if isinstance(error, StoreMissingError):
+            raise
+        raise RemoteError(
+            f"the weights could not all be sent to '{place.url}': {error.strerror or error}",
+            "mend it and push again: what arrived stays, and the rest is sent then",
+        ) from error
+
+
+def _push_to(
+    repository: Repository,
+    place: Place,
+    scans: list[_Scan],
+    files: dict[Digest, TrackedFile],
+    known: list[PinName],
+    dry_run: bool,
+    report: Report | None,
+) -> Pushed:
+    if dry_run and not os.path.isdir(place.directory):
+        return Pushed(place, len(files), len(files), _NOTHING)
+    with repository.open_store() as local, open_place(place, create=not dry_run) as target:
+        lacking = _incomplete(target, files)
+        if dry_run:
+            return Pushed(place, len(files), len(lacking), _NOTHING)
+        sendable = _made_available(repository, local, target, place, lacking, files, scans)
+        copied = _send(local, target, sendable, files, report)
+        if len(sendable) == len(lacking):
+            _pin(repository, target, scans, known)
+    return Pushed(place, len(files), len(sendable), copied)
+
+
+def _send(
+    local: Store, target: Store, lacking: list[Digest], files: dict[Digest, TrackedFile], report: Report | None
+) -> CopyReport:
+    if not lacking:
+        return _NOTHING
+    try:
+        return local.send_to(target, lacking, report)
+    except ObjectCorruptError as error:
+        digest = Digest.parse(error.digest)
+        paths = [files[manifest].path for manifest in lacking if _needs(local, manifest, digest)]
+        whose = f"'{paths[0]}'" if paths else "a file"
+        raise RemoteError(
+            f"{whose} cannot be sent: {error}", "git theta fetch from another remote, or add the file again"
+        ) from error
+
+
+def _needs(local: Store, manifest: Digest, digest: Digest) -> bool:
+    try:
+        return digest in local.iter_objects(manifest)
+    except ThetaError:
+        return manifest == digest
+
+
+def _made_available(
+    repository: Repository,
+    local: Store,
+    target: Store,
+    place: Place,
+    lacking: list[Digest],
+    files: dict[Digest, TrackedFile],
+    scans: list[_Scan],
+) -> list[Digest]:
+    """Return the manifests that can be sent, after fetching from other remotes what this clone never had.
+
+    Raises:
+        RemoteError: something is nowhere, and `theta.allowIncompletePush` is not set.
+    """
+    absent = _absent(local, target, lacking)
+    if absent:
+        _fetch_from_others(repository, local, place, [files[manifest] for manifest in absent])
+        absent = _absent(local, target, lacking)
+    if absent and not repository.config_bool("theta.allowIncompletePush", False):
+        manifest, digest = next(iter(absent.items()))
+        raise _nowhere(repository, files[manifest], digest, len(absent), place, scans)
+    return [manifest for manifest in lacking if manifest not in absent]
+
+
+def _absent(local: Store, target: Store, lacking: list[Digest]) -> dict[Digest, Digest]:
+    """Return the manifests that cannot be sent, each with an object that is in neither store."""
+    missing = local.missing_objects(lacking)
+    absent = {manifest: digest for manifest, digest in missing if not target.objects.contains(digest)}
+    for manifest in {manifest for manifest, digest in missing if manifest not in absent}:
+        # A manifest or page that only the target has hides what it lists: ask the target for what that lacks.
+        for _, digest in target.missing_objects([manifest]):
+            if not local.objects.contains(digest):
+                absent[manifest] = digest
+    return absent
+
+
+def _fetch_from_others(repository: Repository, local: Store, place: Place, files: list[TrackedFile]) -> None:
+    for name in remote_names(repository):
+        try:
+            if any(other.directory != place.directory for other in places(repository, name)):
+                fetch_manifests(repository, local, files, name)
+                return
+        except (RemoteError, ConfigError):
+            continue
+
+
+def _nowhere(
+    repository: Repository, file: TrackedFile, digest: Digest, count: int, place: Place, scans: list[_Scan]
+) -> RemoteError:
+    tips = [scan.oid for scan in scans]
+    words = repository.git("log", "-1", "--format=%h", f"--find-object={file.oid}", *tips, "--", check=False).split()
+    commit = words[0].decode() if words else tips[0][:12]
+    others = f" ({count - 1} more files lack objects too)" if count > 1 else ""
+    return RemoteError(
+        f"'{file.path}' of commit {commit} cannot be pushed: its object '{str(digest)[:16]}…' is neither in the local "
+        f"store nor in '{place.url}'{others}",
+        "fetch its weights (git theta fetch --all), or push from where it was committed; "
+        "where they are lost: git config theta.allowIncompletePush true",
+    )
+
+
+def _no_store(repository: Repository, remote: str, files: list[TrackedFile]) -> RemoteError:
+    count = len(files)
+    what = (
+        f"'{files[0].path}'" + (f" and {count - 1} more versions or files" if count > 1 else "") if files else "files"
+    )
+    uncommitted = os.path.join(repository.work_tree or repository.git_dir, COMMITTED_NAME)
+    hint = _how_to_name_a_store()
+    if os.path.exists(uncommitted):
+        hint = f"git add {COMMITTED_NAME} (it is there, but not added, or has no theta.url)"
+    return RemoteError(f"the weights of {what} have nowhere to go: no store is known for remote '{remote}'", hint)
+
+
+def _pins_of(place: Place | None) -> list[PinName]:
+    """Return the pins of a place; none where there is no store yet."""
+    if place is None or not os.path.isdir(place.directory):
+        return []
+    from gitbridge.remotes import is_store
+
+    if not is_store(place.directory):
+        return []
+    with open_place(place) as target:
+        return pin_names(target.backend)
+
+
+def _pin(repository: Repository, target: Store, scans: list[_Scan], known: list[PinName]) -> None:
+    owner = repository_id(repository, scans[0].oid, known)
+    for scan in scans:
+        manifests = tuple(sorted({file.manifest_digest for file in scan.files}))
+        write_pin(target.backend, Pin(owner, scan.oid, scan.is_whole, manifests, scan.is_shallow))
+
+
+# History
+
+
+def _independent(repository: Repository, oids: Iterable[str]) -> list[str]:
+    """Peel tags, drop what other pushed commits reach: what is left covers the same history."""
+    asked = list(dict.fromkeys(oids))
+    if not asked:
+        return []
+    peeled = "".join(f"{oid}^{{}}\n" for oid in asked).encode()
+    answers = repository.git("cat-file", "--batch-check=%(objectname) %(objecttype)", input=peeled).decode()
+    kinds = {line.split()[0]: line.split()[-1] for line in answers.splitlines()}
+    commits = [oid for oid, kind in kinds.items() if kind == "commit"]
+    others = [oid for oid, kind in kinds.items() if kind in ("tree", "blob")]
+    if 1 < len(commits) <= _MOST_TO_REDUCE:
+        reduced = repository.git("--no-replace-objects", "merge-base", "--independent", *commits, check=False)
+        commits = reduced.decode().split() or commits
+    return commits + others
+
+
+_MOST_TO_REDUCE = 256
+"""Comparing commits with each other costs the square of their number; above this each is scanned by itself."""
+
+
+def _scan(repository: Repository, tips: list[str], pinned: list[str]) -> list[_Scan]:
+    """Find the pointers that each tip adds to what is pinned and to the tips before it."""
+    excluded = [*present_commits(repository, pinned), *_without_pointers(repository)]
+    is_whole = not excluded
+    scans = []
+    for tip in tips:
+        files = list(tracked_in_history(repository, [tip], excluded))
+        scans.append(_Scan(tip, files, is_whole, _reaches_cut(repository, tip, excluded)))
+        excluded = [*excluded, tip]
+        is_whole = False
+    return scans
+
+
+def _reaches_cut(repository: Repository, tip: str, excluded: list[str]) -> bool:
+    """Tell whether the history looked at ends where a shallow clone was cut."""
+    if not is_shallow(repository):
+        return False
+    with open(os.path.join(repository.common_dir, "shallow"), "rb") as stream:
+        cuts = set(stream.read().split())
+    lines = "".join(f"{line}\n" for line in (tip, *("^" + oid for oid in excluded))).encode()
+    reached = repository.git("rev-list", "--ignore-missing", "--stdin", input=lines)
+    return not cuts.isdisjoint(reached.split())
+
+
+_CACHE_NAME = "no-pointers"
+_CACHE_LINES = 64
+
+
+def _without_pointers(repository: Repository) -> list[str]:
+    """Return commits whose whole history was read before and holds no pointer.
+
+    A repository that tracks nothing has no pins; without this each of its pushes would read all of it.
+    """
+    try:
+        with open(os.path.join(repository.theta_dir, _CACHE_NAME), encoding="ascii") as stream:
+            lines = stream.read(_CACHE_LINES * 65).split()
+    except (OSError, UnicodeDecodeError):
+        return []
+    return present_commits(repository, [line for line in lines if len(line) in (40, 64) and line.isalnum()])
+
+
+def _remember_without_pointers(repository: Repository, scans: list[_Scan]) -> None:
+    new = [scan.oid for scan in scans if not scan.is_shallow]
+    lines = [*new, *_without_pointers(repository)][:_CACHE_LINES]
+    if not new or len(set(lines)) < len(lines):
+        return
+    path = os.path.join(repository.theta_dir, _CACHE_NAME)
+    try:
+        os.makedirs(repository.theta_dir, exist_ok=True)
+        with open(f"{path}.{os.getpid()}", "w", encoding="ascii") as stream:
+            stream.write("".join(f"{line}\n" for line in lines))
+        os.replace(f"{path}.{os.getpid()}", path)
+    except OSError:
+        return  # only time is lost
