@@ -1,0 +1,137 @@
+"""Which formats a file may be of.
+
+What is built in is listed here and imported only when a file's first bytes ask for it; entry points of other
+packages are read only for a file that nothing built in knows, because reading them costs 40 ms.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from thetastore.errors import NotThisFormat
+from thetastore.formats import MAX_HEADER_BYTES, Format, HeaderFormat, NeedBytes, RandomAccess
+from thetastore.layout import Layout, checked_layout
+
+ENTRY_POINT_GROUP = "thetastore.formats"
+
+_BUILT_IN = (
+    # leading offset, magic there, module, class
+    (0, b"PK\3\4", "torch_zip", "TorchZip"),
+    (8, b"{", "safetensors", "Safetensors"),
+)
+
+
+def candidates(head: bytes) -> list[Format]:
+    """Return the formats that a file may be of, the likeliest first, by its first `SNIFF_BYTES` (or fewer).
+
+    Their scans raise nothing but `NotThisFormat` and `NeedBytes`, whatever the plug-in does.
+    """
+    return _REGISTRY.candidates(head)
+
+
+class Registry:
+    """The formats of this process. The entry points are read once, when a file first needs them."""
+
+    def __init__(self) -> None:
+        self._plugins: list[Format] | None = None
+
+    def candidates(self, head: bytes) -> list[Format]:
+        """See `candidates`."""
+        found = [format for format in _built_in(head) if format.sniff(head)]
+        if found:
+            return found
+        if self._plugins is None:
+            self._plugins = _load_plugins()
+        return [plugin for plugin in self._plugins if plugin.sniff(head)]
+
+
+_REGISTRY = Registry()
+
+
+def _built_in(head: bytes) -> list[Format]:
+    from importlib import import_module
+
+    return [
+        guarded(getattr(import_module(f"thetastore.formats.{module}"), name)(), checked=True)
+        for offset, magic, module, name in _BUILT_IN
+        if head.startswith(magic, offset)
+    ]
+
+
+def _load_plugins() -> list[Format]:
+    """Load what other packages offer. A plug-in that cannot be loaded must not keep files from being added."""
+    from importlib.metadata import entry_points
+
+    plugins: list[Format] = []
+    for entry_point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: (point.name, point.value)):
+        try:
+            plugins.append(guarded(entry_point.load()()))
+        except Exception:
+            continue
+    return plugins
+
+
+def guarded(plugin: Any, checked: bool = False) -> Format:
+    """Return a format that behaves, whatever the plug-in does; its layouts are checked unless they are known to be.
+
+    Raises:
+        NotThisFormat: it is no format plug-in at all.
+    """
+    name, version = plugin.name, plugin.version
+    if not _is_released_name(name) or type(version) is not int or version < 0:
+        raise NotThisFormat(f"a format plug-in may not be called {name!r:.80} version {version!r:.20}")
+    kind = _GuardedHeader if isinstance(plugin, HeaderFormat) else _GuardedWhole
+    return kind(plugin, name, version, checked)
+
+
+def _is_released_name(name: object) -> bool:
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789-"
+    return isinstance(name, str) and 1 <= len(name) <= 32 and all(letter in letters for letter in name)
+
+
+class _Guarded:
+    """Turns what a plug-in raises into what its protocol allows."""
+
+    def __init__(self, plugin: Any, name: str, version: int, checked: bool) -> None:
+        self.name = name
+        self.version = version
+        self._plugin = plugin
+        self._checked = checked
+
+    def sniff(self, head: bytes) -> bool:
+        try:
+            return bool(self._plugin.sniff(head))
+        except Exception:
+            return False
+
+    def _accept(self, layout: Layout) -> Layout:
+        if self._checked:
+            return layout
+        return checked_layout(self.name, self.version, layout.file_bytes, list(layout.spans), list(layout.tensors))
+
+    def _declined(self, error: Exception) -> NotThisFormat:
+        return NotThisFormat(f"the format plug-in '{self.name}' failed: {type(error).__name__}")
+
+
+class _GuardedHeader(_Guarded):
+    def scan_header(self, prefix: bytes) -> Layout:
+        try:
+            return self._accept(self._plugin.scan_header(prefix))
+        except NotThisFormat:
+            raise
+        except NeedBytes as need:
+            if type(need.nbytes) is int and len(prefix) < need.nbytes <= MAX_HEADER_BYTES:
+                raise
+            raise self._declined(need) from need
+        except Exception as error:
+            raise self._declined(error) from error
+
+
+class _GuardedWhole(_Guarded):
+    def scan(self, file: RandomAccess) -> Layout:
+        try:
+            return self._accept(self._plugin.scan(file))
+        except NotThisFormat:
+            raise
+        except Exception as error:
+            raise self._declined(error) from error
