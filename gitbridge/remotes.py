@@ -188,7 +188,8 @@ def _places(
     committed = _committed_url(repository, treeish) if not found else None
     if committed:
         found.append(Place(store_directory(committed, repository.root), committed, COMMITTED_NAME))
-    path = local_path(repository, git_url or name) if git_url or name else None
+    whose = git_url or name
+    path = local_path(repository, whose) if whose else None
     return found + (_places_of_origin(repository, path, depth) if path else [])
 
 

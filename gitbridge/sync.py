@@ -392,8 +392,9 @@ _MOST_TO_REDUCE = 256
 
 def _scan(repository: Repository, tips: list[str], pinned: list[str]) -> list[_Scan]:
     """Find the pointers that each tip adds to what is pinned and to the tips before it."""
-    excluded = [*present_commits(repository, pinned), *_without_pointers(repository)]
-    is_whole = not excluded
+    covered = present_commits(repository, pinned)
+    excluded = [*covered, *_without_pointers(repository)]
+    is_whole = not covered
     scans = []
     for tip in tips:
         files = list(tracked_in_history(repository, [tip], excluded))
