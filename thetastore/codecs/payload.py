@@ -68,6 +68,11 @@ class Header(NamedTuple):
         return self.raw_bytes % self.width
 
     @property
+    def joinable_end(self) -> int:
+        """How many of the lower bytes may be grouped: an exponent that goes first, and the byte below it, may not."""
+        return self.width - 2 if self.exponent_first else self.width
+
+    @property
     def header_bytes(self) -> int:
         """Where the first group's stored bytes begin."""
         return _HEADER.size + _GROUP.size * len(self.groups)
@@ -137,13 +142,15 @@ def _read_groups(payload: memoryview, group_count: int) -> tuple[Group, ...]:
 
 def _check_groups(header: Header) -> None:
     """Refuse groups that do not cover the element exactly, or store what they cannot."""
-    joinable_end = header.width - 2 if header.exponent_first else header.width
     for group in header.groups:
         end = group.first_byte + group.byte_count
-        is_alone = group.byte_count == 1
-        is_joined = group.byte_count in (2, 4) and group.first_byte % group.byte_count == 0 and end <= joinable_end
-        if not (is_alone or (is_joined and group.coding is Coding.RAW)):
-            raise MalformedError(f"planes have a group of {group.byte_count} bytes at byte {group.first_byte}")
+        if group.byte_count not in (1, 2, 4):
+            raise MalformedError(f"planes have a group of {group.byte_count} bytes")
+        is_aligned = group.first_byte % group.byte_count == 0 and end <= header.joinable_end
+        if group.byte_count > 1 and not (is_aligned and group.coding is Coding.RAW):
+            raise MalformedError(
+                f"planes have a {group.coding.name} group of {group.byte_count} bytes at byte {group.first_byte}"
+            )
         if not _may_store(group, header.element_count):
             raise MalformedError(f"planes have a {group.coding.name} group of {group.stored_bytes} stored bytes")
     if end != header.width:

@@ -7,18 +7,19 @@ are copied, several planes at once. `payload` has the layout of what is stored.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from thetastore.codecs import frames
+from thetastore.codecs import frames, splitting
 from thetastore.codecs.payload import MAX_RAW_BYTES, Coding, Group, Header, raw_bytes_of, read_header, write_header
 from thetastore.codecs.sampling import Plan, arrangement_of, plan_for
 from thetastore.codecs.scratch import scratch
-from thetastore.codecs.splitting import Bytes, Words, put, put_constant, take
+from thetastore.codecs.splitting import Bytes, Words
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 __all__ = ["Plan", "decode", "encode", "plan", "raw_bytes_of"]
 
@@ -33,9 +34,9 @@ def plan(raw: memoryview, dtype: str) -> Plan:
 
 def encode(raw: memoryview, plan: Plan) -> memoryview | None:
     """Return the payload, in memory of its own, or None where it would not be worth its while."""
-    words = _words_of(raw, plan.width)
-    coded = [_code_plane(words, plane, plan) if pays else None for plane, pays in enumerate(plan.pays)]
-    groups = _join_raw_planes(coded, words.size, plan.exponent_first)
+    elements = _Elements.of(_words_of(raw, plan.width), plan.exponent_first)
+    coded = [_code_plane(elements, plane) if pays else None for plane, pays in enumerate(plan.pays)]
+    groups = _join_raw_planes(coded, elements)
     header = Header(plan.width, plan.exponent_first, raw.nbytes, groups)
     if not frames.pays(header.payload_bytes, raw.nbytes) or raw.nbytes > MAX_RAW_BYTES:
         return None
@@ -43,9 +44,14 @@ def encode(raw: memoryview, plan: Plan) -> memoryview | None:
     write_header(header, payload.data)
     position = header.header_bytes
     for group in groups:
-        _store(group, coded[group.first_byte], words, plan, payload[position : position + group.stored_bytes])
+        place = payload[position : position + group.stored_bytes]
+        result = coded[group.first_byte]
+        if result is None:
+            elements.take(group.first_byte, group.byte_count, place)
+        else:
+            place.data[:] = result[1]
         position += group.stored_bytes
-    payload.data[position:] = raw[words.nbytes :]
+    payload.data[position:] = raw[elements.words.nbytes :]
     return payload.data
 
 
@@ -59,24 +65,54 @@ def _words_of(raw: memoryview, width: int) -> Words:
     return copy
 
 
-def _code_plane(words: Words, plane: int, plan: Plan) -> _Coded | None:
-    split = scratch("plane", words.size)
-    take(words, plane, 1, plan.exponent_first, split, scratch("spare", words.size))
+class _Elements(NamedTuple):
+    words: Words
+    tops: Words | None
+    """The highest two bytes of every element, where the exponent goes first."""
+
+    @classmethod
+    def of(cls, words: Words, exponent_first: bool) -> _Elements:
+        if not exponent_first:
+            return cls(words, None)
+        if words.itemsize == 2:
+            return cls(words, words)
+        tops: Words = scratch("tops", 2 * words.size).view("<u2")
+        splitting.take(words, words.itemsize - 2, tops)
+        return cls(words, tops)
+
+    @property
+    def joinable_end(self) -> int:
+        """How many of the lower planes are plain bytes, which can be stored several together."""
+        return self.words.itemsize - (0 if self.tops is None else 2)
+
+    def take(self, first_byte: int, byte_count: int, out: Bytes) -> None:
+        """Copy a group of planes to `out`, which need not be aligned."""
+        if self.tops is None or first_byte < self.joinable_end:
+            splitting.take(self.words, first_byte, out.view(f"<u{byte_count}"))
+        elif first_byte == self.joinable_end:
+            splitting.take_sign_and_mantissa(self.tops, out, scratch("spare", self.words.size))
+        else:
+            splitting.take_exponent(self.tops, out)
+
+
+def _code_plane(elements: _Elements, plane: int) -> _Coded | None:
+    split = scratch("plane", elements.words.size)
+    elements.take(plane, 1, split)
     if split[0] == split[-1] and split.min() == split.max():
         return Coding.CONSTANT, split[:1].tobytes()
     frame = frames.compress_plane(split.data)
-    return (Coding.ZSTD, frame) if frames.pays(len(frame), words.size) else None
+    return (Coding.ZSTD, frame) if frames.pays(len(frame), split.size) else None
 
 
-def _join_raw_planes(coded: Sequence[_Coded | None], element_count: int, exponent_first: bool) -> tuple[Group, ...]:
+def _join_raw_planes(coded: Sequence[_Coded | None], elements: _Elements) -> tuple[Group, ...]:
     """Describe every plane; raw neighbours go together wherever one cast can copy them."""
     groups: list[Group] = []
     first_byte = 0
     while first_byte < len(coded):
         result = coded[first_byte]
         if result is None:
-            byte_count = _joinable(coded, first_byte, exponent_first)
-            groups.append(Group(first_byte, byte_count, Coding.RAW, byte_count * element_count))
+            byte_count = _joinable(coded[: elements.joinable_end], first_byte)
+            groups.append(Group(first_byte, byte_count, Coding.RAW, byte_count * elements.words.size))
         else:
             byte_count = 1
             groups.append(Group(first_byte, byte_count, result[0], len(result[1])))
@@ -84,22 +120,13 @@ def _join_raw_planes(coded: Sequence[_Coded | None], element_count: int, exponen
     return tuple(groups)
 
 
-def _joinable(coded: Sequence[_Coded | None], first_byte: int, exponent_first: bool) -> int:
+def _joinable(coded: Sequence[_Coded | None], first_byte: int) -> int:
     """Return how many raw planes from `first_byte` on one integer type can hold: 4, 2 or 1."""
-    joinable_end = len(coded) - 2 if exponent_first else len(coded)
     for byte_count in (4, 2):
         end = first_byte + byte_count
-        is_aligned = first_byte % byte_count == 0 and end <= joinable_end
-        if is_aligned and all(result is None for result in coded[first_byte:end]):
+        if first_byte % byte_count == 0 and end <= len(coded) and not any(coded[first_byte:end]):
             return byte_count
     return 1
-
-
-def _store(group: Group, coded: _Coded | None, words: Words, plan: Plan, place: Bytes) -> None:
-    if coded is None:
-        take(words, group.first_byte, group.byte_count, plan.exponent_first, place, scratch("spare", words.size))
-    else:
-        place.data[:] = coded[1]
 
 
 def decode(payload: memoryview, out: memoryview) -> None:
@@ -111,39 +138,68 @@ def decode(payload: memoryview, out: memoryview) -> None:
     """
     header = read_header(payload, out.nbytes)
     words: Words = np.frombuffer(out, dtype=f"<u{header.width}", count=header.element_count)
-    if words.size:
-        _join(header, payload, words)
+    if words.flags.aligned:
+        _decode_elements(header, payload, words)
+    else:
+        aligned: Words = scratch("words", words.nbytes).view(words.dtype)
+        _decode_elements(header, payload, aligned)
+        np.copyto(words, aligned)
     out[words.nbytes :] = payload[payload.nbytes - header.tail_bytes :]
 
 
-def _join(header: Header, payload: memoryview, out: Words) -> None:
-    """Set every element to the sum of what its planes say."""
-    words = out if out.flags.aligned else scratch("words", out.nbytes).view(out.dtype)
-    term = scratch("term", out.nbytes).view(out.dtype)
-    constant_bits, is_first = 0, True
+def _decode_elements(header: Header, payload: memoryview, out: Words) -> None:
+    total = _Sum(out)
+    has_tops = header.exponent_first and header.width > 2
+    top = _Sum(scratch("tops", 2 * out.size).view("<u2")) if has_tops else total
     position = header.header_bytes
     for group in header.groups:
         stored = payload[position : position + group.stored_bytes]
         position += group.stored_bytes
-        if group.coding is Coding.CONSTANT:
-            constant_bits |= put_constant(stored[0], group.first_byte, header.width, header.exponent_first)
-            continue
         plane = _plane_of(group, stored, out.size)
-        put(plane, group.first_byte, group.byte_count, header.exponent_first, words if is_first else term)
-        if not is_first:
-            np.bitwise_or(words, term, out=words)
-        is_first = False
-    if is_first:
-        words.fill(constant_bits)
-    elif constant_bits:
-        np.bitwise_or(words, constant_bits, out=words)
-    if words is not out:
-        np.copyto(out, words)
+        if group.first_byte < header.joinable_end:
+            total.add(plane, partial(splitting.put, first_byte=group.first_byte))
+        elif group.first_byte == header.joinable_end:
+            top.add(plane, splitting.put_sign_and_mantissa)
+        else:
+            top.add(plane, splitting.put_exponent)
+    if has_tops:
+        total.add(top.finish(), partial(splitting.put, first_byte=header.joinable_end))
+    total.finish()
 
 
-def _plane_of(group: Group, stored: memoryview, element_count: int) -> Bytes:
-    if group.coding is Coding.RAW:
-        return np.frombuffer(stored, dtype=np.uint8)
+def _plane_of(group: Group, stored: memoryview, element_count: int) -> Words:
+    """Return the group's bytes of every element; of one element, where they are the same in all."""
+    if group.coding is not Coding.ZSTD:
+        return np.frombuffer(stored, dtype=f"<u{group.byte_count}")
     plane = scratch("plane", element_count)
     frames.decompress_into(stored, plane.data)
     return plane
+
+
+class _Sum:
+    """Elements that are put together from planes, in as few passes as it takes."""
+
+    def __init__(self, out: Words) -> None:
+        self._out = out
+        self._is_empty = True
+        self._constant = np.zeros(1, out.dtype)
+
+    def add(self, plane: Words, put: Callable[[Words, Words], None]) -> None:
+        if plane.size == 1:
+            bits = np.empty_like(self._constant)
+            put(plane, bits)
+            self._constant |= bits
+        elif self._is_empty:
+            put(plane, self._out)
+            self._is_empty = False
+        else:
+            term: Words = scratch("term", self._out.nbytes).view(self._out.dtype)
+            put(plane, term)
+            np.bitwise_or(self._out, term, out=self._out)
+
+    def finish(self) -> Words:
+        if self._is_empty:
+            self._out.fill(self._constant[0])
+        elif self._constant[0]:
+            np.bitwise_or(self._out, self._constant, out=self._out)
+        return self._out

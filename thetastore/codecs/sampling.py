@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from thetastore.codecs.scratch import scratch
-from thetastore.codecs.splitting import Bytes, Words, take
+from thetastore.codecs.splitting import Words
 from thetastore.dtypes import DTYPES
 
 _RUNS: Final = 32
 _RUN_ELEMENTS: Final = 32
-"""32 runs of 32 elements, evenly spread: estimates the entropy of noise within 0.05 bits, in 6 us a plane."""
+_MOST_ELEMENTS: Final = _RUNS * _RUN_ELEMENTS
+"""32 runs of 32 elements, evenly spread: estimates the entropy of noise within 0.05 bits, in 20 us for four planes."""
 
 _PAYS_BITS: Final = 7.8
 """From this entropy a byte on a plane stays raw: its last 2.5 % would cost as much time as all the others together."""
@@ -22,7 +22,8 @@ _REPETITIVE_BITS_OF_ONE: Final = 5.0
 """Where no plane reaches this (elements of more than one byte, of one), whole values probably repeat. Mantissas of
 trained weights are noise in at least one byte: 7.9 to 8 bits; fp8 weights have 6 to 7 bits."""
 
-_WEIGHTED: Final = np.arange(_RUNS * _RUN_ELEMENTS + 1) * np.log2(np.maximum(np.arange(_RUNS * _RUN_ELEMENTS + 1), 1))
+_PLANE_STARTS: Final = 256 * np.arange(8)
+_WEIGHTED: Final = np.arange(_MOST_ELEMENTS + 1) * np.log2(np.maximum(np.arange(_MOST_ELEMENTS + 1), 1))
 """n log2 n by n."""
 
 
@@ -50,42 +51,39 @@ def arrangement_of(dtype: str) -> tuple[int, bool]:
 
 
 def plan_for(words: Words, dtype: str) -> Plan:
-    """Decide which planes to code. Costs 10 to 60 us, whatever the length.
+    """Decide which planes to code. Costs 15 to 30 us, whatever the length.
 
     Args:
-        words: elements as wide as `arrangement_of(dtype)` says.
+        words: elements as wide as `arrangement_of(dtype)` says, one or more.
         dtype: name of the element type.
     """
     width, exponent_first = arrangement_of(dtype)
-    sample = _spread_sample(words)
-    # An exponent of its own always gets its try: it fails on nothing but noise, and then zstd gives up at once.
-    sampled = range(width - 1 if exponent_first else width)
-    bits = [_entropy(_plane_of(sample, plane, exponent_first)) for plane in sampled]
-    pays = [entropy <= _PAYS_BITS for entropy in bits] + [True] * exponent_first
+    # An exponent of its own always gets its try: it fails on nothing but noise, and then zstd gives up at once. The
+    # byte below it is judged as it lies in the file, where the exponent's lowest bit stands in for the sign.
+    bits = _entropies(_spread_sample(words), width - 1 if exponent_first else width)
+    pays = [bool(entropy <= _PAYS_BITS) for entropy in bits] + [True] * exponent_first
     limit = _REPETITIVE_BITS if width > 1 else _REPETITIVE_BITS_OF_ONE
     is_number = DTYPES[dtype].kind in ("float", "complex")
-    return Plan(width, exponent_first, tuple(pays), not is_number or max(bits) < limit)
+    return Plan(width, exponent_first, tuple(pays), not is_number or bool(bits.max() < limit))
 
 
 def _spread_sample(words: Words) -> Words:
-    if words.size <= _RUNS * _RUN_ELEMENTS:
+    if words.size <= _MOST_ELEMENTS:
         return words
     stride = words.size // _RUNS
     return words[: stride * _RUNS].reshape(_RUNS, stride)[:, :_RUN_ELEMENTS].reshape(-1)
 
 
-def _plane_of(sample: Words, plane: int, exponent_first: bool) -> Bytes:
-    split = scratch("plane", sample.size)
-    take(sample, plane, 1, exponent_first, split, scratch("spare", sample.size))
-    return split
-
-
-def _entropy(plane: Bytes) -> float:
-    """Estimate the bits a byte of the distribution that `plane` is a sample of.
+def _entropies(sample: Words, plane_count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Estimate bits a byte for the lowest planes of what `sample` is taken from.
 
     Source: G. Miller, "Note on the bias of information estimates" (1955): a sample has too little entropy, by
     (symbols - 1) / 2n nats.
     """
-    counts = np.bincount(plane, minlength=256)
-    bits = np.log2(plane.size) - _WEIGHTED[counts].sum() / plane.size
-    return float(bits + (np.count_nonzero(counts) - 1) / (2 * plane.size) / np.log(2))
+    planes = sample.view(np.uint8).reshape(sample.size, sample.itemsize)[:, :plane_count]
+    symbols = (planes + _PLANE_STARTS[:plane_count]).reshape(-1)
+    counts = np.bincount(symbols, minlength=256 * plane_count).reshape(plane_count, 256)
+    bits = np.log2(sample.size) - _WEIGHTED[counts].sum(axis=1) / sample.size
+    correction = (np.count_nonzero(counts, axis=1) - 1) / (2 * np.log(2) * sample.size)
+    result: np.ndarray[Any, np.dtype[np.float64]] = bits + correction
+    return result
