@@ -1,0 +1,231 @@
+"""What a store holds at the moment: its index runs, and the packs that no run covers.
+
+A `Snapshot` never changes; `Catalog.refresh` replaces it by a later one. Names are listed in the order
+in which a writer leaves them - `incoming/`, `index/`, `packs/` - so that a pack on its way is met at
+least once. Nothing is lost to a damaged run: its packs count as not covered, and their footers are
+read instead; a pack with a damaged footer is read forwards.
+"""
+
+from __future__ import annotations
+
+import _thread
+from collections.abc import Iterable, Iterator
+
+from thetastore.backends import Backend
+from thetastore.errors import MalformedError, ThetaError, UnsupportedError
+from thetastore.packs.index import Place, Run, word_of
+from thetastore.packs.reader import Pack, Packs, Record
+from thetastore.packs.writer import Row, SealedPack, sealed_name
+
+_SMALL_RUN_COUNT = 1 << 13
+"""Runs of fewer digests are looked up together: their words make one set, 5 us a thousand."""
+
+
+class Loose:
+    """The records of a pack that no run covers."""
+
+    def __init__(self, file_name: str) -> None:
+        self.file_name = file_name
+        self.places: dict[bytes, Place] = {}
+        self.rows: list[Row] = []
+        self.end = 0
+        """Up to where the pack was read."""
+
+    def add(self, records: Iterable[Record]) -> None:
+        """Take in more records of the pack."""
+        for record in records:
+            self.rows.append(Row(record.entry.digest, record.offset, record.nbytes))
+            self.places.setdefault(record.entry.digest, Place(self.file_name, record.offset, record.nbytes))
+            self.end = record.offset + record.nbytes
+
+
+class Snapshot:
+    """What a store held at one moment. Immutable; thread-safe."""
+
+    def __init__(
+        self,
+        runs: tuple[Run, ...],
+        loose: tuple[Loose, ...],
+        packs: frozenset[str],
+        incoming: frozenset[str],
+        problems: tuple[tuple[str, ThetaError], ...],
+    ) -> None:
+        self.runs = runs
+        self.loose = loose
+        self.packs = packs
+        """File names of the sealed packs."""
+        self.incoming = incoming
+        """File names of the packs in the making."""
+        self.problems = problems
+        """Packs and runs that could not be read at all, with the reason."""
+        self.lost = frozenset(sealed_name(pack.id) for run in runs for pack in run.packs) - packs
+        """File names of packs that a run covers and that are not there."""
+        self._large = tuple(run for run in runs if run.count > _SMALL_RUN_COUNT)
+        self._small_words: frozenset[int] | None = None
+
+    def find(self, digest: bytes) -> Iterator[Place]:
+        """Yield every place where a representation of the digest is said to be."""
+        word = word_of(digest)
+        for run in self.runs:
+            for place in run.find(digest, word):
+                if place.file_name not in self.lost:
+                    yield place
+        for loose in self.loose:
+            found = loose.places.get(digest)
+            if found is not None:
+                yield found
+
+    def contains(self, digest: bytes) -> bool:
+        """Tell whether `find` yields anything."""
+        small_words = self._small_words
+        if small_words is None:
+            small = (run for run in self.runs if run.count <= _SMALL_RUN_COUNT)
+            small_words = self._small_words = frozenset(word for run in small for word in run.words())
+        word = word_of(digest)
+        if word not in small_words:
+            for run in self._large:
+                if run.has(digest, word):
+                    break
+            else:
+                return any(digest in loose.places for loose in self.loose) if self.loose else False
+        return next(self.find(digest), None) is not None
+
+
+class Catalog:
+    """The latest snapshot of a store. Thread-safe."""
+
+    def __init__(self, backend: Backend, packs: Packs) -> None:
+        self._backend = backend
+        self._packs = packs
+        self._lock = _thread.allocate_lock()
+        self._names: tuple[frozenset[str], ...] = ()
+        self._runs: dict[str, Run | ThetaError] = {}
+        self._loose: dict[str, Loose] = {}
+        self._snapshot: Snapshot | None = None
+        self._own_ids: set[str] = set()
+
+    def own(self, pack_id: str) -> None:
+        """Leave out a pack of this process, whose records it knows, until a run covers it."""
+        self._own_ids.add(pack_id)
+
+    def snapshot(self) -> Snapshot:
+        """Return the latest snapshot; the first call takes it."""
+        snapshot = self._snapshot
+        if snapshot is None:
+            self.refresh()
+            snapshot = self._snapshot
+            assert snapshot is not None
+        return snapshot
+
+    def refresh(self, thorough: bool = False) -> bool:
+        """List the store again; tell whether anything was found that the last snapshot did not have.
+
+        With `thorough`, runs whose digests or places are damaged are found out and not believed.
+        """
+        with self._lock:
+            names = tuple(
+                self._list(*place) for place in (("incoming", ".pack"), ("index", ".run"), ("packs", ".pack"))
+            )
+            before = self._mark(), names == self._names
+            self._names = names
+            if thorough:
+                self._distrust_damaged_runs()
+            self._snapshot = self._take(*names)
+            return (self._mark(), True) != before
+
+    def _list(self, directory: str, suffix: str) -> frozenset[str]:
+        """List the well-formed names in a directory; what else lies there is not ours."""
+        length = len(directory) + 1 + 32 + len(suffix)
+        return frozenset(
+            name
+            for name in self._backend.list(directory)
+            if len(name) == length and name.endswith(suffix) and _HEXADECIMAL.issuperset(id_of(name))
+        )
+
+    def _mark(self) -> list[tuple[str, int]]:
+        """What a refresh may change under unchanged names: packs in the making grow, runs turn out damaged."""
+        ends = [(loose.file_name, loose.end) for loose in self._loose.values()]
+        return ends + [(name, 0) for name, run in self._runs.items() if not isinstance(run, Run)]
+
+    def _distrust_damaged_runs(self) -> None:
+        for name, run in self._runs.items():
+            if isinstance(run, Run) and not run.is_intact():
+                self._runs[name] = MalformedError(f"'{name}' is malformed: its digests do not have their checksum")
+
+    def _take(self, incoming: frozenset[str], index: frozenset[str], packs: frozenset[str]) -> Snapshot:
+        self._open_runs(index)
+        self._packs.keep(incoming | packs)
+        runs = tuple(run for _, run in sorted(self._runs.items()) if isinstance(run, Run))
+        covered = {sealed_name(pack.id) for run in runs for pack in run.packs}
+        on_their_way = {name for name in incoming if sealed_name(id_of(name)) not in packs}
+        names = (packs - covered) | on_their_way
+        problems = self._read_loose(sorted(name for name in names if id_of(name) not in self._own_ids))
+        problems += [(name, run) for name, run in self._runs.items() if isinstance(run, UnsupportedError)]
+        return Snapshot(runs, tuple(self._loose.values()), packs, incoming, tuple(problems))
+
+    def _open_runs(self, names: frozenset[str]) -> None:
+        self._runs = {name: run for name, run in self._runs.items() if name in names}
+        for name in names - self._runs.keys():
+            try:
+                self._runs[name] = Run(self._backend.view(name), name)
+            except FileNotFoundError:
+                pass  # merged away since it was listed: its packs count as not covered
+            except (MalformedError, UnsupportedError) as error:
+                self._runs[name] = error
+
+    def _read_loose(self, names: list[str]) -> list[tuple[str, ThetaError]]:
+        problems: list[tuple[str, ThetaError]] = []
+        known, self._loose = self._loose, {}
+        for name in names:
+            try:
+                self._loose[name] = read_loose(self._packs, name, known.get(name))
+            except FileNotFoundError:
+                pass  # sealed or merged away since it was listed; a miss lists again
+            except MalformedError as error:
+                if name.startswith("packs/"):  # one in the making may have nothing in it yet
+                    problems.append((name, error))
+            except UnsupportedError as error:
+                problems.append((name, error))
+        return problems
+
+
+def read_loose(packs: Packs, name: str, known: Loose | None = None) -> Loose:
+    """Read what a pack holds, going on from what is known of it.
+
+    Raises:
+        FileNotFoundError: it is gone.
+        MalformedError, UnsupportedError: its preamble; so a pack of which nothing is written yet is malformed.
+    """
+    pack = packs.get(name)
+    if name.startswith("packs/"):
+        if known is not None:
+            return known
+        loose = Loose(name)
+        loose.add(records_of(pack))
+        return loose
+    loose = Loose(name)
+    if known is not None:
+        loose.places, loose.rows, loose.end = dict(known.places), list(known.rows), known.end
+    loose.add(pack.records(loose.end) if loose.end else pack.records())
+    return loose
+
+
+def records_of(pack: Pack) -> list[Record]:
+    """Return all records of a sealed pack: by its footer, or forwards where that is damaged."""
+    try:
+        return pack.table()
+    except MalformedError:
+        return list(pack.records())
+
+
+def sealed_pack(loose: Loose, file_bytes: int) -> SealedPack:
+    """Return what an index run needs to know of a pack that none covers."""
+    return SealedPack(id_of(loose.file_name), file_bytes, loose.rows)
+
+
+def id_of(name: str) -> str:
+    """Return the id in the file name of a pack or run."""
+    return name[name.index("/") + 1 : name.index(".")]
+
+
+_HEXADECIMAL = frozenset("0123456789abcdef")

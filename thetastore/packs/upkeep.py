@@ -1,0 +1,304 @@
+"""What follows a seal: packs of dead writers adopted, the index completed, small packs and runs merged.
+
+Whoever seals does it, so no process of its own is needed. Everything here only ever adds a file before
+it removes what the file replaces, and every reader lists again when a file is gone; so all of it may
+be killed at any point, beside readers and writers. Only one process merges at a time, under a lock
+that nobody waits for.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+
+from thetastore.backends import Backend
+from thetastore.digest import checksum_of
+from thetastore.errors import BackendError, MalformedError, ObjectCorruptError, UnsupportedError
+from thetastore.packs.catalog import Catalog, Snapshot, id_of, records_of, sealed_pack
+from thetastore.packs.index import PackInfo, Run, write_run
+from thetastore.packs.reader import Pack, Packs, Record
+from thetastore.packs.records import Entry
+from thetastore.packs.writer import PackWriter, Row, SealedPack, sealed_name
+
+SMALL_PACK_BYTES = 8 << 20
+MOST_SMALL_PACKS = 50
+MOST_RUNS = 50
+MERGE_LOCK = "locks/merge"
+
+
+class Upkeep:
+    """Seals packs and keeps a store's files few. Used by one thread."""
+
+    def __init__(self, backend: Backend, catalog: Catalog, packs: Packs, pack_bytes: int) -> None:
+        self._backend = backend
+        self._catalog = catalog
+        self._packs = packs
+        self._pack_bytes = pack_bytes
+        self._not_covered: list[SealedPack] = []
+
+    def seal(self, writers: list[PackWriter]) -> None:
+        """Seal packs in the making, dead writers' too; cover by one run what no run covers; merge.
+
+        Writers that were sealed are closed, whatever happens; the others can be tried again.
+
+        Raises:
+            BackendError: some pack or the run could not be made durable. What was written stays readable,
+                and the next seal, of whatever process, finishes the work.
+        """
+        orphanage = _Orphanage(self._backend, self._packs)
+        try:
+            for writer in writers:
+                self._not_covered.append(writer.seal())
+            self._catalog.refresh()
+            self._not_covered += orphanage.seal(self._catalog.snapshot())
+            self._cover(self._catalog.snapshot(), orphanage.alive)
+        finally:
+            orphanage.close()
+            for writer in writers:
+                if writer.is_sealed:
+                    writer.close()
+        if self._is_crowded(self._catalog.snapshot()):
+            with self._backend.try_lock(MERGE_LOCK) as is_ours:
+                if is_ours:
+                    self._catalog.refresh(thorough=True)
+                    self._merge(self._catalog.snapshot())
+
+    def rebuild_index(self) -> int:
+        """Replace all index runs by one, made from the packs alone; return how many records it lists.
+
+        Raises:
+            BackendError: `EAGAIN` while another process merges.
+        """
+        with self._backend.try_lock(MERGE_LOCK) as is_ours:
+            if not is_ours:
+                raise BackendError(errno.EAGAIN, "another process is merging the index", self._backend.url)
+            old_runs = list(self._backend.list("index"))
+            self._catalog.refresh()
+            found = [pack for name in sorted(self._catalog.snapshot().packs) for pack in self._read_pack(name)]
+            if found:
+                write_run(self._backend, found)
+            for name in old_runs:
+                self._backend.delete(name)
+            self._catalog.refresh()
+            return sum(len(pack.rows) for pack in found)
+
+    def _cover(self, snapshot: Snapshot, alive: set[str]) -> None:
+        """Write one run for all sealed packs without one, but those whose living writer is about to write it."""
+        packs = {pack.id: pack for pack in self._not_covered}
+        for loose in snapshot.loose:
+            pack_id = id_of(loose.file_name)
+            if loose.file_name in snapshot.packs and pack_id not in alive:
+                packs.setdefault(pack_id, sealed_pack(loose, self._packs.get(loose.file_name).size()))
+        if packs:
+            write_run(self._backend, list(packs.values()))
+            self._not_covered = []
+            self._catalog.refresh()
+
+    def _is_crowded(self, snapshot: Snapshot) -> bool:
+        return len(snapshot.runs) > MOST_RUNS or len(_small_packs(snapshot)) > MOST_SMALL_PACKS
+
+    def _merge(self, snapshot: Snapshot) -> None:
+        """Write what replaces small packs and runs; only then delete these: runs first, then packs."""
+        small = _small_packs(snapshot)
+        rewriting = _Rewriting(self._backend, self._packs, snapshot, self._pack_bytes)
+        try:
+            if len(small) > MOST_SMALL_PACKS:
+                rewriting.copy(small)
+            sealed = rewriting.seal()
+            runs = _runs_to_merge(snapshot.runs, rewriting.replaced)
+            kept = _rows_by_pack(runs, snapshot.lost | rewriting.replaced)
+            if kept or sealed:
+                write_run(self._backend, kept + sealed)
+        finally:
+            rewriting.close()
+        for run in runs:
+            self._backend.delete(run.name)
+        for name in sorted(rewriting.replaced):
+            self._backend.delete(name)
+        self._catalog.refresh()
+
+    def _read_pack(self, name: str) -> list[SealedPack]:
+        try:
+            pack = self._packs.get(name)
+            rows = [Row(record.entry.digest, record.offset, record.nbytes) for record in records_of(pack)]
+            return [SealedPack(id_of(name), pack.size(), rows)]
+        except (FileNotFoundError, MalformedError, UnsupportedError):
+            return []
+
+
+class _Orphanage:
+    """Packs in the making whose writers are dead: taken over, cut to the last whole record, sealed."""
+
+    def __init__(self, backend: Backend, packs: Packs) -> None:
+        self._backend = backend
+        self._packs = packs
+        self._adopted: list[PackWriter] = []
+        self.alive: set[str] = set()
+        """Ids of the packs whose writers are alive."""
+
+    def seal(self, snapshot: Snapshot) -> list[SealedPack]:
+        sealed = []
+        for name in sorted(snapshot.incoming):
+            writer = self._adopt(name)
+            if writer is not None:
+                self._adopted.append(writer)
+                try:
+                    sealed.append(writer.seal())
+                except BackendError:
+                    pass  # it stays as readable as it was, and nobody was told that it is durable
+        return sealed
+
+    def close(self) -> None:
+        for writer in self._adopted:
+            writer.close()
+
+    def _adopt(self, name: str) -> PackWriter | None:
+        try:
+            appender = self._backend.reopen(name)
+        except BlockingIOError:
+            self.alive.add(id_of(name))
+            return None
+        except FileNotFoundError:
+            return None  # another process has dealt with it
+        try:
+            if self._is_there(sealed_name(id_of(name))):
+                appender.discard()  # killed after sealing: only the old name is left
+                return None
+            records = list(whole_records(self._packs.get(name))) if appender.size() else []
+        except (MalformedError, UnsupportedError):
+            appender.close()  # not a pack, or a newer program's: not ours to judge; `verify` reports it
+            return None
+        if not records:
+            appender.discard()
+            return None
+        return PackWriter.adopt(id_of(name), appender, records)
+
+    def _is_there(self, name: str) -> bool:
+        try:
+            self._backend.size(name)
+            return True
+        except FileNotFoundError:
+            return False
+
+
+class _Rewriting:
+    """Copies the records of small packs into new ones, each stored checksum looked at on the way."""
+
+    def __init__(self, backend: Backend, packs: Packs, snapshot: Snapshot, pack_bytes: int) -> None:
+        self.replaced: frozenset[str] = frozenset()
+        """File names of the packs all of whose records are in the new ones, or elsewhere."""
+        self._backend = backend
+        self._packs = packs
+        self._snapshot = snapshot
+        self._pack_bytes = pack_bytes
+        self._writers: list[PackWriter] = []
+        self._copied: set[bytes] = set()
+
+    def copy(self, small: list[PackInfo]) -> None:
+        """Copy these packs, in the order of their ids: by age, so neighbours stay neighbours."""
+        names = [sealed_name(info.id) for info in small]
+        for name in names:
+            if self._copy_pack(name, frozenset(names)):
+                self.replaced |= {name}
+
+    def _copy_pack(self, name: str, names: frozenset[str]) -> bool:
+        """Copy one pack; tell whether all of it was read. A damaged one stays for repair to look at."""
+        try:
+            pack = self._packs.get(name)
+            for record in pack.table():
+                if record.entry.digest in self._copied or self._is_elsewhere(record.entry.digest, names):
+                    continue
+                stored = stored_bytes_of(pack, record)
+                self._writer(record.nbytes).append(record.entry, stored)
+                self._copied.add(record.entry.digest)
+            return True
+        except (FileNotFoundError, MalformedError, UnsupportedError, ObjectCorruptError):
+            return False
+
+    def _is_elsewhere(self, digest: bytes, names: frozenset[str]) -> bool:
+        """Tell whether a sound representation is in a sealed pack that is not being replaced."""
+        for place in self._snapshot.find(digest):
+            if place.file_name in names or place.file_name not in self._snapshot.packs:
+                continue
+            try:
+                pack = self._packs.get(place.file_name)
+                record = next(pack.records(place.offset), None)
+                if record is not None and record.entry.digest == digest:
+                    stored_bytes_of(pack, record)
+                    return True
+            except (FileNotFoundError, MalformedError, UnsupportedError, ObjectCorruptError):
+                continue
+        return False
+
+    def _writer(self, nbytes: int) -> PackWriter:
+        if not self._writers or not self._writers[-1].has_room_for(nbytes, self._pack_bytes):
+            self._writers.append(PackWriter.new(self._backend))
+        return self._writers[-1]
+
+    def seal(self) -> list[SealedPack]:
+        return [writer.seal() for writer in self._writers]
+
+    def close(self) -> None:
+        for writer in self._writers:
+            writer.close()
+
+
+def stored_bytes_of(pack: Pack, record: Record) -> memoryview:
+    """Read the stored bytes of a record.
+
+    Raises:
+        ObjectCorruptError: they do not have their checksum.
+    """
+    entry: Entry = record.entry
+    stored = pack.read(record.offset + record.nbytes - entry.stored_bytes, entry.stored_bytes)
+    if checksum_of(stored) != entry.checksum:
+        raise ObjectCorruptError(str(entry.digest), pack.name, "the stored bytes do not have their checksum")
+    return stored
+
+
+def whole_records(pack: Pack) -> Iterator[Record]:
+    """Yield the records of a pack, read forwards, up to the first one that is not whole."""
+    for record in pack.records():
+        try:
+            stored_bytes_of(pack, record)
+        except ObjectCorruptError:
+            return
+        yield record
+
+
+def _small_packs(snapshot: Snapshot) -> list[PackInfo]:
+    packs = {pack.id: pack for run in snapshot.runs for pack in run.packs if pack.file_bytes < SMALL_PACK_BYTES}
+    return [pack for id, pack in sorted(packs.items()) if sealed_name(id) not in snapshot.lost]
+
+
+def _runs_to_merge(runs: tuple[Run, ...], replaced: frozenset[str]) -> list[Run]:
+    """Choose the runs that name a replaced pack, and the smallest others while they are of one size.
+
+    A run that is larger than twice all smaller ones together stays, so that each digest is copied
+    about log(n) times in all.
+    """
+    chosen = [run for run in runs if any(sealed_name(pack.id) in replaced for pack in run.packs)]
+    total = sum(run.count for run in chosen)
+    for run in sorted((run for run in runs if run not in chosen), key=lambda run: run.count):
+        if total and run.count > 2 * total:
+            break
+        chosen.append(run)
+        total += run.count
+    return chosen
+
+
+def _rows_by_pack(runs: list[Run], without: frozenset[str]) -> list[SealedPack]:
+    """Collect the rows of these runs by pack; a pack that two runs cover is taken from the first."""
+    packs: dict[str, SealedPack] = {}
+    for run in runs:
+        rows: list[list[Row] | None] = []
+        for info in run.packs:
+            is_wanted = sealed_name(info.id) not in without and info.id not in packs
+            if is_wanted:
+                packs[info.id] = SealedPack(info.id, info.file_bytes, [])
+            rows.append(packs[info.id].rows if is_wanted else None)
+        for number, row in run.rows():
+            target = rows[number]
+            if target is not None:
+                target.append(row)
+    return list(packs.values())
