@@ -100,8 +100,8 @@ class Store:
         Raises:
             ObjectMissingError, ObjectCorruptError: the manifest or a page cannot be read.
         """
-        yield manifest_digest
         manifest = self.get_manifest(manifest_digest)
+        yield manifest_digest
         for page in manifest.pages:
             yield page.digest
         for placed in iter_chunks(self.objects, manifest):
