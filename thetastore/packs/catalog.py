@@ -9,6 +9,7 @@ read instead; a pack with a damaged footer is read forwards.
 from __future__ import annotations
 
 import _thread
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 
 from thetastore.backends import Backend
@@ -60,7 +61,7 @@ class Snapshot:
         """Packs and runs that could not be read at all, with the reason."""
         self.lost = frozenset(sealed_name(pack.id) for run in runs for pack in run.packs) - packs
         """File names of packs that a run covers and that are not there."""
-        self._large = tuple(run for run in runs if run.count > _SMALL_RUN_COUNT)
+        self._large = tuple((run.words, run.count) for run in runs if run.count > _SMALL_RUN_COUNT)
         self._small_words: frozenset[int] | None = None
 
     def find(self, digest: bytes) -> Iterator[Place]:
@@ -80,11 +81,12 @@ class Snapshot:
         small_words = self._small_words
         if small_words is None:
             small = (run for run in self.runs if run.count <= _SMALL_RUN_COUNT)
-            small_words = self._small_words = frozenset(word for run in small for word in run.words())
+            small_words = self._small_words = frozenset(word for run in small for word in run.words)
         word = word_of(digest)
         if word not in small_words:
-            for run in self._large:
-                if run.has(digest, word):
+            for words, count in self._large:  # not a method of the run: the call would cost as much as the search
+                at = bisect_left(words, word)
+                if at < count and words[at] == word:
                     break
             else:
                 return any(digest in loose.places for loose in self.loose) if self.loose else False

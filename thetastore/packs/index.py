@@ -70,7 +70,8 @@ class Run:
         self._file_names = [sealed_name(pack.id) for pack in self.packs]
         self._view = view
         self._places_at = PREAMBLE_BYTES + self.count * 32
-        self._words = view[PREAMBLE_BYTES : self._places_at].cast("Q")[3::4]
+        self.words = view[PREAMBLE_BYTES : self._places_at].cast("Q")[3::4]
+        """The most significant 64 bits of every digest, ascending; a view of the file."""
         self._is_intact: bool | None = None
 
     def _trailer(self, view: memoryview) -> tuple[int, int, bytes, bytes]:
@@ -88,27 +89,16 @@ class Run:
             self._is_intact = checksum_of(self._view[PREAMBLE_BYTES : self._body_end]) == self._checksum
         return self._is_intact
 
-    def words(self) -> list[int]:
-        """Return the most significant 64 bits of every digest, ascending."""
-        return self._words.tolist()
-
     def find(self, digest: bytes, word: int) -> Iterator[Place]:
         """Yield the places of a digest; `word` is its most significant 64 bits (`word_of`)."""
-        at = bisect_left(self._words, word)
-        while at < self.count and self._words[at] == word:
+        at = bisect_left(self.words, word)
+        while at < self.count and self.words[at] == word:
             start = PREAMBLE_BYTES + at * 32
             if self._view[start : start + 32] == digest:
                 place = self._place(at)
                 if place is not None:
                     yield place
             at += 1
-
-    def has(self, digest: bytes, word: int) -> bool:
-        """Tell whether the digest is listed."""
-        at = bisect_left(self._words, word)
-        if at == self.count or self._words[at] != word:
-            return False
-        return next(self.find(digest, word), None) is not None
 
     def rows(self) -> Iterator[tuple[int, Row]]:
         """Yield (pack number, row) for all digests, in order; places that cannot be are left out."""
