@@ -28,17 +28,21 @@ _Coded = tuple[Coding, bytes]
 
 
 def plan(raw: memoryview, dtype: str) -> Plan:
-    """Decide by the element type and a sample how to code `raw`, which has one element or more."""
+    """Decide by the element type and a sample how to code `raw`."""
     return plan_for(_words_of(raw, arrangement_of(dtype)[0]), dtype)
 
 
-def encode(raw: memoryview, plan: Plan) -> memoryview | None:
-    """Return the payload, in memory of its own, or None where it would not be worth its while."""
+def encode(raw: memoryview, plan: Plan, *, at_any_size: bool = False) -> memoryview | None:
+    """Return the payload, in memory of its own, or None where it is not worth its while.
+
+    `at_any_size` gives a payload even where nothing is saved, for users who have no other codec to fall back on.
+    """
     elements = _Elements.of(_words_of(raw, plan.width), plan.exponent_first)
     coded = [_code_plane(elements, plane) if pays else None for plane, pays in enumerate(plan.pays)]
     groups = _join_raw_planes(coded, elements)
     header = Header(plan.width, plan.exponent_first, raw.nbytes, groups)
-    if not frames.pays(header.payload_bytes, raw.nbytes) or raw.nbytes > MAX_RAW_BYTES:
+    pays = at_any_size or frames.pays(header.payload_bytes, raw.nbytes)
+    if not pays or raw.nbytes > MAX_RAW_BYTES:
         return None
     payload: Bytes = np.empty(header.payload_bytes, dtype=np.uint8)
     write_header(header, payload.data)
