@@ -97,7 +97,7 @@ def add_patterns(path: str, patterns: list[str]) -> list[str]:
         if lines and not lines[-1].endswith("\n"):
             lines[-1] += "\n"
         end = "\r\n" if lines and lines[0].endswith("\r\n") else "\n"
-        _write_lines(path, [*lines, *(render_line(pattern) + end for pattern in added)])
+        write_lines(path, [*lines, *(render_line(pattern) + end for pattern in added)])
     return added
 
 
@@ -122,7 +122,7 @@ def remove_patterns(path: str, patterns: list[str]) -> list[str]:
             kept.append(" ".join((head, *others)) + ("\r\n" if line.endswith("\r\n") else "\n"))
     if removed:
         if kept:
-            _write_lines(path, kept)
+            write_lines(path, kept)
         else:
             os.unlink(path)
     return list(dict.fromkeys(removed))
@@ -161,7 +161,8 @@ def swallowed_files(repository: Repository, directory: str) -> list[str]:
     return paths_with_filter(repository, names)
 
 
-def _write_lines(path: str, lines: list[str]) -> None:
+def write_lines(path: str, lines: list[str]) -> None:
+    """Replace a file in one step; a link stays a link."""
     temporary = f"{path}.theta-{os.getpid()}"
     with open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
         stream.write("".join(lines))

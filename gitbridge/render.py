@@ -72,12 +72,24 @@ class Progress:
 
     def __call__(self, object_count: int, stored_bytes: int) -> None:
         """Show how far a copy is; at most ten times a second."""
+        if self._is_due():
+            rate = stored_bytes / max(self._shown - self._started, 0.001)
+            self._show(f"{object_count} objects, {size_text(stored_bytes)}, {size_text(int(rate))}/s")
+
+    def of_bytes(self, done_bytes: int, total_bytes: int) -> None:
+        """Show how much of a known amount is done; at most ten times a second."""
+        if self._is_due():
+            self._show(f"{100 * done_bytes // max(total_bytes, 1)} % of {size_text(total_bytes)}")
+
+    def _is_due(self) -> bool:
         now = time.monotonic()
         if not self._is_on or now - self._shown < 0.1:
-            return
+            return False
         self._shown = now
-        rate = stored_bytes / max(now - self._started, 0.001)
-        line = f"{self._label}: {object_count} objects, {size_text(stored_bytes)}, {size_text(int(rate))}/s"
+        return True
+
+    def _show(self, text: str) -> None:
+        line = f"{self._label}: {text}"
         self._stream.write("\r" + line.ljust(self._width))
         self._stream.flush()
         self._width = len(line)

@@ -1,0 +1,66 @@
+"""`git theta version` and `env`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from gitbridge.errors import BridgeError, RepositoryMissingError
+from gitbridge.repository import Repository
+
+
+def version(arguments: list[str]) -> int:
+    """Print the version."""
+    argparse.ArgumentParser(prog="git theta version", description="Print the version.").parse_args(arguments)
+    print(f"git-theta {_version()}")
+    return 0
+
+
+def env(arguments: list[str]) -> int:
+    """Print what is used here."""
+    argparse.ArgumentParser(prog="git theta env", description="Print what is used here.").parse_args(arguments)
+    rows = [("git-theta", _version()), ("python", f"{sys.version.split()[0]} ({sys.executable})"), ("git", _git())]
+    try:
+        rows += _repository_rows(Repository.discover())
+    except RepositoryMissingError:
+        rows.append(("repository", "none here"))
+    from gitbridge.render import table
+
+    sys.stdout.write(table(rows))
+    return 0
+
+
+def _repository_rows(repository: Repository) -> list[tuple[str, str]]:
+    from gitbridge import hooks
+    from gitbridge.remotes import places
+
+    absent = hooks.missing(repository)
+    rows = [
+        ("work tree", repository.work_tree or "none"),
+        ("git directory", repository.git_dir),
+        ("object format", repository.object_format),
+        ("filter", repository.config("filter.theta.process") or "not installed: git theta install"),
+        ("hooks", f"missing: {', '.join(absent)} (git theta install)" if absent else hooks.hooks_dir(repository)),
+        ("local store", repository.store_path()),
+    ]
+    try:
+        found = [(place.url, place.source) for place in places(repository, None)]
+    except BridgeError as error:
+        found = [(str(error), "error")]
+    return rows + [("remote store", f"{url} ({source})") for url, source in found or [("none is known", "theta.url")]]
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
+    try:
+        return installed("thetastore")
+    except PackageNotFoundError:
+        return "0 (not installed)"
+
+
+def _git() -> str:
+    import subprocess
+
+    return subprocess.run(["git", "--version"], capture_output=True, check=False).stdout.decode().strip()

@@ -1,0 +1,64 @@
+"""`git theta install` and `uninstall`."""
+
+from __future__ import annotations
+
+import argparse
+
+from gitbridge import hooks, setup
+from gitbridge.errors import RepositoryMissingError
+from gitbridge.repository import Repository
+
+
+def install(arguments: list[str]) -> int:
+    """Write our settings, and our hooks if there is a repository."""
+    parser = _parser(
+        "install", "Tell git about us: the filter, the diff and merge drivers, and this repository's hooks."
+    )
+    parser.add_argument("--force", action="store_true", help="overwrite a filter of this name that is not ours")
+    options = parser.parse_args(arguments)
+    scope = options.scope or "--global"
+    repository = _repository(needed=scope == "--local")
+    changed = setup.configure(repository, scope, options.force)
+    where = "this repository" if scope == "--local" else "all your repositories"
+    print(f"git theta is {'installed' if changed else 'already installed'} for {where}")
+    if repository is not None:
+        repository.forget_config()
+        names = hooks.install(repository)
+        if names:
+            print(f"hooks: {', '.join(names)} (in {hooks.hooks_dir(repository)})")
+    return 0
+
+
+def uninstall(arguments: list[str]) -> int:
+    """Remove our settings and this repository's hooks; leave everything else."""
+    parser = _parser("uninstall", "Remove our settings and hooks. Weights, pointers and .gitattributes stay.")
+    options = parser.parse_args(arguments)
+    repository = _repository(needed=options.scope == "--local")
+    removed = []
+    for scope in [options.scope] if options.scope else ["--global", "--local"]:
+        if scope == "--global" or repository is not None:
+            removed += setup.unconfigure(repository, scope)
+    names = hooks.uninstall(repository) if repository is not None else []
+    if not removed and not names:
+        print("git theta was not installed here: nothing to remove")
+        return 0
+    what = [noun for noun, found in (("settings", removed), ("hooks", names)) if found]
+    print(f"git theta is uninstalled: {' and '.join(what)} removed")
+    return 0
+
+
+def _parser(name: str, description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"git theta {name}", description=description, allow_abbrev=False)
+    scope = parser.add_mutually_exclusive_group()
+    scope.add_argument("--global", dest="scope", action="store_const", const="--global", help="for all repositories")
+    scope.add_argument("--local", dest="scope", action="store_const", const="--local", help="for this repository only")
+    return parser
+
+
+def _repository(needed: bool) -> Repository | None:
+    try:
+        return Repository.discover()
+    except RepositoryMissingError:
+        if needed:
+            raise
+        return None

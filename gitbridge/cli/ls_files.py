@@ -1,0 +1,137 @@
+"""`git theta ls-files`."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from gitbridge.cli.opening import open_repository
+from gitbridge.errors import RevisionError, UsageError
+from gitbridge.render import count_text, printable, shape_text, size_text, table
+from gitbridge.repository import Repository
+from gitbridge.states import revision_states, select, work_tree_states
+from gitbridge.trees import TrackedFile, tracked_in_index, tracked_in_tree
+from thetastore.dtypes import raw_bytes_of
+
+_EPILOG = """\
+states:
+  full     the weights are here: in the work-tree file; with REV, in the local store
+  pointer  only the pointer is here; the weights can be had from the local or the remote store
+  missing  the weights are in no store that this repository knows and can reach
+"""
+
+
+def ls_files(arguments: list[str]) -> int:
+    """List the tracked files of the index, or of a revision."""
+    options, names = _parse(arguments)
+    with open_repository() as repository:
+        revision, paths = _split(repository, names, arguments)
+        files = tracked_in_tree(repository, revision) if revision else tracked_in_index(repository)
+        files = select(repository, files, paths)
+        if options.nul:
+            sys.stdout.buffer.write(b"".join(os.fsencode(file.path) + b"\0" for file in files))
+            return 0
+        states = (revision_states if revision else work_tree_states)(repository, files)
+        rows = list(zip(files, states, strict=True))
+        if options.json:
+            _print_json(repository, rows, options.tensors)
+        else:
+            _print_text(repository, rows, options.tensors)
+    return 0
+
+
+def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(
+        prog="git theta ls-files",
+        usage="git theta ls-files [REV] [--tensors] [--json | -z] [--] [PATH...]",
+        description="List tracked files, of the index or of a revision, and where their weights are.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("names", nargs="*", metavar="REV, PATH", help=argparse.SUPPRESS)
+    parser.add_argument("--tensors", action="store_true", help="list the tensors of each file")
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="for programs; schema 1")
+    output.add_argument("-z", dest="nul", action="store_true", help="paths only, each ended by a NUL byte")
+    options = parser.parse_intermixed_args(arguments)
+    return options, options.names
+
+
+def _split(repository: Repository, names: list[str], arguments: list[str]) -> tuple[str | None, list[str]]:
+    """Tell a leading revision from paths, as git does; `--` decides."""
+    if "--" in arguments:
+        before = len(names) - len(arguments[arguments.index("--") + 1 :])
+        if before > 1:
+            raise UsageError("only one revision may stand before --")
+        return (names[0] if before else None), names[before:]
+    if not names:
+        return None, []
+    is_revision = not names[0].startswith("-") and bool(
+        repository.git("rev-parse", "--verify", "--quiet", f"{names[0]}^{{tree}}", check=False)
+    )
+    if is_revision and os.path.lexists(names[0]):
+        raise UsageError(f"'{names[0]}' is both a revision and a file", f"git theta ls-files -- {names[0]}, or REV --")
+    if not is_revision and repository.work_tree is None:
+        raise RevisionError(f"'{names[0]}' is not a revision", "git log --all")
+    return (names[0], names[1:]) if is_revision else (None, names)
+
+
+def _print_json(repository: Repository, rows: Sequence[tuple[TrackedFile, str]], with_tensors: bool) -> None:
+    import json
+
+    files = []
+    for file, state in rows:
+        values: dict[str, Any] = {
+            "path": file.path,
+            "format": file.format,
+            "size_bytes": file.file_bytes,
+            "digest": str(file.file_digest),
+            "state": state,
+        }
+        if with_tensors:
+            values["tensors"] = [
+                {
+                    "name": tensor.name,
+                    "dtype": tensor.dtype,
+                    "shape": list(tensor.shape),
+                    "digest": str(tensor.digest),
+                    "raw_bytes": raw_bytes_of(tensor.dtype, math.prod(tensor.shape)),
+                }
+                for tensor in file.pointer(repository).tensors
+            ]
+        files.append(values)
+    json.dump({"schema": 1, "files": files}, sys.stdout, indent=1)
+    sys.stdout.write("\n")
+
+
+def _print_text(repository: Repository, rows: Sequence[tuple[TrackedFile, str]], with_tensors: bool) -> None:
+    if not with_tensors:
+        lines = [
+            (state, size_text(file.file_bytes), count_text(file.tensor_count, "tensor"), file.format, _name(file))
+            for file, state in rows
+        ]
+        sys.stdout.write(table(lines, right=(1, 2)))
+        return
+    for position, (file, state) in enumerate(rows):
+        sys.stdout.write("\n" if position else "")
+        sys.stdout.write(f"{_name(file)}: {file.format}, {size_text(file.file_bytes)}, {state}\n")
+        tensors = [
+            (
+                t.dtype,
+                shape_text(t.shape),
+                size_text(raw_bytes_of(t.dtype, math.prod(t.shape))),
+                str(t.digest)[:16],
+                printable(t.name),
+            )
+            for t in file.pointer(repository).tensors
+        ]
+        sys.stdout.write(table(tensors, right=(2,), indent="  "))
+
+
+def _name(file: TrackedFile) -> str:
+    return printable(file.path)

@@ -1,0 +1,161 @@
+"""Find the command and run it; turn every error into words.
+
+Git starts this for each file operation, so nothing is imported before the command is known: argparse only by
+commands that people type, the store only by those that open one. Exit status: 0 done, 1 found problems, 2
+failed, 130 interrupted, 141 nobody reads our output.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NamedTuple
+
+_KEPT_LOGS = 20
+
+
+class Command(NamedTuple):
+    """Where a command lives: `function(arguments) -> exit status` of a module."""
+
+    module: str
+    function: str
+    summary: str
+    """One line for the list of commands; empty for what git runs."""
+
+
+COMMANDS = {
+    "install": Command("gitbridge.cli.install", "install", "tell git about us: filter, diff and merge drivers, hooks"),
+    "uninstall": Command("gitbridge.cli.install", "uninstall", "take all of that out again"),
+    "track": Command("gitbridge.cli.track", "track", "keep the weights of matching files in the store; list patterns"),
+    "untrack": Command("gitbridge.cli.track", "untrack", "stop that for a pattern"),
+    "status": Command("gitbridge.cli.status", "status", "what is changed, not here, not stored, not pushed"),
+    "ls-files": Command("gitbridge.cli.ls_files", "ls_files", "list tracked files, their tensors, where weights are"),
+    "fetch": Command("gitbridge.cli.transfer", "fetch", "bring weights from the remote store into the local one"),
+    "pull": Command("gitbridge.cli.transfer", "pull", "fetch, and fill the work tree"),
+    "push": Command("gitbridge.cli.transfer", "push", "send weights to the remote store (git push does it too)"),
+    "checkout": Command("gitbridge.cli.checkout", "checkout", "fill files of the work tree that are pointers"),
+    "env": Command("gitbridge.cli.about", "env", "what is used here: programs, settings, stores"),
+    "version": Command("gitbridge.cli.about", "version", "print the version"),
+    "filter-process": Command("gitbridge.cli.plumbing", "filter_process", ""),
+    "clean": Command("gitbridge.cli.plumbing", "clean", ""),
+    "smudge": Command("gitbridge.cli.plumbing", "smudge", ""),
+    "textconv": Command("gitbridge.cli.plumbing", "textconv", ""),
+    "merge-driver": Command("gitbridge.cli.plumbing", "merge_driver", ""),
+    "hook": Command("gitbridge.cli.plumbing", "hook", ""),
+}
+
+
+def run() -> int:
+    """Run the command that the process was started with; return the exit status."""
+    return main(sys.argv[1:])
+
+
+def main(arguments: list[str]) -> int:
+    """Run a command; return the exit status. No exception leaves this function."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names need not be UTF-8
+    try:
+        status = _dispatch(arguments)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # Whoever read our output has left; Python must not try to flush it again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
+    except KeyboardInterrupt:
+        _say("interrupted", "")
+        return 130
+    except SystemExit as stop:  # argparse: 0 after --help, 2 for usage
+        return stop.code if isinstance(stop.code, int) else 2
+    except Exception as error:
+        return _explain(error)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    name = arguments[0] if arguments else "help"
+    command = COMMANDS.get(name)
+    if command is None:
+        return _without_command(name, arguments[1:])
+    module = __import__(command.module, fromlist=[command.function])
+    status: int = getattr(module, command.function)(arguments[1:])
+    return status
+
+
+def _without_command(name: str, rest: list[str]) -> int:
+    if name in ("help", "-h", "--help"):
+        if rest and rest[0] in COMMANDS:
+            return _dispatch([rest[0], "--help"])
+        sys.stdout.write(_overview())
+        return 0
+    if name in ("--version", "-V"):
+        return _dispatch(["version"])
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, [known for known, command in COMMANDS.items() if command.summary], 1)
+    hint = f"did you mean: git theta {near[0]}" if near else "git theta help lists the commands"
+    _say(f"'{name}' is not a command", hint)
+    return 2
+
+
+def _overview() -> str:
+    width = max(len(name) for name, command in COMMANDS.items() if command.summary)
+    lines = [f"  {name.ljust(width)}  {command.summary}" for name, command in COMMANDS.items() if command.summary]
+    return (
+        "git theta: model weights under plain git\n\nusage: git theta <command> [<options>]\n\n"
+        + "\n".join(lines)
+        + "\n\nTo start: git theta install; git theta track '*.safetensors'; then git add, commit, push as ever.\n"
+        "'git theta <command> -h' explains a command.\n"
+    )
+
+
+def _explain(error: Exception) -> int:
+    from thetastore.errors import ThetaError
+
+    if isinstance(error, ThetaError):
+        _say(getattr(error, "message", "") or str(error), getattr(error, "hint", ""))
+        return 2
+    if isinstance(error, OSError):
+        where = f"'{os.fsdecode(error.filename)}': " if isinstance(error.filename, str | bytes) else ""
+        _say(f"{where}{error.strerror or error}", "")
+        return 2
+    try:
+        place = _save_traceback()
+    except OSError as trouble:
+        place = f"(it could not be saved: {trouble})"
+    _say(f"this is a bug in git theta: {type(error).__name__}: {error}"[:500], f"please report it with {place}")
+    return 2
+
+
+def _say(message: str, hint: str) -> None:
+    text = f"git theta: {message}\n" + (f"hint: {hint}\n" if hint else "")
+    try:
+        sys.stderr.write(text.encode("utf-8", "backslashreplace").decode())
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        return  # nobody listens
+
+
+def _save_traceback() -> str:
+    """Write the current traceback below the git directory, keep the newest few; return the file's path."""
+    import tempfile
+    import traceback
+
+    from gitbridge.errors import BridgeError
+    from gitbridge.repository import Repository
+
+    try:
+        directory = os.path.join(Repository.discover().theta_dir, "logs")
+        os.makedirs(directory, exist_ok=True)
+    except (BridgeError, OSError):
+        directory = tempfile.gettempdir()
+    else:
+        logs = sorted((os.path.join(directory, name) for name in os.listdir(directory)), key=os.path.getmtime)
+        for old in logs[: max(0, len(logs) - _KEPT_LOGS + 1)]:
+            os.unlink(old)
+    descriptor, path = tempfile.mkstemp(prefix="git-theta-", suffix=".log", dir=directory)
+    with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as stream:
+        stream.write(f"{sys.argv}\n{sys.version}\n\n{traceback.format_exc()}")
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -1,0 +1,111 @@
+"""`git theta status`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from gitbridge.cli.opening import open_work_tree
+from gitbridge.render import count_text, printable, size_text, table
+from gitbridge.states import MISSING
+from gitbridge.status import Status
+from gitbridge.status import status as look
+
+
+def status(arguments: list[str]) -> int:
+    """Print what is worth knowing; 1 if weights are in no store that can be reached."""
+    parser = argparse.ArgumentParser(
+        prog="git theta status",
+        description="Say which tracked files are changed, pointers only, missing from the store, or not pushed.",
+        epilog="Exit status 1 if weights are in no store that can be reached, or committed without the filter.",
+    )
+    parser.add_argument("--json", action="store_true", help="for programs; schema 1")
+    options = parser.parse_args(arguments)
+    with open_work_tree() as repository:
+        found = look(repository)
+    if options.json:
+        _print_json(found)
+    else:
+        _print_text(found)
+    return 1 if found.plain or any(_is_lost(row.state, row.is_stored, row.is_pushed) for row in found.files) else 0
+
+
+def _is_lost(state: str, is_stored: bool, is_pushed: bool | None) -> bool:
+    return state == MISSING or not (is_stored or is_pushed)
+
+
+def _print_text(found: Status) -> None:
+    rows = [(row, row.remarks()) for row in found.files]
+    lines = [(printable(row.file.path), size_text(row.file.file_bytes), ", ".join(said)) for row, said in rows if said]
+    lines += [(printable(path), "", "tracked, but in git as a plain file") for path in found.plain]
+    sys.stdout.write(table(lines, right=(1,)))
+    if lines:
+        sys.stdout.write("\n")
+    for text in _summary(found):
+        print(text)
+    for text in _hints(found):
+        print(f"hint: {text}")
+
+
+def _summary(found: Status) -> list[str]:
+    if not found.files:
+        return ["no file is tracked yet; to start: git theta track '*.safetensors', then git add"]
+    total = size_text(sum(row.file.file_bytes for row in found.files))
+    quiet = sum(not row.remarks() for row in found.files)
+    head = f"{count_text(len(found.files), 'tracked file')}, {total}"
+    if quiet == len(found.files) and not found.plain:
+        head += ": all weights are here"
+        if all(row.is_pushed for row in found.files) and found.known.place:
+            head += f" and in '{found.known.place.url}'"
+    elif quiet:
+        head += f"; nothing to say about {quiet} of them"
+    lines = [head]
+    if found.known.place is None and not found.known.trouble:
+        lines.append("no remote store is known")
+    if found.known.trouble:
+        lines.append(f"whether weights are pushed is not known: {found.known.trouble}")
+    return lines
+
+
+def _hints(found: Status) -> list[str]:
+    from shlex import quote
+
+    hints = []
+    remarks = {said for row in found.files for said in row.remarks()}
+    if "pointer only" in remarks:
+        hints.append("git theta pull fills pointers with their weights")
+    if "not pushed" in remarks:
+        hints.append("git push sends weights with their commits")
+    if found.plain:
+        names = " ".join(quote(path) for path in found.plain[:3]) if len(found.plain) <= 3 else "."
+        hints.append(f"git add --renormalize {names} moves plain files to the store")
+    if found.files and found.known.place is None and not found.known.trouble:
+        hints.append("git config theta.url /path/to/store says where git push sends weights")
+    return hints
+
+
+def _print_json(found: Status) -> None:
+    files = [
+        {
+            "path": row.file.path,
+            "size_bytes": row.file.file_bytes,
+            "digest": str(row.file.file_digest),
+            "state": row.state,
+            "staged": row.is_staged,
+            "change": row.change or None,
+            "stored": row.is_stored,
+            "pushed": row.is_pushed,
+        }
+        for row in found.files
+    ]
+    place = found.known.place
+    values = {
+        "schema": 1,
+        "remote_store": place and {"directory": place.directory, "url": place.url, "source": place.source},
+        "trouble": found.known.trouble or None,
+        "files": files,
+        "plain": found.plain,
+    }
+    json.dump(values, sys.stdout, indent=1)
+    sys.stdout.write("\n")

@@ -1,0 +1,123 @@
+"""`git theta track` and `untrack`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from gitbridge import attributes, hooks, setup
+from gitbridge.cli.opening import open_work_tree
+from gitbridge.errors import UsageError
+from gitbridge.repository import Repository
+
+
+def track(arguments: list[str]) -> int:
+    """Add patterns to `.gitattributes` of the current directory, or list what is tracked."""
+    parser = argparse.ArgumentParser(
+        prog="git theta track",
+        description="Keep the weights of matching files in the store, and pointers in git. Without a pattern: list.",
+    )
+    parser.add_argument("patterns", nargs="*", metavar="PATTERN", help="as in .gitattributes, quoted: '*.safetensors'")
+    options = parser.parse_args(arguments)
+    repository = open_work_tree()
+    if not options.patterns:
+        return _list(repository)
+    directory = os.getcwd()
+    path = os.path.join(directory, attributes.FILE_NAME)
+    patterns = [attributes.normalise(pattern, directory, _top(repository)) for pattern in options.patterns]
+    added = _add(repository, path, patterns)
+    for pattern in dict.fromkeys(patterns):
+        print(f"tracking '{pattern}'" if pattern in added else f"'{pattern}' is tracked already")
+    _make_ready(repository)
+    _name_plain_files(repository, directory)
+    return 0
+
+
+def untrack(arguments: list[str]) -> int:
+    """Remove patterns from `.gitattributes` of the current directory."""
+    parser = argparse.ArgumentParser(
+        prog="git theta untrack",
+        description="Stop keeping the weights of matching files in the store. Old versions stay there.",
+    )
+    parser.add_argument("patterns", nargs="+", metavar="PATTERN", help="as it was given to track")
+    options = parser.parse_args(arguments)
+    repository = open_work_tree()
+    directory = os.getcwd()
+    path = os.path.join(directory, attributes.FILE_NAME)
+    patterns = [attributes.normalise(pattern, directory, _top(repository)) for pattern in options.patterns]
+    removed = attributes.remove_patterns(path, patterns)
+    for pattern in dict.fromkeys(patterns):
+        if pattern in removed:
+            print(f"no longer tracking '{pattern}'")
+    absent = [pattern for pattern in patterns if pattern not in removed]
+    if absent:
+        raise UsageError(f"'{absent[0]}' is not tracked by {path}", "git theta track lists patterns and their files")
+    _name_pointers(repository)
+    return 0
+
+
+def _top(repository: Repository) -> str:
+    assert repository.work_tree is not None
+    return os.path.realpath(repository.work_tree)
+
+
+def _list(repository: Repository) -> int:
+    found = attributes.tracked_patterns(repository)
+    if not found:
+        print("nothing is tracked; to start: git theta track '*.safetensors'")
+    for pattern, source in found:
+        print(f"{pattern}  ({source})")
+    return 0
+
+
+def _add(repository: Repository, path: str, patterns: list[str]) -> list[str]:
+    before = attributes.read_lines(path)
+    added = attributes.add_patterns(path, patterns)
+    swallowed = attributes.swallowed_files(repository, os.path.dirname(path)) if added else []
+    if swallowed:
+        if before:
+            attributes.write_lines(path, before)
+        else:
+            os.unlink(path)
+        raise UsageError(
+            f"this would turn '{swallowed[0]}', which git itself reads, into a pointer; nothing was changed",
+            "name the files more closely: git theta track '*.safetensors' 'models/**'",
+        )
+    return added
+
+
+def _make_ready(repository: Repository) -> None:
+    if not setup.is_configured(repository):
+        setup.configure(repository, "--local")
+        repository.forget_config()
+        print("git theta was not installed: it is now, for this repository (git theta install: for all of yours)")
+    hooks.install(repository)
+
+
+def _name_plain_files(repository: Repository, directory: str) -> None:
+    """Name files that are committed as plain blobs: git does not notice that their attributes changed."""
+    from gitbridge.status import plain_files
+    from gitbridge.trees import tracked_in_index
+
+    prefix = os.path.relpath(os.path.realpath(directory), _top(repository))
+    under = "" if prefix == "." else prefix + "/"
+    tracked = {file.path for file in tracked_in_index(repository)}
+    plain = [os.path.relpath(path, prefix) for path in plain_files(repository, tracked, under)]
+    if plain:
+        from shlex import quote
+
+        print(f"already in git as plain files: {', '.join(plain[:5])}{' …' if len(plain) > 5 else ''}")
+        names = " ".join(quote(name) for name in plain) if len(plain) <= 5 else "."
+        print(f"to move them to the store from the next commit on: git add --renormalize {names}")
+
+
+def _name_pointers(repository: Repository) -> None:
+    """Name files that no pattern tracks any more but that the index still holds as pointers."""
+    from gitbridge.trees import tracked_in_index
+
+    paths = [file.path for file in tracked_in_index(repository)]
+    still = set(attributes.paths_with_filter(repository, paths))
+    loose = [path for path in paths if path not in still]
+    if loose:
+        print(f"still pointers in the index: {', '.join(loose[:5])}{' …' if len(loose) > 5 else ''}")
+        print("to commit their weights into git itself: git add --renormalize . (git keeps every version whole)")

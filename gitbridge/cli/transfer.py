@@ -1,0 +1,146 @@
+"""`git theta fetch`, `pull` and `push`."""
+
+from __future__ import annotations
+
+import argparse
+
+from gitbridge.cli.opening import open_repository, open_work_tree
+from gitbridge.errors import ConfigError, GitError, RevisionError
+from gitbridge.remotes import default_remote, remote_names
+from gitbridge.render import Progress, count_text, size_text
+from gitbridge.repository import Repository
+from gitbridge.sync import Pushed
+from gitbridge.trees import TrackedFile, tracked_in_history, tracked_in_index, tracked_in_tree
+from thetastore.transfer import CopyReport
+
+
+def fetch(arguments: list[str]) -> int:
+    """Bring the weights of revisions into the local store."""
+    parser = _parser(
+        "fetch", "Bring the weights of revisions (HEAD and the index, if none is named) into the local store."
+    )
+    parser.add_argument("--all", action="store_true", help="of the whole history of all branches and tags")
+    options = parser.parse_args(arguments)
+    with open_repository() as repository:
+        copied = _fetch(repository, options.remote, options.refs, options.all)
+    print(_fetched(copied))
+    return 0
+
+
+def pull(arguments: list[str]) -> int:
+    """Fetch, then fill what is a pointer in the work tree."""
+    parser = argparse.ArgumentParser(
+        prog="git theta pull",
+        description="Bring the weights of the checked-out files into the local store, and fill the work tree.",
+    )
+    parser.add_argument("remote", nargs="?", metavar="REMOTE", help="a git remote; if none, the one git fetch uses")
+    options = parser.parse_args(arguments)
+    from gitbridge.cli.checkout import fill
+
+    with open_work_tree() as repository:
+        copied = _fetch(repository, options.remote, [], False)
+        print(_fetched(copied))
+        return fill(repository, None)
+
+
+def push(arguments: list[str]) -> int:
+    """Send the weights of revisions to the remote store."""
+    parser = _parser("push", "Send the weights of revisions (HEAD, if none is named) to the store of a remote.")
+    parser.add_argument("--all", action="store_true", help="of all branches and tags; looks at the whole history again")
+    parser.add_argument("-n", "--dry-run", action="store_true", help="say what would be sent")
+    options = parser.parse_args(arguments)
+    from gitbridge.sync import push as send
+
+    with open_repository() as repository:
+        remote = options.remote or _push_remote(repository)
+        oids = _all_refs(repository) if options.all else [_resolve(repository, ref) for ref in options.refs or ["HEAD"]]
+        progress = Progress("sending weights")
+        try:
+            pushed = send(
+                repository, remote, None, oids, everything=options.all, dry_run=options.dry_run, report=progress
+            )
+        finally:
+            progress.done()
+    print(_would(pushed) if options.dry_run else summary(pushed))
+    return 0
+
+
+def summary(pushed: Pushed) -> str:
+    """Return one line about what a push did."""
+    if pushed.place is None or not pushed.file_count:
+        return "git theta: nothing to push"
+    if not pushed.copied.object_count:
+        return f"git theta: '{pushed.place.url}' has everything already"
+    what = f"{count_text(pushed.copied.object_count, 'object')}, {size_text(pushed.copied.stored_bytes)}"
+    return f"git theta: sent {what}, to '{pushed.place.url}'"
+
+
+def _would(pushed: Pushed) -> str:
+    if pushed.place is None or not pushed.sent_count:
+        return summary(pushed)
+    versions = count_text(pushed.sent_count, "version of a file", "versions of files")
+    return f"git theta: would send what '{pushed.place.url}' lacks of {versions}"
+
+
+def _fetched(copied: CopyReport) -> str:
+    if not copied.object_count:
+        return "git theta: all weights are in the local store already"
+    return f"git theta: fetched {count_text(copied.object_count, 'object')}, {size_text(copied.stored_bytes)}"
+
+
+def _parser(name: str, description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"git theta {name}", description=description, allow_abbrev=False)
+    parser.add_argument("remote", nargs="?", metavar="REMOTE", help="a git remote; if none, the one git would use")
+    parser.add_argument("refs", nargs="*", metavar="REF", help="branches, tags or commits")
+    return parser
+
+
+def _fetch(repository: Repository, remote: str | None, refs: list[str], everything: bool) -> CopyReport:
+    from gitbridge.sync import fetch_manifests
+
+    if remote is not None and remote not in remote_names(repository) and not _is_place(remote):
+        raise ConfigError(f"there is no remote '{remote}'", "git remote lists them")
+    files = _wanted(repository, refs, everything)
+    progress = Progress("fetching weights")
+    try:
+        if not files:
+            return CopyReport(0, 0, 0)
+        with repository.open_store() as local:
+            return fetch_manifests(repository, local, files, remote, report=progress)
+    finally:
+        progress.done()
+
+
+def _is_place(remote: str) -> bool:
+    return "/" in remote or ":" in remote
+
+
+def _wanted(repository: Repository, refs: list[str], everything: bool) -> list[TrackedFile]:
+    if everything:
+        return list(tracked_in_history(repository, _all_refs(repository)))
+    if refs:
+        return [file for ref in refs for file in tracked_in_tree(repository, ref)]
+    files = tracked_in_index(repository) if repository.work_tree else []
+    try:
+        return files + tracked_in_tree(repository, "HEAD")
+    except RevisionError:  # no commit yet
+        return files
+
+
+def _all_refs(repository: Repository) -> list[str]:
+    listed = repository.git("for-each-ref", "--format=%(objectname)", "refs/heads", "refs/tags", "refs/remotes")
+    return listed.decode().split()
+
+
+def _resolve(repository: Repository, ref: str) -> str:
+    try:
+        return repository.git("rev-parse", "--verify", "--end-of-options", ref).decode().strip()
+    except GitError:
+        raise RevisionError(f"'{ref}' is not a branch, tag or commit", "git branch --all") from None
+
+
+def _push_remote(repository: Repository) -> str:
+    remote = repository.config("remote.pushDefault") or default_remote(repository)
+    if remote is None:
+        return "origin"
+    return remote
