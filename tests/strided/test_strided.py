@@ -35,9 +35,7 @@ def expected_bytes(raw: bytes, tensor: Tensor) -> bytes:
 def strided_tensors(draw: st.DrawFn) -> Tensor:
     dtype = draw(st.sampled_from(sorted(_NUMPY_DTYPES)))
     axes = draw(st.lists(st.tuples(st.integers(0, 9), st.sampled_from([0, 1, 2, 3, 7, 9, 50, 120])), max_size=5))
-    return Tensor(
-        "t", dtype, tuple(n for n, _ in axes), draw(st.integers(0, 40)), tuple(step for _, step in axes)
-    )
+    return Tensor("t", dtype, tuple(n for n, _ in axes), draw(st.integers(0, 40)), tuple(step for _, step in axes))
 
 
 def file_for(tensor: Tensor) -> bytes:

@@ -14,11 +14,12 @@ def spans_of_storage(offset: int, nbytes: int, dtype: str | None, tensors: list[
     """Return spans that cover the bytes `[offset, offset + nbytes)` of a file, a storage of `dtype`, without gaps.
 
     From the start of the storage on: the largest tensor that begins here and fills its bytes without holes is a span
-    (of equals the one in C order, then the first by name), and the next place is where it ends. Where none begins,
-    the bytes up to the next place where one does are a one-dimensional span of the storage's own type.
+    (of equals one in C order, then one of the most dimensions, since a flat alias says less, then the first by name),
+    and the next place is where it ends. Where none begins, the bytes up to the next place where one does are a
+    one-dimensional span of the storage's own type.
     """
     candidates = sorted(
-        (tensor.offset, -tensor.raw_bytes, tensor.strides is not None, tensor.name, span)
+        (tensor.offset, -tensor.raw_bytes, tensor.strides is not None, -len(tensor.shape), tensor.name, span)
         for tensor in tensors
         if (span := _dense_span(tensor)) is not None
     )
