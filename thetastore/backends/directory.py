@@ -67,7 +67,7 @@ class DirectoryBackend:
             try:
                 with _Refusals(directory), os.scandir(os.path.join(self.url, directory)) as entries:
                     found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
-            except (FileNotFoundError, NotADirectoryError):
+            except FileNotFoundError:
                 continue
             for part, is_directory in found:
                 if "~" in part:

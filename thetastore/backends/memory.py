@@ -85,6 +85,7 @@ class MemoryBackend:
     def crash(self) -> None:
         """Give up every lock, as if every process that holds one had been killed."""
         with self._mutex:
+            self._locked.clear()  # the dead see that they have lost their locks
             self._locked = set()
 
     def _file(self, name: str) -> bytearray:
@@ -120,7 +121,7 @@ class _Appender:
         self._backend = backend
         self._content = content
         self._sealed = False
-        self._locks = backend._locked  # `crash` replaces the set: a dead appender unlocks nothing
+        self._locks = backend._locked  # `crash` replaces the set: a dead appender unlocks nothing of an heir's
 
     def size(self) -> int:
         return len(self._content)

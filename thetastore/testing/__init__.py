@@ -1,0 +1,7 @@
+"""Public test kit: contracts as test classes that a plug-in's tests subclass. Needs pytest."""
+
+from __future__ import annotations
+
+from thetastore.testing.backends import BackendConformance
+
+__all__ = ["BackendConformance"]
