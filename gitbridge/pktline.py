@@ -198,6 +198,10 @@ class PacketWriter:
         for start in range(0, len(view), step):
             self._write_all(_packets(view[start : start + step]))
 
+    def end_of_content(self) -> None:
+        """Send the flush that ends content; the list of a last status follows."""
+        self._write_all([_FLUSH])
+
     def _write_all(self, pieces: Sequence[Buffer]) -> None:
         written = os.writev(self._fd, pieces)
         left = sum(map(len, pieces)) - written

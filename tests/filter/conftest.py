@@ -75,4 +75,4 @@ def plain(tmp_path: Path, git_environment: dict[str, str]) -> Iterator[Worktree]
     path.mkdir()
     worktree = Worktree(path, git_environment)
     worktree.git("init", "-q")
-    yield worktree
+    return worktree

@@ -1,0 +1,131 @@
+"""From a file's bytes to the pointer that Git keeps.
+
+An empty file stays empty, a pointer stays what it is, and everything else goes into the store. Clean is
+stable: where Git holds a pointer to the same bytes at this path already, that very text is the answer, so that
+a file does not look modified because a newer version would describe it otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from gitbridge.blobs import BlobsAtPaths, blob_oid
+from gitbridge.errors import BridgeError, PointerError
+from gitbridge.pointers import MAX_POINTER_BYTES, is_pointer, parse_pointer, render_pointer
+from gitbridge.repository import Repository
+from thetastore.digest import Digest
+from thetastore.errors import ThetaError
+
+if TYPE_CHECKING:
+    from thetastore.store import Store
+
+_HEAD_BYTES = 64
+
+
+class Input(Protocol):
+    """A file's bytes as they come in."""
+
+    def read(self, max_bytes: int, /) -> bytes:
+        """Return up to `max_bytes` bytes, fewer only at the end."""
+
+    def readinto(self, target: memoryview, /) -> int:
+        """Fill `target`; fewer bytes than it holds, and 0, only towards and at the end."""
+
+
+class DamagedPointerError(BridgeError):
+    """A file begins as a pointer and is none: somebody edited it, or a merge was left half done."""
+
+    code = "damaged-pointer"
+
+
+class Cleaner:
+    """Cleans the files of one repository."""
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+        self._store: Store | None = None
+        self._blobs = BlobsAtPaths(repository)
+
+    def clean(self, path: bytes, content: Input) -> bytes:
+        """Store a file and return its pointer; empty for an empty file, the pointer itself for a pointer.
+
+        Raises:
+            DamagedPointerError: the file begins as a pointer and is none.
+            BackendError: the store cannot be written.
+        """
+        head = content.read(_HEAD_BYTES)
+        if is_pointer(head):
+            return self._checked_pointer(path, head + content.read(MAX_POINTER_BYTES + 1 - len(head)))
+        if not head:
+            return b""
+        stored = self.store().put_file(_Resumed(head, content))
+        text = render_pointer(stored.manifest, stored.manifest_digest)
+        return self._stable(path, text, stored.manifest.file_digest)
+
+    def store(self, create: bool = True) -> Store:
+        """Return the local store.
+
+        Raises:
+            StoreMissingError: there is none and `create` is False.
+        """
+        if self._store is None:
+            self._store = self._repository.open_store(create)
+        return self._store
+
+    def close(self) -> None:
+        """Make durable what was stored."""
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+    def _stable(self, path: bytes, text: bytes, file_digest: Digest) -> bytes:
+        oid = self._blobs.oid(path)
+        if oid is None or oid == blob_oid(text, self._repository.object_format):
+            return text
+        earlier = self._blobs.pointer_text(oid)
+        try:
+            if earlier is not None and parse_pointer(earlier).file_digest == file_digest:
+                return earlier
+        except PointerError:
+            pass
+        return text
+
+    def _checked_pointer(self, path: bytes, text: bytes) -> bytes:
+        """Return a pointer as it is. What Git holds at this path already is let through, whatever it says."""
+        try:
+            self._check_against_manifest(text)
+        except PointerError as error:
+            if self._blobs.oid(path) != blob_oid(text, self._repository.object_format):
+                raise DamagedPointerError(
+                    f"the file begins as a pointer of git theta, but {error}",
+                    "to get the last good version back: git checkout HEAD -- <file>",
+                ) from None
+        return text
+
+    def _check_against_manifest(self, text: bytes) -> None:
+        """Compare with the manifest, if it is here: a clone without weights has none."""
+        pointer = parse_pointer(text)
+        try:
+            store = self.store(create=False)
+            if not store.objects.contains(pointer.manifest_digest):
+                return
+            manifest = store.get_manifest(pointer.manifest_digest)
+        except ThetaError:
+            return
+        if render_pointer(manifest, pointer.manifest_digest) != text:
+            raise PointerError("it does not say what its manifest says")
+
+
+class _Resumed:
+    """The rest of an input, after a head that was read apart."""
+
+    def __init__(self, head: bytes, rest: Input) -> None:
+        self._head = head
+        self._rest = rest
+
+    def readinto(self, target: memoryview, /) -> int:
+        """Fill `target`, the head first."""
+        size = min(len(self._head), len(target))
+        target[:size] = self._head[:size]
+        self._head = self._head[size:]
+        return size + self._rest.readinto(target[size:])

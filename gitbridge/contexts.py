@@ -1,0 +1,97 @@
+"""Which git command asks for a file, told from what the filter protocol says, and what it gets.
+
+`docs/git-contexts.md` lists the commands and how this was found out. The rule: git keeps whatever we answer in
+memory, so a large file is answered with its pointer wherever the whole file can be put in its place before
+anybody looks; and with its bytes where it cannot.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+from typing import NamedTuple
+
+from gitbridge import hooks
+from gitbridge.repository import Repository
+
+_HOOKS_AFTER_CHECKOUT = ("post-checkout", "post-merge", "post-rewrite")
+"""Git runs these before it closes our input. Our lines in them complete the fill; see `gitbridge.hooks`."""
+_HOOKS_AFTER_MERGE = ("pre-merge-commit", "post-commit")
+"""The same for merge, cherry-pick, revert and rebase; we have no lines in these."""
+
+
+class Answer(enum.Enum):
+    """What a request for a tracked file gets."""
+
+    FILL = enum.auto()
+    """The pointer; the whole file is ready beside it, and takes its place when git is done."""
+    BYTES = enum.auto()
+    """The file itself, through git's memory."""
+    POINTER = enum.auto()
+    """The pointer, since a diff wants just that; if it lands in the work tree, it is filled then."""
+
+
+class Request(NamedTuple):
+    """What git says of a file that it wants smudged."""
+
+    path: bytes
+    can_delay: bool
+    treeish: str | None
+    """The commit or tree being checked out or archived."""
+    blob: str | None
+    """Oid of the blob that holds the pointer."""
+
+    @classmethod
+    def parse(cls, fields: dict[bytes, bytes]) -> Request:
+        """Read the fields of a smudge request."""
+        treeish = fields.get(b"treeish") or fields.get(b"ref")
+        blob = fields.get(b"blob")
+        return cls(
+            fields[b"pathname"],
+            fields.get(b"can-delay") == b"1",
+            treeish.decode("utf-8", "surrogateescape") if treeish else None,
+            blob.decode("ascii", "replace") if blob else None,
+        )
+
+
+class Contexts:
+    """Answers for one process, which serves one git command."""
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+        self._foreign: dict[str, bool] = {}
+
+    def answer(self, request: Request) -> Answer:
+        """Tell what a request gets."""
+        if request.can_delay and request.blob and self._repository.work_tree:
+            return Answer.BYTES if self._programs_come_first(request) else Answer.FILL
+        if request.blob and not request.treeish:
+            return Answer.POINTER
+        return Answer.BYTES
+
+    def _programs_come_first(self, request: Request) -> bool:
+        """Tell whether git will run a program of the user's on the work tree before it lets us fill."""
+        rebase = os.path.join(self._repository.git_dir, "rebase-merge")
+        is_rebase = os.path.isdir(rebase)
+        if is_rebase and _has_exec(os.path.join(rebase, "git-rebase-todo")):
+            return True
+        # Without a tree, can-delay comes from the merge machinery, whose commands go on to make commits.
+        is_merge = is_rebase or request.treeish is None
+        names = _HOOKS_AFTER_CHECKOUT + (_HOOKS_AFTER_MERGE if is_merge else ())
+        return any(map(self._is_foreign, names))
+
+    def _is_foreign(self, name: str) -> bool:
+        """Tell whether a hook will run, and none of our lines before the user's."""
+        if name not in self._foreign:
+            path = os.path.join(hooks.hooks_dir(self._repository), name)
+            self._foreign[name] = os.access(path, os.X_OK) and not hooks.read_hook(path).has_ours
+        return self._foreign[name]
+
+
+def _has_exec(todo_path: str) -> bool:
+    """Tell whether what is left of a rebase runs commands."""
+    try:
+        with open(todo_path, "rb") as stream:
+            return any(line.split(None, 1)[:1] in ([b"exec"], [b"x"]) for line in stream)
+    except OSError:
+        return False
