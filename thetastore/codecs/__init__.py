@@ -37,8 +37,8 @@ _PLANES_FROM_BYTES = 1024
 """Below this the header, a Huffman table a plane and the import of numpy cost more than planes save."""
 
 _ZSTD_FROM_BYTES = 64
-_SAMPLE_PIECES = 4
-_SAMPLE_PIECE_BYTES = 4096
+_SAMPLE_PIECES = 2
+_SAMPLE_PIECE_BYTES = 16 << 10
 _ZSTD_ADVANTAGE = 0.95
 """zstd is taken in place of planes only where it makes a sample this much smaller: it is 2-4x slower both ways."""
 
