@@ -201,12 +201,11 @@ class Objects:
             out = _checked_out(entry, kind, place, out)
             try:
                 codecs.decode(entry.codec, entry.params, stored, out)
-            except MalformedError as error:
-                raise _corrupt(entry, place, f"does not decode: {error}") from error
-            if digest_of(out, kind) != digest:
-                changed = checksum_of(stored) != entry.checksum
-                reason = "the stored bytes do not have their checksum" if changed else "the bytes have another digest"
-                raise _corrupt(entry, place, reason)
+                proven = digest_of(out, kind) == digest
+            except (MalformedError, UnsupportedError) as error:
+                raise _explained(entry, stored, place, error) from error
+            if not proven:
+                raise _explained(entry, stored, place, None)
             return out
         finally:
             if len(self._buffers) < _SPARE_BUFFERS:
@@ -254,6 +253,15 @@ def _checked_out(entry: Entry, kind: Kind, place: Place, out: memoryview | None)
     if out.nbytes != entry.raw_bytes:
         raise _corrupt(entry, place, f"has {entry.raw_bytes} raw bytes, expected {out.nbytes}")
     return out
+
+
+def _explained(entry: Entry, stored: memoryview, place: Place, error: ThetaError | None) -> ThetaError:
+    """Say why stored bytes gave no object: the checksum tells damage from what is unknown or was never right."""
+    if checksum_of(stored) != entry.checksum:
+        return _corrupt(entry, place, "the stored bytes do not have their checksum")
+    if isinstance(error, UnsupportedError):
+        return UnsupportedError(f"object '{entry.digest}' in '{place.file_name}' cannot be read: {error}")
+    return _corrupt(entry, place, "the bytes have another digest" if error is None else f"does not decode: {error}")
 
 
 def _corrupt(entry: Entry, place: Place, reason: str) -> ObjectCorruptError:
