@@ -19,12 +19,14 @@ def track(arguments: list[str]) -> int:
     )
     parser.add_argument("patterns", nargs="*", metavar="PATTERN", help="as in .gitattributes, quoted: '*.safetensors'")
     options = parser.parse_args(arguments)
-    repository = open_work_tree()
-    if not options.patterns:
-        return _list(repository)
+    with open_work_tree() as repository:
+        return _track(repository, options.patterns) if options.patterns else _list(repository)
+
+
+def _track(repository: Repository, arguments: list[str]) -> int:
     directory = os.getcwd()
     path = os.path.join(directory, attributes.FILE_NAME)
-    patterns = [attributes.normalise(pattern, directory, _top(repository)) for pattern in options.patterns]
+    patterns = [attributes.normalise(pattern, directory, _top(repository)) for pattern in arguments]
     added = _add(repository, path, patterns)
     for pattern in dict.fromkeys(patterns):
         print(f"tracking '{pattern}'" if pattern in added else f"'{pattern}' is tracked already")
@@ -41,10 +43,14 @@ def untrack(arguments: list[str]) -> int:
     )
     parser.add_argument("patterns", nargs="+", metavar="PATTERN", help="as it was given to track")
     options = parser.parse_args(arguments)
-    repository = open_work_tree()
+    with open_work_tree() as repository:
+        return _untrack(repository, options.patterns)
+
+
+def _untrack(repository: Repository, arguments: list[str]) -> int:
     directory = os.getcwd()
     path = os.path.join(directory, attributes.FILE_NAME)
-    patterns = [attributes.normalise(pattern, directory, _top(repository)) for pattern in options.patterns]
+    patterns = [attributes.normalise(pattern, directory, _top(repository)) for pattern in arguments]
     removed = attributes.remove_patterns(path, patterns)
     for pattern in dict.fromkeys(patterns):
         if pattern in removed:
