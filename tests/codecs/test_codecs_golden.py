@@ -1,0 +1,50 @@
+"""What is written in docs/format/codecs.md is what the code reads: released bytes decode for ever."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import pytest
+
+from thetastore.codecs import CODEC_NAMES, decode
+from thetastore.codecs.payload import Coding
+
+DOCUMENT = os.path.join(os.path.dirname(__file__), "..", "..", "docs", "format", "codecs.md")
+
+
+def document() -> str:
+    with open(DOCUMENT, encoding="utf-8") as file:
+        return file.read()
+
+
+def bytes_of(dump: str) -> bytes:
+    return bytes.fromhex(re.sub("#.*", "", dump))
+
+
+def golden_vectors() -> list[tuple[str, bytes, bytes]]:
+    blocks = re.findall(r"```golden (\w+)\nraw(.*?)\nstored\n(.*?)```", document(), re.DOTALL)
+    return [(codec, bytes_of(raw), bytes_of(stored)) for codec, raw, stored in blocks]
+
+
+@pytest.mark.parametrize(("codec", "raw", "stored"), golden_vectors())
+def test_a_golden_vector_of_the_document_decodes(codec, raw, stored) -> None:
+    out = bytearray(len(raw))
+
+    decode(codec, b"", stored, memoryview(out))
+
+    assert out == raw
+
+
+def test_every_codec_and_every_coding_of_planes_has_a_golden_vector() -> None:
+    vectors = golden_vectors()
+    codings = {stored[9 + 6 * group] for codec, _, stored in vectors if codec == "planes" for group in range(stored[3])}
+
+    assert {codec for codec, _, _ in vectors} == set(CODEC_NAMES)
+    assert codings == set(Coding)
+    assert {stored[1] for codec, _, stored in vectors if codec == "planes"} == {0, 1}
+
+
+def test_the_document_lists_the_numbers_of_the_code() -> None:
+    for coding in Coding:
+        assert f"| {coding.value} {coding.name.lower()} |" in document()
