@@ -25,6 +25,7 @@ MAX_VALUE_BYTES = 320 << 20
 are estimated at 243 MB and take 115."""
 _MAX_MEMO_GAP = 1000
 _MAX_INTEGER_BYTES = 255
+_MAX_INTEGER_DIGITS = 616
 """Longer integers mean nothing to a checkpoint, and converting decimal digits takes quadratic time."""
 
 
@@ -85,10 +86,12 @@ class Pickle:
     shared and cyclic.
     """
 
-    __slots__ = ("references", "root")
+    __slots__ = ("nbytes", "references", "root")
 
-    def __init__(self, root: object, references: list[Reference]) -> None:
+    def __init__(self, root: object, references: list[Reference], nbytes: int) -> None:
         self.root = root
+        self.nbytes = nbytes
+        """Length of the pickle."""
         self.references = references
         """Every persistent id, in the order of the pickle, whether or not it can be reached from the root."""
 
@@ -137,7 +140,7 @@ class _Machine:
             instruction(self)
         if self.at != len(pickle) or len(self.stack) != 1 or self.marks:
             raise NotThisFormat("something is left over at the end of the pickle")
-        return Pickle(self.stack[0], self.references)
+        return Pickle(self.stack[0], self.references, len(pickle))
 
     # Operands
 
@@ -231,7 +234,7 @@ class _Machine:
     # Values
 
     def integer_of_line(self, data: bytes) -> int:
-        if len(data) > 20:
+        if len(data) > _MAX_INTEGER_DIGITS:
             raise NotThisFormat("an overlong integer in the pickle")
         try:
             return int(data)

@@ -14,13 +14,15 @@ from typing import NamedTuple
 
 from thetastore.dtypes import DTYPES
 from thetastore.errors import NotThisFormat
-from thetastore.formats.pickle_machine import Call, Global, Mapping, Reference
+from thetastore.formats.pickle_machine import Call, Global, Mapping, Pickle, Reference
 from thetastore.layout import MAX_DIMENSIONS, MAX_TENSORS
 
 MAX_DEPTH = 256
-"""How deep the state may nest. Each level adds to the names below it."""
-MAX_VISITS = 4_000_000
-"""How many values are looked at. More than the pickle holds means that it shares values so as to multiply them."""
+"""How many containers may lie around a tensor. Each adds to the names below it."""
+_FREE_VISITS = 500_000
+_MAX_VISITS = 8_000_000
+"""How many values are looked at: that many, or one a byte of the pickle where that is more, up to the maximum. A pickle
+that asks for more shares its values so as to multiply them. A million takes 0.6 s."""
 _MAX_WRAPPERS = 16
 """How many rebuild calls may lie around one tensor; torch nests two."""
 
@@ -99,7 +101,7 @@ def storage_of(reference: Reference) -> Storage | None:
     return Storage(key, dtype, count * DTYPES[dtype].bits // 8 if dtype else None)
 
 
-def named_tensors(root: object) -> list[tuple[str, StoredTensor]]:
+def named_tensors(pickle: Pickle) -> list[tuple[str, StoredTensor]]:
     """Return every tensor that can be reached, by each path that leads to it, in the order of the pickle.
 
     A name is the path joined by dots. Where two paths spell the same name, the later one gets `#2`, `#3`, ... added.
@@ -109,7 +111,8 @@ def named_tensors(root: object) -> list[tuple[str, StoredTensor]]:
     """
     found: list[tuple[str, StoredTensor]] = []
     used: dict[str, int] = {}
-    for path, tensor in _walk(root):
+    visit_limit = min(max(_FREE_VISITS, pickle.nbytes), _MAX_VISITS)
+    for path, tensor in _walk(pickle.root, visit_limit):
         found.append((_free_name(".".join(path), used), tensor))
         if len(found) > MAX_TENSORS:
             raise NotThisFormat(f"more than {MAX_TENSORS} tensors")
@@ -126,7 +129,7 @@ def _free_name(name: str, used: dict[str, int]) -> str:
     return free
 
 
-def _walk(root: object) -> Iterator[tuple[list[str], StoredTensor]]:
+def _walk(root: object, visit_limit: int) -> Iterator[tuple[list[str], StoredTensor]]:
     """Yield path and tensor, depth first. The path is valid until the next step.
 
     Plain containers are walked once on each path to them, objects once: graphs of objects have more paths than
@@ -140,8 +143,8 @@ def _walk(root: object) -> Iterator[tuple[list[str], StoredTensor]]:
         children, owner = levels[-1]
         for key, child in children:
             visit_count += 1
-            if visit_count > MAX_VISITS:
-                raise NotThisFormat(f"the state of the pickle has more than {MAX_VISITS} values")
+            if visit_count > visit_limit:
+                raise NotThisFormat(f"there are more than {visit_limit} paths to the values of the pickle")
             if type(child) not in _CONTAINERS or id(child) in open_ids:
                 continue
             if len(levels) > 1:
@@ -149,7 +152,7 @@ def _walk(root: object) -> Iterator[tuple[list[str], StoredTensor]]:
             tensor = _tensor_of(child) if type(child) is Call else None
             if tensor is not None:
                 yield path, tensor
-            if len(levels) > MAX_DEPTH:
+            if len(levels) > MAX_DEPTH + 1:
                 raise NotThisFormat(f"the state of the pickle nests more than {MAX_DEPTH} deep")
             open_ids.add(id(child))
             levels.append((_children(child), child))
@@ -235,10 +238,15 @@ def _pairs_of_lists(arguments: tuple[object, ...]) -> list[tuple[object, object]
 
 
 def _attributes(state: object) -> Iterator[tuple[str, object]]:
-    """Yield the attributes that a state sets: a dict, or a pair of dicts of which the second is for slots."""
+    """Yield the attributes that a state sets: a dict, or a pair of dicts of which the second is for slots.
+
+    A state that is itself an object is one attribute, so that states of states are a level deeper each.
+    """
     if type(state) is tuple and len(state) == 2 and all(part is None or type(part) is Mapping for part in state):
         for part in state:
             yield from _children(part)
+    elif type(state) is Call:
+        yield "__state__", state
     else:
         yield from _children(state)
 

@@ -33,7 +33,7 @@ class TorchZip:
         _check_byte_order(file, entries.get(f"{folder}/byteorder"))
         pickle = read_pickle(_contents(file, entries[f"{folder}/data.pkl"], MAX_PICKLE_BYTES))
         storages = _find_storages(pickle.references, entries, f"{folder}/data/")
-        found = named_tensors(pickle.root)
+        found = named_tensors(pickle)
         tensors = [_placed(name, tensor, storages[tensor.storage.key][1].offset) for name, tensor in found]
         tensors = [tensor for tensor in tensors if _is_reasonable(tensor, file.size)]
         return checked_layout(self.name, self.version, file.size, _find_spans(storages, tensors), tensors)

@@ -56,16 +56,16 @@ def scan_bytes(format: Format, raw: bytes) -> Layout:
     """
     if not isinstance(format, HeaderFormat):
         return format.scan(BytesFile(raw))
-    prefix_bytes = SNIFF_BYTES
+    prefix = raw[:SNIFF_BYTES]
     while True:
         try:
-            return format.scan_header(raw[:prefix_bytes])
+            return format.scan_header(prefix)
         except NeedBytes as need:
             wanted_bytes = need.nbytes
-        assert prefix_bytes < wanted_bytes <= MAX_HEADER_BYTES, "each request must be for more, within the limit"
-        prefix_bytes = wanted_bytes
-        if prefix_bytes > len(raw):
-            raise NotThisFormat(f"the file ends before byte {prefix_bytes} of its header")
+        assert len(prefix) < wanted_bytes <= MAX_HEADER_BYTES, "each request must be for more, within the limit"
+        if wanted_bytes > len(raw):
+            raise NotThisFormat(f"the file ends before byte {wanted_bytes} of its header")
+        prefix = raw[:wanted_bytes]
 
 
 def mutations(raw: bytes, count: int, seed: int) -> Iterator[bytes]:
