@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 PROGRAMS = Path(sys.executable).parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PACKAGES = ("thetastore", "gitbridge", "migrations")
-OPTIONAL = {"numcodecs": "thetastore/numcodecs.py"}
+OPTIONAL = {"numcodecs": "thetastore/codecs/for_numcodecs.py"}
 """What only one module may import, because nothing else needs it."""
 NEVER_AT_START = {
     "asyncio",
