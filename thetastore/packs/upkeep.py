@@ -9,7 +9,6 @@ that nobody waits for.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
 
 from thetastore.backends import Backend
 from thetastore.digest import checksum_of
@@ -164,7 +163,7 @@ class _Orphanage:
             if self._is_there(sealed_name(id_of(name))):
                 appender.discard()  # killed after sealing: only the old name is left
                 return None
-            records = list(whole_records(self._packs.get(name))) if appender.size() else []
+            records = whole_records(self._packs.get(name)) if appender.size() else []
         except (MalformedError, UnsupportedError):
             appender.close()  # not a pack, or a newer program's: not ours to judge; `verify` reports it
             return None
@@ -256,14 +255,23 @@ def stored_bytes_of(pack: Pack, record: Record) -> memoryview:
     return stored
 
 
-def whole_records(pack: Pack) -> Iterator[Record]:
-    """Yield the records of a pack, read forwards, up to the first one that is not whole."""
-    for record in pack.records():
-        try:
-            stored_bytes_of(pack, record)
-        except ObjectCorruptError:
-            return
-        yield record
+def whole_records(pack: Pack) -> list[Record]:
+    """Return the records of a pack, read forwards, up to the last one whose stored bytes are whole.
+
+    A damaged one before others stays: cutting there would lose what follows.
+    """
+    records = list(pack.records())
+    while records and not _is_whole(pack, records[-1]):
+        records.pop()
+    return records
+
+
+def _is_whole(pack: Pack, record: Record) -> bool:
+    try:
+        stored_bytes_of(pack, record)
+        return True
+    except ObjectCorruptError:
+        return False
 
 
 def _small_packs(snapshot: Snapshot) -> list[PackInfo]:
