@@ -310,6 +310,8 @@ def _make_directory(path: str) -> None:
     except FileExistsError:
         return
     except FileNotFoundError:
+        if os.path.isdir(parent):  # a file system without room for directories (/proc) says so too
+            raise
         _make_directory(parent)
         _make_directory(path)
         return

@@ -1,0 +1,472 @@
+"""`git push` sends what the remote store lacks, pins it, and fails where weights would be left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from gitbridge import hooks
+from gitbridge.pins import encode_pin, pin_names, read_pin
+from thetastore.store import Store
+
+
+def weights(seed: int, nbytes: int = 50_000) -> bytes:
+    return random.Random(seed).randbytes(nbytes)
+
+
+@pytest.fixture
+def shared(tmp_path) -> Path:
+    return tmp_path / "mnt" / "models"
+
+
+@pytest.fixture
+def pushing(make_work, shared):
+    """A work tree with hooks, a bare remote called origin, and a URL of a store that does not exist yet."""
+    work, bare = make_work(), make_work("bare.git", "--bare")
+    work.git("remote", "add", "origin", str(bare.path))
+    work.git("config", "theta.url", str(shared))
+    hooks.install(work.repository())
+    return work
+
+
+def has(store: Path, *manifests) -> bool:
+    with Store.open(str(store)) as opened:
+        return opened.missing_objects(manifests) == []
+
+
+def pins(store: Path):
+    with Store.open(str(store)) as opened:
+        return [read_pin(opened.backend, name) for name in pin_names(opened.backend)]
+
+
+def stored_bytes(store: Path) -> int:
+    return sum(path.stat().st_size for path in store.rglob("*") if path.is_file())
+
+
+def test_the_first_push_creates_the_store_and_pins_the_commit(pushing, shared):
+    digest = pushing.put("w", weights(1))
+    commit = pushing.commit()
+
+    done = pushing.git("push", "origin", "main")
+
+    assert "sent" in done.err
+    assert has(shared, digest)
+    [pin] = pins(shared)
+    assert (pin.repository, pin.commit, pin.whole_history, pin.manifests) == (commit, commit, True, (digest,))
+
+
+def test_a_second_push_sends_only_what_is_new(pushing, shared):
+    first = pushing.put("w", weights(1, 3_000_000))
+    root = pushing.commit()
+    pushing.git("push", "-q", "origin", "main")
+    before = stored_bytes(shared)
+    second = pushing.put("w", weights(1, 3_000_000) + weights(2))
+    commit = pushing.commit()
+
+    pushing.git("push", "-q", "origin", "main")
+
+    assert stored_bytes(shared) - before < 1_200_000
+    assert has(shared, first, second)
+    assert {pin.commit: (pin.repository, pin.whole_history, pin.manifests) for pin in pins(shared)}[commit] == (
+        root,
+        False,
+        (second,),
+    )
+
+
+def test_remote_tracking_refs_play_no_part(pushing, shared):
+    digest = pushing.put("w", weights(1))
+    pushing.commit()
+    pushing.git("push", "-q", "--no-verify", "origin", "main")
+    pushing.commit("more")
+
+    pushing.git("push", "-q", "origin", "main")
+
+    assert has(shared, digest)
+
+
+def test_a_lost_store_is_filled_again_by_push_all(pushing, shared):
+    digest = pushing.put("w", weights(1))
+    pushing.commit()
+    pushing.git("push", "-q", "origin", "main")
+    for path in [*(shared / "packs").iterdir(), *(shared / "index").iterdir()]:
+        path.unlink()
+
+    done = pushing.theta("push", "--all")
+
+    assert (done.status, done.err) == (0, "")
+    assert has(shared, digest)
+
+
+def test_several_refs_tags_and_deletes_in_one_push(pushing, shared):
+    one = pushing.put("w", weights(1))
+    pushing.commit()
+    pushing.git("tag", "-a", "-m", "x", "v1")
+    pushing.git("push", "-q", "origin", "main:gone")
+    pushing.git("checkout", "-q", "-b", "side")
+    two = pushing.put("w", weights(2))
+    side = pushing.commit()
+    pushing.git("checkout", "-q", "main")
+    three = pushing.put("w", weights(3))
+    main = pushing.commit()
+    oid = pushing.git("rev-parse", "HEAD:w").out.strip()
+    pushing.git("tag", "blob", oid)
+
+    pushing.git("push", "-q", "origin", "main", "side", "v1", "blob", ":gone")
+
+    assert has(shared, one, two, three)
+    assert {main, side} <= {pin.commit for pin in pins(shared)}
+
+
+def test_deleting_a_ref_needs_no_store(pushing, shared):
+    pushing.put("w", weights(1))
+    pushing.commit()
+    pushing.git("push", "-q", "--no-verify", "origin", "main:gone")
+
+    pushing.git("push", "-q", "origin", ":gone")
+
+    assert not shared.exists()
+
+
+def test_merges_and_history_older_than_the_tool(pushing, shared):
+    (pushing.path / "w").write_bytes(weights(9))
+    pushing.git("add", "w")
+    pushing.commit("plain weights")
+    one = pushing.put("w", weights(1))
+    pushing.commit()
+    pushing.git("checkout", "-q", "-b", "side", "HEAD~1")
+    two = pushing.put("v", weights(2))
+    pushing.commit()
+    pushing.git("checkout", "-q", "main")
+    pushing.git("merge", "-q", "side")
+
+    pushing.git("push", "-q", "origin", "main")
+
+    assert has(shared, one, two)
+
+
+def test_deleted_versions_in_the_history_are_sent_too(pushing, shared):
+    digest = pushing.put("w", weights(1))
+    pushing.commit()
+    pushing.git("rm", "-qf", "w")
+    pushing.commit()
+
+    pushing.git("push", "-q", "origin", "main")
+
+    assert has(shared, digest)
+
+
+def test_without_a_url_the_push_fails_and_says_what_to_set(pushing):
+    pushing.git("config", "--unset", "theta.url")
+    pushing.put("dir/w", weights(1))
+    pushing.commit()
+
+    done = pushing.git("push", "origin", "main", check=False)
+
+    assert done.status != 0
+    assert "'dir/w'" in done.err
+    assert "git config theta.url" in done.err
+    assert pushing.git("ls-remote", "origin").out == ""
+
+
+def test_a_thetaconfig_that_was_not_added_is_pointed_out(pushing):
+    pushing.git("config", "--unset", "theta.url")
+    pushing.git("config", "-f", ".thetaconfig", "theta.url", "/x")
+    pushing.put("w", weights(1))
+    pushing.commit()
+
+    assert "git add .thetaconfig" in pushing.git("push", "origin", "main", check=False).err
+
+
+def test_nothing_tracked_is_silent_and_creates_nothing(pushing, shared):
+    (pushing.path / "code.py").write_text("x = 1\n" * 100)
+    pushing.git("add", ".")
+    pushing.commit()
+
+    done = pushing.git("push", "-q", "origin", "main")
+
+    assert (done.out, done.err) == ("", "")
+    assert not shared.exists()
+
+
+def test_a_repository_without_pointers_is_read_once(pushing):
+    (pushing.path / "code.py").write_text("x = 1\n" * 100)
+    pushing.git("add", ".")
+    commit = pushing.commit()
+    pushing.git("push", "-q", "origin", "main")
+
+    assert (pushing.path / ".git" / "theta" / "no-pointers").read_text().split() == [commit]
+
+    digest = pushing.put("w", weights(1))
+    pushing.commit()
+    pushing.git("push", "-q", "origin", "main")
+    assert [(pin.whole_history, pin.manifests) for pin in pins(Path(pushing.repository().config("theta.url")))] == [
+        (True, (digest,))
+    ]
+
+
+@pytest.mark.parametrize("obstacle", ["file", "unwritable"])
+def test_an_unreachable_store_fails_the_push_with_the_reason_and_later_all_is_sent(pushing, shared, obstacle):
+    if obstacle == "unwritable" and os.geteuid() == 0:
+        shared = Path("/proc/nothing/here")
+        pushing.git("config", "theta.url", str(shared))
+    else:
+        shared.parent.parent.mkdir(exist_ok=True)
+        shared.parent.write_text("a file where a directory should be")
+    digest = pushing.put("w", weights(1))
+    pushing.commit()
+
+    done = pushing.git("push", "origin", "main", check=False)
+
+    assert done.status != 0
+    assert f"'{shared}'" in done.err
+    assert "Traceback" not in done.err
+    assert pushing.git("ls-remote", "origin").out == ""
+
+    mended = pushing.path.parent / "mended"
+    pushing.git("config", "theta.url", str(mended))
+    pushing.git("push", "-q", "origin", "main")
+    assert has(mended, digest)
+
+
+def test_objects_that_only_the_remote_has_are_no_trouble(pushing, shared, make_work):
+    one = pushing.put("w", weights(1))
+    pushing.commit()
+    pushing.git("push", "-q", "origin", "main")
+    shutil.rmtree(pushing.path / ".git" / "theta")
+    for pin in shared.glob("pins/*/*"):
+        pin.unlink()
+    two = pushing.put("v", weights(2))
+    pushing.commit()
+
+    pushing.git("push", "-q", "origin", "main")
+
+    assert has(shared, one, two)
+
+
+def test_what_is_missing_everywhere_is_named_with_path_commit_and_object(pushing, shared):
+    digest = pushing.put("dir/lost", weights(1))
+    lost = pushing.commit()
+    shutil.rmtree(pushing.path / ".git" / "theta")
+    pushing.put("w", weights(2))
+    pushing.commit()
+
+    done = pushing.git("push", "origin", "main", check=False)
+
+    assert done.status != 0
+    assert "'dir/lost'" in done.err
+    assert lost[:7] in done.err
+    assert str(digest)[:16] in done.err
+    assert "hint:" in done.err
+    assert list(shared.glob("pins/*/*")) == []
+
+
+def test_an_incomplete_push_can_be_allowed_and_writes_no_pin(pushing, shared):
+    pushing.put("lost", weights(1))
+    pushing.commit()
+    shutil.rmtree(pushing.path / ".git" / "theta")
+    digest = pushing.put("w", weights(2))
+    pushing.commit()
+    pushing.git("config", "theta.allowIncompletePush", "true")
+
+    pushing.git("push", "-q", "origin", "main")
+
+    assert has(shared, digest)
+    assert list(shared.glob("pins/*/*")) == []
+
+
+def test_a_damaged_local_object_is_not_sent_and_its_file_is_named(pushing, shared):
+    pushing.put("w", weights(1, 500_000))
+    pushing.commit()
+    [pack] = (pushing.path / ".git" / "theta" / "packs").iterdir()
+    content = bytearray(pack.read_bytes())
+    content[len(content) // 2] ^= 1
+    pack.chmod(0o644)
+    pack.write_bytes(content)
+
+    done = pushing.git("push", "origin", "main", check=False)
+
+    assert done.status != 0
+    assert "'w'" in done.err
+    assert "corrupt" in done.err
+
+
+def test_a_clone_pushes_to_another_remote_what_it_never_fetched(pushing, shared, make_work, tmp_path):
+    one = pushing.put("w", weights(1))
+    pushing.commit()
+    two = pushing.put("w", weights(2))
+    pushing.commit()
+    pushing.git("push", "-q", "origin", "main")
+    clone, other = make_work("clone", clone=tmp_path / "bare.git"), make_work("other.git", "--bare")
+    clone.git("config", "remote.origin.thetaUrl", str(shared))
+    clone.git("remote", "add", "other", str(other.path))
+    clone.git("config", "remote.other.thetaUrl", str(tmp_path / "second"))
+    hooks.install(clone.repository())
+
+    clone.git("push", "-q", "other", "main")
+
+    assert has(tmp_path / "second", one, two)
+
+
+def test_a_shallow_clone_pushes_and_its_pin_vouches_only_for_what_it_saw(pushing, shared, make_work, tmp_path):
+    one = pushing.put("w", weights(1))
+    pushing.commit()
+    pushing.put("w", weights(2))
+    pushing.commit()
+    pushing.git("push", "-q", "--no-verify", "origin", "main")
+    clone = make_work("clone", "--depth=1", clone=f"file://{tmp_path / 'bare.git'}")
+    clone.git("config", "theta.url", str(tmp_path / "elsewhere"))
+    clone.git("config", "theta.allowIncompletePush", "true")
+    with pushing.repository().open_store() as full, clone.repository().open_store() as local:
+        full.send_to(local, [manifest_of_head(clone)])
+    hooks.install(clone.repository())
+    three = clone.put("w", weights(3))
+    commit = clone.commit()
+
+    clone.git("push", "-q", "origin", "main")
+
+    assert has(tmp_path / "elsewhere", three)
+    [pin] = pins(tmp_path / "elsewhere")
+    assert (pin.commit, pin.is_shallow) == (commit, True)
+
+    pushing.git("pull", "-q", "origin", "main")
+    pushing.git("config", "theta.url", str(tmp_path / "elsewhere"))
+    pushing.git("push", "-q", "origin", "main:again")
+    assert has(tmp_path / "elsewhere", one, three)
+    assert {pin.is_shallow for pin in pins(tmp_path / "elsewhere")} == {True, False}
+
+
+def manifest_of_head(clone):
+    from gitbridge.trees import tracked_in_tree
+
+    with clone.repository() as repository:
+        return tracked_in_tree(repository, "HEAD")[0].manifest_digest
+
+
+def test_a_shallow_clone_finds_the_id_of_its_project(pushing, shared, make_work, tmp_path):
+    pushing.put("w", weights(1))
+    root = pushing.commit()
+    pushing.commit("second")
+    pushing.git("push", "-q", "origin", "main")
+    clone = make_work("clone", "--depth=1", clone=f"file://{tmp_path / 'bare.git'}")
+    clone.git("config", "theta.url", str(shared))
+    hooks.install(clone.repository())
+    clone.put("v", weights(2))
+    commit = clone.commit()
+
+    clone.git("push", "-q", "origin", "main")
+
+    assert {(pin.repository, pin.is_shallow) for pin in pins(shared) if pin.commit == commit} == {(root, False)}
+
+
+def test_a_sha256_repository_is_pushed(make_work, shared):
+    work, bare = make_work("w", "--object-format=sha256"), make_work("b.git", "--bare", "--object-format=sha256")
+    work.git("remote", "add", "origin", str(bare.path))
+    work.git("config", "theta.url", str(shared))
+    hooks.install(work.repository())
+    digest = work.put("w", weights(1))
+    work.commit()
+
+    work.git("push", "-q", "origin", "main")
+
+    assert has(shared, digest)
+    assert len(pins(shared)[0].commit) == 64
+
+
+def test_a_users_own_pre_push_still_runs(pushing, shared):
+    hook = pushing.path / ".git" / "hooks" / "pre-push"
+    hook.unlink()
+    hook.write_text("#!/bin/sh\ncat > refs-seen\n")
+    hook.chmod(0o755)
+    hooks.install(pushing.repository())
+    digest = pushing.put("w", weights(1))
+    commit = pushing.commit()
+
+    pushing.git("push", "-q", "origin", "main")
+
+    assert has(shared, digest)
+    seen = (pushing.path / "refs-seen").read_text()
+    assert seen == f"refs/heads/main {commit} refs/heads/main {'0' * 40}\n"
+
+
+def test_from_a_linked_work_tree(pushing, shared, tmp_path, make_work):
+    pushing.put("w", weights(1))
+    pushing.commit()
+    pushing.git("worktree", "add", "-q", str(tmp_path / "linked"))
+
+    pushing.git("-C", str(tmp_path / "linked"), "push", "-q", "origin", "linked")
+
+    assert len(pins(shared)) == 1
+
+
+def test_a_committed_url_needs_consent_before_weights_go_there(pushing, shared):
+    pushing.git("config", "--unset", "theta.url")
+    pushing.git("config", "-f", ".thetaconfig", "theta.url", "../mnt/models")
+    pushing.git("add", ".thetaconfig")
+    digest = pushing.put("w", weights(1))
+    pushing.commit()
+
+    refused = pushing.git("push", "origin", "main", check=False)
+
+    assert refused.status != 0
+    assert f"git config --add theta.trustedUrl {shared}" in refused.err
+    assert not shared.exists()
+
+    pushing.git("config", "--add", "theta.trustedUrl", str(shared))
+    pushing.git("push", "-q", "origin", "main")
+    assert has(shared, digest)
+
+
+def test_git_theta_push_dry_run_changes_nothing(pushing, shared):
+    pushing.put("w", weights(1))
+    pushing.commit()
+
+    done = pushing.theta("push", "--dry-run")
+
+    assert done.out == f"git theta: would send what '{shared}' lacks of 1 version of a file\n"
+    assert not shared.exists()
+
+
+def test_git_theta_push_sends_named_refs(pushing, shared):
+    one = pushing.put("w", weights(1))
+    pushing.commit()
+    two = pushing.put("w", weights(2))
+    pushing.commit()
+
+    assert pushing.theta("push", "origin", "HEAD~1").status == 0
+    assert has(shared, one)
+    assert not has(shared, two)
+    assert pushing.theta("push", "origin", "HEAD~1").out == "git theta: nothing to push\n"
+    assert pushing.theta("push", "origin", "no-such-ref").status == 2
+
+
+def test_a_forged_pin_of_an_unknown_commit_is_ignored(pushing, shared):
+    Store.open(str(shared), create=True).close()
+    place = shared / "pins" / ("0" * 40)
+    place.mkdir(parents=True)
+    (place / f"{'1' * 40}.json").write_text("not json")
+    (place / "nonsense").write_text("")
+    digest = pushing.put("w", weights(1))
+    pushing.commit()
+
+    pushing.git("push", "-q", "origin", "main")
+
+    assert has(shared, digest)
+
+
+def test_pins_on_disk_are_what_the_document_says(pushing, shared):
+    pushing.put("w", weights(1))
+    commit = pushing.commit()
+    pushing.git("push", "-q", "origin", "main")
+
+    [path] = shared.glob("pins/*/*")
+    assert path.relative_to(shared).as_posix() == f"pins/{commit}/{commit}.json"
+    assert list(json.loads(path.read_text())) == [
+        "format", "version", "repository", "commit", "whole_history", "manifests",
+    ]  # fmt: skip
+    assert encode_pin(pins(shared)[0]) == path.read_bytes()
