@@ -206,6 +206,11 @@ def test_a_frame_that_breaks_a_rule_is_refused(why, frame) -> None:
         decode_to("zstd", frame, len(RAW_TEXT))
 
 
+def test_a_frame_of_no_bytes_is_refused() -> None:
+    with pytest.raises(MalformedError):
+        decode_to("zstd", zstandard.ZstdCompressor().compress(b""), 0)
+
+
 def test_a_decoder_is_as_good_as_new_after_an_error() -> None:
     good = bytes(encode(RAW_TEXT, None).stored)
     damaged = good[:-9] + bytes([good[-9] ^ 0xFF]) + good[-8:]

@@ -94,7 +94,7 @@ def _check_header(frame: memoryview, raw_bytes: int) -> None:
         header_bytes = zstandard.frame_header_size(frame)
     except zstandard.ZstdError as error:
         raise MalformedError(f"zstd frame has a bad header: {error}") from None
-    if header.content_size != raw_bytes:
+    if header.content_size != raw_bytes or not raw_bytes:  # zstd would not look at the blocks of an empty frame
         raise MalformedError(f"zstd frame says {header.content_size} raw bytes, {raw_bytes} were expected")
     if header.has_checksum or header.dict_id or header.window_size > max(raw_bytes, _MAX_WINDOW_BYTES):
         raise MalformedError("zstd frame has a checksum, a dictionary or a window over 8 MiB: none is allowed")
