@@ -16,7 +16,9 @@ ATTACKS = {
     "a shape of millions of numbers": "b'{\"a\":{\"shape\":[' + b'1,' * (MOST // 2 - 50) + b'1]}}'",
     "a shape of millions of lists": "b'{\"a\":{\"shape\":[' + b'[],' * (MOST // 3 - 50) + b'1]}}'",
     "an integer of millions of digits": "b'{\"a\":{\"shape\":[' + b'9' * (MOST - 50) + b']}}'",
-    "millions of keys of metadata": "b'{\"__metadata__\":{' + b','.join(b'\"%x\":\"\"' % n for n in range(2_500_000)) + b'}}'",
+    "millions of keys of metadata": (
+        "b'{\"__metadata__\":{' + b','.join(b'\"%x\":\"\"' % n for n in range(2_500_000)) + b'}}'"
+    ),
     "millions of empty tensors": "b'{' + b','.join(b'\"%d\":{}' % n for n in range(2_500_000)) + b'}'",
     "as many tensors as fit, by one": (
         'b\'{\' + b\',\'.join(b\'"%x":{"dtype":"U8","shape":[1],"data_offsets":[%d,%d]}\' % (n, n, n + 1)'
@@ -24,7 +26,9 @@ ATTACKS = {
     ),
     "a name of wide characters": "b'{\"' + '\\U0001f600'.encode() * (MOST // 4 - 50) + b'\":{}}'",
     "metadata of escapes": "b'{\"__metadata__\":{\"a\":\"' + b'\\\\n' * (MOST // 2 - 50) + b'\"}}'",
-    "metadata of escaped surrogates": "b'{\"__metadata__\":{\"a\":\"' + b'\\\\ud83d\\\\ude00' * (MOST // 12 - 50) + b'\"}}'",
+    "metadata of escaped surrogates": (
+        "b'{\"__metadata__\":{\"a\":\"' + b'\\\\ud83d\\\\ude00' * (MOST // 12 - 50) + b'\"}}'"
+    ),
     "a string that never ends": "b'{\"' + b'\\\\\"' * (MOST // 2 - 50)",
     "spaces": "b'{' + b' ' * (MOST - 50) + b'}'",
 }
