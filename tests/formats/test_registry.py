@@ -102,7 +102,7 @@ def test_a_request_for_bytes_passes_only_if_it_can_be_met() -> None:
 
 @pytest.mark.parametrize(
     ("name", "version"),
-    [("", 1), ("Upper", 1), ("a b", 1), ("x" * 33, 1), (None, 1), ("ok", -1), ("ok", True), ("ok", "1")],
+    [("", 1), ("Upper", 1), ("a b", 1), ("x" * 33, 1), (None, 1), ("ok", -1), ("ok", 65536), ("ok", True), ("ok", "1")],
 )
 def test_a_plugin_without_a_released_name_is_refused(name: Any, version: Any) -> None:
     plugin = HeaderPlugin()

@@ -14,6 +14,9 @@ from thetastore.layout import Layout, checked_layout
 
 ENTRY_POINT_GROUP = "thetastore.formats"
 
+MAX_VERSION = 0xFFFF
+"""Manifests hold a layout version in two bytes."""
+
 _BUILT_IN = (
     # leading offset, magic there, module, class
     (0, b"PK\3\4", "torch_zip", "TorchZip"),
@@ -78,7 +81,7 @@ def guarded(plugin: Any, checked: bool = False) -> Format:
         NotThisFormat: it is no format plug-in at all.
     """
     name, version = plugin.name, plugin.version
-    if not _is_released_name(name) or type(version) is not int or version < 0:
+    if not _is_released_name(name) or type(version) is not int or not 0 <= version <= MAX_VERSION:
         raise NotThisFormat(f"a format plug-in may not be called {name!r:.80} version {version!r:.20}")
     kind = _GuardedHeader if isinstance(plugin, HeaderFormat) else _GuardedWhole
     return kind(plugin, name, version, checked)
