@@ -338,9 +338,8 @@ def _nowhere(
 
 def _no_store(repository: Repository, remote: str, files: list[TrackedFile]) -> RemoteError:
     count = len(files)
-    what = (
-        f"'{files[0].path}'" + (f" and {count - 1} more versions or files" if count > 1 else "") if files else "files"
-    )
+    what = f"'{files[0].path}'" if files else "commits that follow pinned ones"
+    what += f" (and {count - 1} more)" if count > 1 else ""
     uncommitted = os.path.join(repository.work_tree or repository.git_dir, COMMITTED_NAME)
     hint = _how_to_name_a_store()
     if os.path.exists(uncommitted):

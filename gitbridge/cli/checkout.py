@@ -38,5 +38,23 @@ def fill(repository: Repository, arguments: list[str] | None) -> int:
     if report.filled:
         print(f"git theta: filled {count_text(len(report.filled), 'file')}, {size_text(report.raw_bytes)}")
     elif not report.failures:
-        print("git theta: every file holds its weights already")
+        print(_nothing_filled(repository))
     return 2 if report.failures else 0
+
+
+def _nothing_filled(repository: Repository) -> str:
+    """Tell a work tree that is full from one that a failed clone or checkout left empty."""
+    from gitbridge.errors import RevisionError
+    from gitbridge.trees import tracked_in_index, tracked_in_tree
+
+    try:
+        in_head = {file.path for file in tracked_in_tree(repository, "HEAD")}
+    except RevisionError:
+        in_head = set()
+    absent = in_head - {file.path for file in tracked_in_index(repository)}
+    if absent:
+        return (
+            f"git theta: '{min(absent)}' is in HEAD, and not in the index (a checkout that failed?)\n"
+            "to bring back all files of HEAD: git restore --source=HEAD --staged --worktree :/"
+        )
+    return "git theta: nothing to fill: no file here is a pointer"

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import os
+
 from gitbridge.repository import Repository
 
 
 def open_repository() -> Repository:
     """Find the repository, and complete what a dead process of ours left half done."""
-    from gitbridge.materialize import complete_pending
-
     repository = Repository.discover()
-    complete_pending(repository)
+    if _has_journals(repository):  # the import costs more than all the rest of a hook
+        from gitbridge.materialize import complete_pending
+
+        complete_pending(repository)
     return repository
+
+
+def _has_journals(repository: Repository) -> bool:
+    try:
+        with os.scandir(os.path.join(repository.theta_dir, "pending")) as found:
+            return any(True for _ in found)
+    except FileNotFoundError:
+        return False
 
 
 def open_work_tree() -> Repository:

@@ -50,6 +50,8 @@ def _print_text(found: Status) -> None:
 
 def _summary(found: Status) -> list[str]:
     if not found.files:
+        if found.plain:
+            return ["no weights are in the store yet"]
         return ["no file is tracked yet; to start: git theta track '*.safetensors', then git add"]
     total = size_text(sum(row.file.file_bytes for row in found.files))
     quiet = sum(not row.remarks() for row in found.files)

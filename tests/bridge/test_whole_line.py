@@ -1,0 +1,183 @@
+"""The commands together with the filter, as one uses them: real git, real hooks, real processes."""
+
+from __future__ import annotations
+
+import json
+import random
+import struct
+
+import pytest
+
+
+def checkpoint(*seeds: int) -> bytes:
+    """A safetensors file with one tensor for each seed."""
+    header, body = {}, b""
+    for position, seed in enumerate(seeds):
+        raw = random.Random(seed).randbytes(40_000)
+        header[f"t{position}"] = {"dtype": "F32", "shape": [100, 100], "data_offsets": [len(body), len(body) + 40_000]}
+        body += raw
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + body
+
+
+@pytest.fixture
+def line(make_work, tmp_path):
+    """A work tree where all is installed and one version is pushed."""
+    work, bare = make_work(), make_work("bare.git", "--bare")
+    assert work.theta("install").status == 0
+    assert work.theta("track", "*.safetensors").status == 0
+    work.git("config", "-f", ".thetaconfig", "theta.url", str(tmp_path / "store"))
+    work.git("config", "--add", "theta.trustedUrl", str(tmp_path / "store"))
+    work.git("remote", "add", "origin", str(bare.path))
+    (work.path / "m 1.safetensors").write_bytes(checkpoint(1, 2))
+    work.git("add", ".")
+    work.commit("v1")
+    work.git("push", "-q", "-u", "origin", "main")
+    return work
+
+
+def content(work) -> bytes:
+    return (work.path / "m 1.safetensors").read_bytes()
+
+
+def test_a_plain_clone_has_the_weights_and_hooks(line, make_work, tmp_path):
+    clone = make_work("clone", clone=tmp_path / "bare.git")
+
+    assert content(clone) == checkpoint(1, 2)
+    assert (clone.path / ".git" / "hooks" / "pre-push").exists()
+    status = clone.theta("status").out
+    assert status.startswith("1 tracked file, ")
+    assert status.endswith(f": all weights are here and in '{tmp_path / 'store'}'\n")
+
+
+def test_versions_travel_from_clone_to_clone(line, make_work, tmp_path):
+    clone = make_work("clone", clone=tmp_path / "bare.git")
+    clone.git("config", "theta.url", str(tmp_path / "store"))
+    (clone.path / "m 1.safetensors").write_bytes(checkpoint(1, 3))
+    clone.git("commit", "-qam", "v2")
+    clone.git("push", "-q")
+
+    line.git("pull", "-q")
+
+    assert content(line) == checkpoint(1, 3)
+    line.git("checkout", "-q", "HEAD~1")
+    assert content(line) == checkpoint(1, 2)
+    assert line.git("status", "--porcelain").out == ""
+
+
+def test_a_clone_without_its_store_says_what_to_do_and_pull_mends_it(line, make_work, tmp_path):
+    (tmp_path / "store").rename(tmp_path / "away")
+    import subprocess
+
+    done = subprocess.run(
+        ["git", "clone", "-q", "bare.git", "clone"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert f"no store at '{tmp_path / 'store'}'" in done.stderr
+    (tmp_path / "away").rename(tmp_path / "store")
+
+    clone = line.__class__(tmp_path / "clone", line._capsys, line._monkeypatch)
+    pulled = clone.theta("pull")
+    assert "git restore --source=HEAD --staged --worktree :/" in pulled.out
+    clone.git("restore", "--source=HEAD", "--staged", "--worktree", ":/")
+    assert content(clone) == checkpoint(1, 2)
+
+
+def test_checkout_and_pull_fill_what_is_a_pointer(line):
+    pointer = line.git("cat-file", "blob", "HEAD:m 1.safetensors").out
+    (line.path / "m 1.safetensors").write_text(pointer)
+    assert "pointer only" in line.theta("status").out
+
+    done = line.theta("checkout", "m 1.safetensors")
+
+    assert (done.status, done.out) == (0, f"git theta: filled 1 file, {len(checkpoint(1, 2)) / 1000:.1f} kB\n")
+    assert content(line) == checkpoint(1, 2)
+    assert line.git("status", "--porcelain").out == ""
+    assert "nothing to fill" in line.theta("pull").out
+    assert line.theta("checkout", "no-such-file").status == 2
+
+
+def test_diffs_show_which_tensors_changed(line):
+    (line.path / "m 1.safetensors").write_bytes(checkpoint(1, 3))
+
+    in_work_tree = line.git("diff", "--no-color").out
+    line.git("commit", "-qam", "v2")
+    in_history = line.git("log", "-1", "-p", "--no-color").out
+
+    for shown in (in_work_tree, in_history):
+        changed = [text for text in shown.splitlines() if text.startswith(("-t", "+t"))]
+        assert [text[:22] for text in changed] == ["-t1: float32 [100, 100", "+t1: float32 [100, 100"]
+        assert " t0: float32 [100, 100] " in shown
+
+
+def test_an_unchanged_file_is_shown_without_reading_it(line):
+    shown = line.theta("textconv", "m 1.safetensors").out
+
+    assert shown.startswith(f"safetensors, {len(checkpoint(1, 2))} bytes, 2 tensors\nblake3 ")
+
+
+def test_both_sides_changed_is_a_conflict_that_leaves_ours_whole(line):
+    line.git("checkout", "-q", "-b", "side")
+    (line.path / "m 1.safetensors").write_bytes(checkpoint(1, 3))
+    line.git("commit", "-qam", "side")
+    line.git("checkout", "-q", "main")
+    (line.path / "m 1.safetensors").write_bytes(checkpoint(4, 2))
+    line.git("commit", "-qam", "main")
+
+    merged = line.git("merge", "side", check=False)
+
+    assert merged.status == 1
+    assert "both sides changed the weights of 'm 1.safetensors'" in merged.err
+    assert line.git("status", "--porcelain").out == 'UU "m 1.safetensors"\n'
+    assert content(line) == checkpoint(4, 2)
+    line.git("checkout", "--theirs", "--", "m 1.safetensors")
+    assert content(line) == checkpoint(1, 3)
+
+
+def test_one_side_changed_merges_by_itself(line):
+    line.git("checkout", "-q", "-b", "side")
+    (line.path / "m 1.safetensors").write_bytes(checkpoint(1, 3))
+    line.git("commit", "-qam", "side")
+    line.git("checkout", "-q", "main")
+    line.commit("other work")
+
+    line.git("merge", "-q", "side")
+
+    assert content(line) == checkpoint(1, 3)
+
+
+def test_the_merge_driver_keeps_what_both_did_alike(work, tmp_path):
+    for name, text in (("O", b"base"), ("A", b"base"), ("B", b"theirs")):
+        (work.path / name).write_bytes(text)
+
+    assert work.theta("merge-driver", "O", "A", "B", "7", "p").status == 0
+    assert (work.path / "A").read_bytes() == b"theirs"
+    assert work.theta("merge-driver", "O", "A", "B", "7", "p").status == 0
+
+
+def test_tracking_a_committed_file_moves_it_to_the_store(line):
+    (line.path / "old.bin").write_bytes(checkpoint(7))
+    line.git("add", "old.bin")
+    line.commit()
+
+    told = line.theta("track", "*.bin").out
+    line.git(*told.rpartition("git ")[2].split())
+    line.git("add", ".gitattributes")
+    line.commit()
+
+    assert "pending" not in told
+    assert line.theta("status").status == 0
+    assert [f["path"] for f in json.loads(line.theta("ls-files", "--json").out)["files"]] == [
+        "m 1.safetensors",
+        "old.bin",
+    ]
+
+
+def test_uninstalling_leaves_nothing_that_git_would_run(line):
+    assert line.theta("uninstall").status == 0
+
+    (line.path / "other.txt").write_text("x")
+    line.git("add", "other.txt")
+    line.commit()
+    line.git("push", "-q")
+    assert line.git("config", "--get-regexp", "^(filter|diff|merge).theta", check=False).out == ""
