@@ -20,7 +20,7 @@ from thetastore.errors import NotThisFormat
 
 MAX_PICKLE_BYTES = 64 << 20
 """200,000 tensors take 27 to 50 MB."""
-MAX_VALUE_BYTES = 320 << 20
+MAX_VALUE_BYTES = 256 << 20
 """Memory that the values of one pickle may take, as estimated (from above) beside each instruction; 200,000 tensors
 are estimated at 243 MB and take 115."""
 _MAX_MEMO_GAP = 1000
@@ -170,7 +170,7 @@ class _Machine:
 
     def text(self, data: bytes, encoding: str = "utf-8") -> str:
         if not data.isascii():
-            self.charge(3 * len(data))
+            self.charge(32 + 3 * len(data))
         try:
             return data.decode(encoding, "surrogatepass" if encoding == "utf-8" else "strict")
         except UnicodeDecodeError:
@@ -218,7 +218,7 @@ class _Machine:
         if gap > _MAX_MEMO_GAP:
             raise NotThisFormat(f"the pickle jumps over {gap} memo indexes")
         if gap >= 0:
-            self.charge(8 * gap)
+            self.charge(10 * gap)
             memo.extend([None] * (gap + 1))
         memo[index] = self.top()
 

@@ -27,7 +27,7 @@ class TorchZip:
         return head[:4] == b"PK\3\4"
 
     def scan(self, file: RandomAccess) -> Layout:
-        """Locate the tensors; see `WholeFormat.scan`. Peak memory: 400 MB, for 64 MiB of hostile pickle."""
+        """Locate the tensors; see `WholeFormat.scan`. Peak memory: 350 MB, for 64 MiB of hostile pickle."""
         entries = read_directory(file)
         folder = _archive_folder(entries)
         _check_byte_order(file, entries.get(f"{folder}/byteorder"))
