@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from thetastore.codecs import CODEC_NAMES, encode
 from thetastore.dtypes import DTYPES
 
-MINILM_BF16 = "/work/shared/data/minilm.bf16.safetensors"
+MINILM_BF16 = Path(__file__).parents[3] / "shared/data/minilm.bf16.safetensors"
 
 
 def ratio(raw: bytes, dtype: str | None) -> float:
