@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from gitbridge.errors import ConfigError, RemoteError
-from gitbridge.pins import Pin, PinName, is_shallow, pin_names, present_commits, repository_id, write_pin
+from gitbridge.pins import Pin, PinName, pin_names, repository_id, write_pin
 from gitbridge.remotes import COMMITTED_NAME, Place, consent, default_remote, open_place, places, remote_names
 from gitbridge.repository import Repository
-from gitbridge.trees import TrackedFile, tracked_in_history
+from gitbridge.trees import TrackedFile
+from gitbridge.unpushed import Scan, independent, remember_without_pointers, scan
 from thetastore.digest import Digest
 from thetastore.errors import ObjectCorruptError, ObjectMissingError, StoreMissingError, ThetaError
 from thetastore.transfer import CopyReport
@@ -169,15 +170,6 @@ def _how_to_name_a_store() -> str:
 # Pushing
 
 
-class _Scan(NamedTuple):
-    """One commit to push, and the pointers that no pin covers."""
-
-    oid: str
-    files: list[TrackedFile]
-    is_whole: bool
-    is_shallow: bool
-
-
 def push(
     repository: Repository,
     remote: str,
@@ -203,17 +195,17 @@ def push(
         RemoteError: no store is known, or it refused, or something is missing in both.
         ConsentError: only a committed file names the store, and nobody agreed.
     """
-    tips = _independent(repository, oids)
+    tips = independent(repository, oids)
     if not tips:
         return Pushed(None, 0, 0, _NOTHING)
     found = places(repository, remote, tips[0], git_url)
     place = found[0] if found else None
     known = _pins_of(place)
     excluded = [] if everything else [name.commit for name in known if not name.is_shallow]
-    scans = _scan(repository, tips, excluded)
+    scans = scan(repository, tips, excluded)
     files = {file.manifest_digest: file for scan in scans for file in scan.files}
     if not files and not known:
-        _remember_without_pointers(repository, scans)
+        remember_without_pointers(repository, scans)
         return Pushed(place, 0, 0, _NOTHING)
     if place is None:
         raise _no_store(repository, remote, list(files.values()))
@@ -233,7 +225,7 @@ def push(
 def _push_to(
     repository: Repository,
     place: Place,
-    scans: list[_Scan],
+    scans: list[Scan],
     files: dict[Digest, TrackedFile],
     known: list[PinName],
     dry_run: bool,
@@ -282,7 +274,7 @@ def _made_available(
     place: Place,
     lacking: list[Digest],
     files: dict[Digest, TrackedFile],
-    scans: list[_Scan],
+    scans: list[Scan],
 ) -> list[Digest]:
     """Return the manifests that can be sent, after fetching from other remotes what this clone never had.
 
@@ -322,7 +314,7 @@ def _fetch_from_others(repository: Repository, local: Store, place: Place, files
 
 
 def _nowhere(
-    repository: Repository, file: TrackedFile, digest: Digest, count: int, place: Place, scans: list[_Scan]
+    repository: Repository, file: TrackedFile, digest: Digest, count: int, place: Place, scans: list[Scan]
 ) -> RemoteError:
     tips = [scan.oid for scan in scans]
     words = repository.git("log", "-1", "--format=%h", f"--find-object={file.oid}", *tips, "--", check=False).split()
@@ -359,88 +351,8 @@ def _pins_of(place: Place | None) -> list[PinName]:
         return pin_names(target.backend)
 
 
-def _pin(repository: Repository, target: Store, scans: list[_Scan], known: list[PinName]) -> None:
+def _pin(repository: Repository, target: Store, scans: list[Scan], known: list[PinName]) -> None:
     owner = repository_id(repository, scans[0].oid, known)
-    for scan in scans:
-        manifests = tuple(sorted({file.manifest_digest for file in scan.files}))
-        write_pin(target.backend, Pin(owner, scan.oid, scan.is_whole, manifests, scan.is_shallow))
-
-
-# History
-
-
-def _independent(repository: Repository, oids: Iterable[str]) -> list[str]:
-    """Peel tags, drop what other pushed commits reach: what is left covers the same history."""
-    asked = list(dict.fromkeys(oids))
-    if not asked:
-        return []
-    peeled = "".join(f"{oid}^{{}}\n" for oid in asked).encode()
-    answers = repository.git("cat-file", "--batch-check=%(objectname) %(objecttype)", input=peeled).decode()
-    kinds = {line.split()[0]: line.split()[-1] for line in answers.splitlines()}
-    commits = [oid for oid, kind in kinds.items() if kind == "commit"]
-    others = [oid for oid, kind in kinds.items() if kind in ("tree", "blob")]
-    if 1 < len(commits) <= _MOST_TO_REDUCE:
-        reduced = repository.git("--no-replace-objects", "merge-base", "--independent", *commits, check=False)
-        commits = reduced.decode().split() or commits
-    return commits + others
-
-
-_MOST_TO_REDUCE = 256
-"""Comparing commits with each other costs the square of their number; above this each is scanned by itself."""
-
-
-def _scan(repository: Repository, tips: list[str], pinned: list[str]) -> list[_Scan]:
-    """Find the pointers that each tip adds to what is pinned and to the tips before it."""
-    covered = present_commits(repository, pinned)
-    excluded = [*covered, *_without_pointers(repository)]
-    is_whole = not covered
-    scans = []
-    for tip in tips:
-        files = list(tracked_in_history(repository, [tip], excluded))
-        scans.append(_Scan(tip, files, is_whole, _reaches_cut(repository, tip, excluded)))
-        excluded = [*excluded, tip]
-        is_whole = False
-    return scans
-
-
-def _reaches_cut(repository: Repository, tip: str, excluded: list[str]) -> bool:
-    """Tell whether the history looked at ends where a shallow clone was cut."""
-    if not is_shallow(repository):
-        return False
-    with open(os.path.join(repository.common_dir, "shallow"), "rb") as stream:
-        cuts = set(stream.read().split())
-    lines = "".join(f"{line}\n" for line in (tip, *("^" + oid for oid in excluded))).encode()
-    reached = repository.git("rev-list", "--ignore-missing", "--stdin", input=lines)
-    return not cuts.isdisjoint(reached.split())
-
-
-_CACHE_NAME = "no-pointers"
-_CACHE_LINES = 64
-
-
-def _without_pointers(repository: Repository) -> list[str]:
-    """Return commits whose whole history was read before and holds no pointer.
-
-    A repository that tracks nothing has no pins; without this each of its pushes would read all of it.
-    """
-    try:
-        with open(os.path.join(repository.theta_dir, _CACHE_NAME), encoding="ascii") as stream:
-            lines = stream.read(_CACHE_LINES * 65).split()
-    except (OSError, UnicodeDecodeError):
-        return []
-    return present_commits(repository, [line for line in lines if len(line) in (40, 64) and line.isalnum()])
-
-
-def _remember_without_pointers(repository: Repository, scans: list[_Scan]) -> None:
-    new = [scan.oid for scan in scans if not scan.is_shallow]
-    lines = [*new, *_without_pointers(repository)][:_CACHE_LINES]
-    if not new or len(set(lines)) < len(lines):
-        return
-    path = os.path.join(repository.theta_dir, _CACHE_NAME)
-    try:
-        os.makedirs(repository.theta_dir, exist_ok=True)
-        with open(f"{path}.{os.getpid()}", "w", encoding="ascii") as stream:
-            stream.write("".join(f"{line}\n" for line in lines))
-        os.replace(f"{path}.{os.getpid()}", path)
-    except OSError:
-        return  # only time is lost
+    for one in scans:
+        manifests = tuple(sorted({file.manifest_digest for file in one.files}))
+        write_pin(target.backend, Pin(owner, one.oid, one.is_whole, manifests, one.is_shallow))

@@ -6,6 +6,8 @@ import json
 import os
 import random
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -470,3 +472,49 @@ def test_pins_on_disk_are_what_the_document_says(pushing, shared):
         "format", "version", "repository", "commit", "whole_history", "manifests",
     ]  # fmt: skip
     assert encode_pin(pins(shared)[0]) == path.read_bytes()
+
+
+def test_a_full_disk_fails_the_push_and_the_next_one_sends_the_rest(pushing, shared):
+    digest = pushing.put("w", weights(1, 3_000_000))
+    pushing.commit()
+    command = "ulimit -f 1000; exec git push origin main"  # 512 or 1024 kB a file
+
+    done = subprocess.run(["sh", "-c", command], cwd=pushing.path, capture_output=True, text=True, check=False)
+
+    assert done.returncode != 0
+    assert f"could not all be sent to '{shared}'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(shared.glob("pins/*/*")) == []
+    pushing.git("push", "-q", "origin", "main")
+    assert has(shared, digest)
+
+
+def test_a_push_killed_in_the_middle_is_completed_by_the_next(pushing, shared):
+    digest = pushing.put("w", weights(1, 5_000_000))
+    commit = pushing.commit()
+    code = (
+        "import os, signal, sys; from gitbridge.repository import Repository; from gitbridge.sync import push\n"
+        "die = lambda objects, nbytes: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"push(Repository.discover(), 'origin', None, ['{commit}'], report=die)\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], cwd=pushing.path, check=False)
+
+    assert done.returncode == -9
+    assert not has(shared, digest)
+    pushing.git("push", "-q", "origin", "main")
+    assert has(shared, digest)
+
+
+def test_a_mirror_pushes_on_what_it_has_itself(pushing, shared, make_work, tmp_path):
+    digest = pushing.put("w", weights(1))
+    pushing.commit()
+    pushing.git("push", "-q", "origin", "main")
+    mirror, target = make_work("mirror.git", "--mirror", clone=tmp_path / "bare.git"), make_work("t.git", "--bare")
+    mirror.git("config", "remote.origin.thetaUrl", str(shared))
+    mirror.git("config", "theta.url", str(tmp_path / "second"))
+    hooks.install(mirror.repository())
+
+    mirror.git("push", "-q", str(target.path), "main")
+
+    assert has(tmp_path / "second", digest)
