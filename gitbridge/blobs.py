@@ -13,8 +13,10 @@ from gitbridge.errors import GitError, RevisionError
 from gitbridge.index_file import OID_BYTES, IndexLookup, IndexUnsupportedError, read_index
 from gitbridge.pointers import MAX_POINTER_BYTES, is_pointer
 from gitbridge.repository import Repository
+from thetastore.digest import Digest
 
-_HEAD_BYTES = 64
+_HEAD_BYTES = 2048
+"""Holds all of a pointer but its tensors."""
 _REGULAR_MODES = (b"100644", b"100755")
 
 
@@ -41,13 +43,18 @@ class BlobsAtPaths:
         found = index.oid(path) if index is not None else None
         return found or self._in_head(path)
 
-    def pointer_text(self, oid: bytes) -> bytes | None:
-        """Return a blob if it may be a pointer; a large file that Git holds itself is not read into memory."""
+    def pointer_text(self, oid: bytes, file_digest: Digest) -> bytes | None:
+        """Return a blob if it is a pointer to these bytes; a large file that Git holds itself is not kept in memory.
+
+        One exchange with git where the answer is no, as it is for every file that has changed.
+        """
         try:
             head = next(iter(self._repository.cat_file().read_heads([oid.hex()], _HEAD_BYTES)))
             if not is_pointer(head.head) or head.size_bytes > MAX_POINTER_BYTES:
                 return None
-            return self._repository.read_object(oid.hex())
+            if b"\ndigest %b\n" % str(file_digest).encode() not in head.head:
+                return None
+            return head.head if head.size_bytes <= _HEAD_BYTES else self._repository.read_object(oid.hex())
         except (RevisionError, GitError):
             return None
 

@@ -82,7 +82,7 @@ class Cleaner:
         oid = self._blobs.oid(path)
         if oid is None or oid == blob_oid(text, self._repository.object_format):
             return text
-        earlier = self._blobs.pointer_text(oid)
+        earlier = self._blobs.pointer_text(oid, file_digest)
         try:
             if earlier is not None and parse_pointer(earlier).file_digest == file_digest:
                 return earlier

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from gitbridge import hooks
 from gitbridge.repository import Repository
 
+_REBASE = "rebase-merge"
 _HOOKS_AFTER_CHECKOUT = ("post-checkout", "post-merge", "post-rewrite")
 """Git runs these before it closes our input. Our lines in them complete the fill; see `gitbridge.hooks`."""
 _HOOKS_AFTER_MERGE = ("pre-merge-commit", "post-commit")
@@ -59,7 +60,7 @@ class Contexts:
 
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
-        self._foreign: dict[str, bool] = {}
+        self._hooks: dict[str, hooks.Hook] = {}
 
     def answer(self, request: Request) -> Answer:
         """Tell what a request gets."""
@@ -71,21 +72,28 @@ class Contexts:
 
     def _programs_come_first(self, request: Request) -> bool:
         """Tell whether git will run a program of the user's on the work tree before it lets us fill."""
-        rebase = os.path.join(self._repository.git_dir, "rebase-merge")
-        is_rebase = os.path.isdir(rebase)
-        if is_rebase and _has_exec(os.path.join(rebase, "git-rebase-todo")):
-            return True
+        if is_rebasing(self._repository):
+            # Our lines in the hooks fill nothing during a rebase, see `materialize.complete_living`.
+            todo = os.path.join(self._repository.git_dir, _REBASE, "git-rebase-todo")
+            names = (*_HOOKS_AFTER_CHECKOUT, *_HOOKS_AFTER_MERGE)
+            return _has_exec(todo) or any(not self._hook(name).is_ours_alone for name in names if self._runs(name))
         # Without a tree, can-delay comes from the merge machinery, whose commands go on to make commits.
-        is_merge = is_rebase or request.treeish is None
-        names = _HOOKS_AFTER_CHECKOUT + (_HOOKS_AFTER_MERGE if is_merge else ())
-        return any(map(self._is_foreign, names))
+        names = (*_HOOKS_AFTER_CHECKOUT, *(_HOOKS_AFTER_MERGE if request.treeish is None else ()))
+        return any(not self._hook(name).has_ours for name in names if self._runs(name))
 
-    def _is_foreign(self, name: str) -> bool:
-        """Tell whether a hook will run, and none of our lines before the user's."""
-        if name not in self._foreign:
-            path = os.path.join(hooks.hooks_dir(self._repository), name)
-            self._foreign[name] = os.access(path, os.X_OK) and not hooks.read_hook(path).has_ours
-        return self._foreign[name]
+    def _runs(self, name: str) -> bool:
+        """Tell whether git will run a hook."""
+        return os.access(self._hook(name).path, os.X_OK)
+
+    def _hook(self, name: str) -> hooks.Hook:
+        if name not in self._hooks:
+            self._hooks[name] = hooks.read_hook(os.path.join(hooks.hooks_dir(self._repository), name))
+        return self._hooks[name]
+
+
+def is_rebasing(repository: Repository) -> bool:
+    """Tell whether a rebase is going on that keeps one git process, and its index in memory, over many commits."""
+    return os.path.isdir(os.path.join(repository.git_dir, _REBASE))
 
 
 def _has_exec(todo_path: str) -> bool:

@@ -86,6 +86,11 @@ class Hook(NamedTuple):
         """Whether lines of ours, of any version, are in it."""
         return self.content is not None and _END in self.content
 
+    @property
+    def is_ours_alone(self) -> bool:
+        """Whether it is our own file, and runs nothing of the user's."""
+        return self.content == _own_file(self.name, is_chained=False)
+
 
 def hooks_dir(repository: Repository) -> str:
     """Return the directory where git looks for this repository's hooks."""

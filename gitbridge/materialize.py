@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from gitbridge import sync
 from gitbridge.blobs import blob_oid
+from gitbridge.contexts import is_rebasing
 from gitbridge.errors import BridgeError, PointerError
 from gitbridge.fill import Failure, Filling, Wanted, journal_directory, patch_index_of, place
 from gitbridge.journal import FoundJournal, Placement, Records, found_journals
@@ -144,26 +145,34 @@ def _tracked(repository: Repository, paths: list[bytes]) -> Iterator[bytes]:
 
 
 def complete_pending(repository: Repository) -> int:
-    """Finish what other processes of ours left ready in this work tree; return how many files were filled.
-
-    A dead process's journal is completed and removed. Of a living one's, what lies in its place is filled and
-    the rest is left alone: git runs our hooks while its filter process is still waiting.
-    """
+    """Finish what dead processes of ours left ready in this work tree; return how many files were filled."""
     if repository.work_tree is None:
         return 0
     filled_count = 0
     for journal in found_journals(journal_directory(repository)):
-        records = journal.read()
+        records = journal.read() if journal.is_dead else None
         if records is not None:
-            complete = _complete_dead if journal.is_dead else _complete_living
-            filled_count += complete(repository, repository.work_tree, journal, records)
+            filled_count += _complete_dead(repository, repository.work_tree, journal, records)
     return filled_count
 
 
-def _complete_living(repository: Repository, work_tree: str, _: FoundJournal, records: Records) -> int:
-    placed = place(work_tree, records.ready.values())
-    patch_index_of(repository, placed.filled)
-    return len(placed.filled)
+def complete_living(repository: Repository) -> int:
+    """Put in place what living processes of ours have ready; return how many files were filled.
+
+    For our hooks, which git runs while its filter process is still waiting, before the user's. Nothing is
+    removed, and nothing happens in a rebase: there git goes on with the index that it has in memory, and would
+    take a filled file for one that the user has changed. (`contexts` sends bytes where that would matter.)
+    """
+    if repository.work_tree is None or is_rebasing(repository):
+        return 0
+    filled_count = 0
+    for journal in found_journals(journal_directory(repository)):
+        records = None if journal.is_dead else journal.read()
+        if records is not None:
+            placed = place(repository.work_tree, records.ready.values())
+            patch_index_of(repository, placed.filled)
+            filled_count += len(placed.filled)
+    return filled_count
 
 
 def _complete_dead(repository: Repository, work_tree: str, journal: FoundJournal, records: Records) -> int:

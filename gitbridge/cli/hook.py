@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from gitbridge.cli.opening import open_repository
+from gitbridge.cli.opening import has_journals, open_repository
 from gitbridge.repository import Repository
 
 
@@ -13,7 +13,11 @@ def run(name: str, arguments: list[str]) -> int:
     with open_repository() as repository:
         if name == "pre-push":
             return _pre_push(repository, arguments, sys.stdin.buffer.read())
-    return 0  # opening the repository completed what was pending
+        if has_journals(repository):  # of the filter that waits while git runs this hook
+            from gitbridge.materialize import complete_living
+
+            complete_living(repository)
+    return 0
 
 
 def _pre_push(repository: Repository, arguments: list[str], lines: bytes) -> int:

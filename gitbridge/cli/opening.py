@@ -10,14 +10,15 @@ from gitbridge.repository import Repository
 def open_repository() -> Repository:
     """Find the repository, and complete what a dead process of ours left half done."""
     repository = Repository.discover()
-    if _has_journals(repository):  # the import costs more than all the rest of a hook
+    if has_journals(repository):  # the import costs more than all the rest of a hook
         from gitbridge.materialize import complete_pending
 
         complete_pending(repository)
     return repository
 
 
-def _has_journals(repository: Repository) -> bool:
+def has_journals(repository: Repository) -> bool:
+    """Tell whether a process of ours, dead or alive, has files to put in their places."""
     try:
         with os.scandir(os.path.join(repository.theta_dir, "pending")) as found:
             return any(True for _ in found)

@@ -1,0 +1,52 @@
+"""What a filter works with: the repository, its store, and how files come out of it.
+
+Made when the first file comes, not before: git starts the filter for many commands that then ask nothing of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gitbridge import hooks, materialize
+from gitbridge.cleaning import Cleaner
+from gitbridge.fill import Wanted
+from gitbridge.repository import Repository
+from thetastore.store import Store
+
+
+class Session:
+    """What both kinds of filter share: the repository, its store, and how files come out of it."""
+
+    def __init__(self) -> None:
+        self.repository = Repository.discover()
+        self.cleaner = Cleaner(self.repository)
+        if self.repository.work_tree is not None:
+            hooks.install_missing(self.repository)
+
+    @property
+    def store(self) -> Store:
+        """The local store, made if there is none."""
+        return self.cleaner.store()
+
+    def fetch(self, wanted: list[Wanted], treeish: str | None) -> Exception | None:
+        """Bring files into the local store; return why that failed, if it did."""
+        return materialize.fetch(self.repository, self.store, wanted, treeish)
+
+    def pieces(self, wanted: Wanted) -> Iterator[memoryview]:
+        """Yield a file's bytes; each piece is valid until the next. See `Store.read_file` for what is checked when."""
+        manifest, _ = wanted.manifest(self.store)
+        return self.store.read_file(manifest, wanted.manifest_digest)
+
+    def fetched_pieces(self, wanted: Wanted, treeish: str | None) -> Iterator[memoryview]:
+        """Yield a file's bytes, from the remote store if need be."""
+        why_not = self.fetch([wanted], treeish)
+        if why_not is not None:
+            raise why_not
+        return self.pieces(wanted)
+
+    def close(self) -> None:
+        """Make durable what was stored; say so if that fails."""
+        try:
+            self.cleaner.close()
+        finally:
+            self.repository.close()
