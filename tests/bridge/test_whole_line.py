@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import struct
 
@@ -110,10 +111,30 @@ def test_diffs_show_which_tensors_changed(line):
         assert " t0: float32 [100, 100] " in shown
 
 
-def test_an_unchanged_file_is_shown_without_reading_it(line):
-    shown = line.theta("textconv", "m 1.safetensors").out
+def swap_bytes_unseen(line) -> None:
+    """Change the weights in a way that only reading them could tell: same length, same times."""
+    path = line.path / "m 1.safetensors"
+    line.git("config", "core.trustctime", "false")
+    line.git("config", "core.checkStat", "minimal")
+    os.utime(path, (1_600_000_000, 1_600_000_000))
+    line.git("add", "m 1.safetensors")
+    path.write_bytes(checkpoint(8, 9))
+    os.utime(path, (1_600_000_000, 1_600_000_000))
 
-    assert shown.startswith(f"safetensors, {len(checkpoint(1, 2))} bytes, 2 tensors\nblake3 ")
+
+def test_an_unchanged_file_is_shown_without_reading_its_weights(line):
+    before = line.theta("textconv", "m 1.safetensors").out
+    swap_bytes_unseen(line)
+
+    assert line.theta("textconv", "m 1.safetensors").out == before
+    assert before.startswith(f"safetensors, {len(checkpoint(1, 2))} bytes, 2 tensors\nblake3 ")
+
+
+def test_status_and_ls_files_read_no_weights(line):
+    swap_bytes_unseen(line)
+
+    assert "all weights are here" in line.theta("status").out
+    assert line.theta("ls-files").out.startswith("full ")
 
 
 def test_both_sides_changed_is_a_conflict_that_leaves_ours_whole(line):
