@@ -234,4 +234,4 @@ def test_processes_that_write_read_and_merge_at_once_lose_nothing(store_path):
 
 @pytest.mark.deep
 def test_many_processes_that_write_read_and_merge_for_long_lose_nothing(store_path):
-    run_writers(store_path, writers=6, count=150)
+    run_writers(store_path, writers=4, count=60)

@@ -22,6 +22,10 @@ _SMALL_RUN_COUNT = 1 << 13
 """Runs of fewer digests are looked up together: their words make one set, 5 us a thousand."""
 
 
+_MOST_LISTINGS = 20
+"""How often a store is listed while files vanish from it; each time costs some 30 us."""
+
+
 class Loose:
     """The records of a pack that no run covers."""
 
@@ -31,6 +35,8 @@ class Loose:
         self.rows: list[Row] = []
         self.end = 0
         """Up to where the pack was read."""
+        self.file_bytes = 0
+        """How long a sealed pack is; kept, since another process may merge it away at any time."""
 
     def add(self, records: Iterable[Record]) -> None:
         """Take in more records of the pack."""
@@ -100,7 +106,7 @@ class Catalog:
         self._backend = backend
         self._packs = packs
         self._lock = _thread.allocate_lock()
-        self._names: tuple[frozenset[str], ...] = ()
+        self._names: tuple[frozenset[str], frozenset[str], frozenset[str]] | None = None
         self._runs: dict[str, Run | ThetaError] = {}
         self._loose: dict[str, Loose] = {}
         self._snapshot: Snapshot | None = None
@@ -125,15 +131,20 @@ class Catalog:
         With `thorough`, runs whose digests or places are damaged are found out and not believed.
         """
         with self._lock:
-            names = tuple(
-                self._list(*place) for place in (("incoming", ".pack"), ("index", ".run"), ("packs", ".pack"))
-            )
-            before = self._mark(), names == self._names
-            self._names = names
+            before = self._mark(), self._names
             if thorough:
                 self._distrust_damaged_runs()
-            self._snapshot = self._take(*names)
-            return (self._mark(), True) != before
+            for _ in range(_MOST_LISTINGS):
+                self._names = self._list_all()
+                self._snapshot = self._take(*self._names)
+                later = self._list_all()
+                if all(names <= still for names, still in zip(self._names, later, strict=True)):
+                    break
+                # What was merged away while we looked may be in files that were not listed yet.
+            return (self._mark(), self._names) != before
+
+    def _list_all(self) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
+        return self._list("incoming", ".pack"), self._list("index", ".run"), self._list("packs", ".pack")
 
     def _list(self, directory: str, suffix: str) -> frozenset[str]:
         """List the well-formed names in a directory; what else lies there is not ours."""
@@ -204,6 +215,7 @@ def read_loose(packs: Packs, name: str, known: Loose | None = None) -> Loose:
             return known
         loose = Loose(name)
         loose.add(records_of(pack))
+        loose.file_bytes = pack.size()
         return loose
     loose = Loose(name)
     if known is not None:
@@ -220,9 +232,9 @@ def records_of(pack: Pack) -> list[Record]:
         return list(pack.records())
 
 
-def sealed_pack(loose: Loose, file_bytes: int) -> SealedPack:
-    """Return what an index run needs to know of a pack that none covers."""
-    return SealedPack(id_of(loose.file_name), file_bytes, loose.rows)
+def sealed_pack(loose: Loose) -> SealedPack:
+    """Return what an index run needs to know of a sealed pack that none covers."""
+    return SealedPack(id_of(loose.file_name), loose.file_bytes, loose.rows)
 
 
 def id_of(name: str) -> str:

@@ -87,7 +87,7 @@ class Upkeep:
         for loose in snapshot.loose:
             pack_id = id_of(loose.file_name)
             if loose.file_name in snapshot.packs and pack_id not in alive:
-                packs.setdefault(pack_id, sealed_pack(loose, self._packs.get(loose.file_name).size()))
+                packs.setdefault(pack_id, sealed_pack(loose))
         if packs:
             write_run(self._backend, list(packs.values()))
             self._not_covered = []

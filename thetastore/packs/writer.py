@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from thetastore.backends import Appender, Backend
 from thetastore.digest import Buffer, Digest, checksum_of
+from thetastore.errors import BackendError
 from thetastore.packs.preamble import PREAMBLE_BYTES, checksum64, preamble
 from thetastore.packs.reader import PACK_END, PACK_MAGIC, ROW, TABLE_MARK, TRAILER, Record
 from thetastore.packs.records import Entry, encode_head
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
 
 SYNC_BYTES = 64 << 20
 """Write-back starts whenever so much is new: of 400 MiB, the last fsync then takes 7 ms instead of 140."""
+
+
+_MOST_IDS = 100
 
 
 class Row(NamedTuple):
@@ -68,9 +73,18 @@ class PackWriter:
 
     @classmethod
     def new(cls, backend: Backend) -> PackWriter:
-        """Start a pack."""
-        pack_id = new_id()
-        return cls(pack_id, backend.appender(incoming_name(pack_id)))
+        """Start a pack.
+
+        Another process that seals may take the new, still unlocked file for a dead writer's, and delete it;
+        then another id is tried.
+        """
+        for _ in range(_MOST_IDS):
+            pack_id = new_id()
+            try:
+                return cls(pack_id, backend.appender(incoming_name(pack_id)))
+            except FileExistsError:
+                continue
+        raise BackendError(errno.EEXIST, f"{_MOST_IDS} new files were taken by others", backend.url)
 
     @classmethod
     def adopt(cls, pack_id: str, appender: Appender, records: list[Record]) -> PackWriter:
