@@ -22,7 +22,7 @@ MAX_PICKLE_BYTES = 64 << 20
 """200,000 tensors take 27 to 50 MB."""
 MAX_VALUE_BYTES = 256 << 20
 """Memory that the values of one pickle may take, as estimated (from above) beside each instruction; 200,000 tensors
-are estimated at 243 MB and take 115."""
+are estimated at 233 MiB and take 112."""
 _MAX_MEMO_GAP = 1000
 _MAX_INTEGER_BYTES = 255
 _MAX_INTEGER_DIGITS = 616
@@ -190,6 +190,7 @@ class _Machine:
 
     def pop_to_mark(self) -> list[object]:
         start = self.marks.pop()
+        self.charge(8 * (len(self.stack) - start))
         values = self.stack[start:]
         del self.stack[start:]
         return values
@@ -247,6 +248,7 @@ class _Machine:
 
     def push_long(self, nbytes: int) -> None:
         data = self.take(nbytes)
+        self.charge(min(nbytes, _MAX_INTEGER_BYTES))
         self.push(int.from_bytes(data, "little", signed=True) if nbytes <= _MAX_INTEGER_BYTES else Opaque())
 
     def push_float_line(self) -> None:
@@ -278,6 +280,7 @@ class _Machine:
         if type(target) is list:
             target.extend(values)
         elif type(target) is Call:
+            self.charge(_LIST)
             target.items = target.items or []
             target.items.extend(values)
         else:
@@ -287,11 +290,12 @@ class _Machine:
         target = self.top()
         if len(flat) % 2 or type(target) not in (Mapping, Call):
             raise NotThisFormat("the pickle sets keys of what is not a dict")
-        pairs = zip(flat[::2], flat[1::2], strict=True)
         self.charge(40 * len(flat))
+        pairs = zip(flat[::2], flat[1::2], strict=True)
         if type(target) is Mapping:
             target.pairs.extend(pairs)
         elif type(target) is Call:
+            self.charge(_LIST)
             target.pairs = target.pairs or []
             target.pairs.extend(pairs)
 
@@ -385,10 +389,10 @@ def _old_text(m: _Machine, data: bytes) -> None:
 
 _INT32: Final = struct.Struct("<i")
 _FLOAT64: Final = struct.Struct(">d")
-_STACK, _SMALL, _TUPLE, _STRING, _OBJECT = 10, 40, 100, 72, 140
+_STACK, _SMALL, _STRING, _TUPLE, _LIST, _CALL, _OBJECT = 10, 40, 72, 88, 100, 112, 140
 """Bytes that an instruction can take at most, slots on the stack and in a container included: nothing but a
-slot; a number; a short tuple or an empty container; a short string (its length comes with the operand, which
-is no longer than the pickle); a record with its first list."""
+slot; a number; a short string (its length comes with the operand, which is no longer than the pickle); a short
+tuple; a list of one value; a call without items or state; a record with its first list."""
 
 _INSTRUCTIONS: Final[dict[int, tuple[Callable[[_Machine], None], int]]] = {
     ord("("): (_Machine.mark, _SMALL),
@@ -404,15 +408,15 @@ _INSTRUCTIONS: Final[dict[int, tuple[Callable[[_Machine], None], int]]] = {
     ord("L"): (lambda m: m.push(m.integer_of_line(m.line().removesuffix(b"L"))), _SMALL),
     ord("N"): (lambda m: m.push(None), _STACK),
     ord("P"): (lambda m: m.push_reference(m.text(m.line())), _STRING + _TUPLE),
-    ord("Q"): (lambda m: m.push_reference(m.pop()), _TUPLE),
-    ord("R"): (_Machine.call, _OBJECT),
+    ord("Q"): (lambda m: m.push_reference(m.pop()), _SMALL + _STACK),
+    ord("R"): (_Machine.call, _CALL),
     ord("S"): (_Machine.push_quoted, _STRING),
     ord("T"): (_sized(4, _old_text), _STRING),
     ord("U"): (_sized(1, _old_text), _STRING),
     ord("V"): (lambda m: m.push(m.text(m.line(), "raw-unicode-escape")), _STRING),
     ord("X"): (_sized(4, _text), _STRING),
     ord("a"): (_Machine.append_one, _STACK),
-    ord("b"): (_Machine.build, _TUPLE),
+    ord("b"): (_Machine.build, _LIST),
     ord("c"): (_Machine.push_global, _STRING * 3),
     ord("d"): (_Machine.push_mapping, _OBJECT),
     ord("}"): (lambda m: m.push(Mapping()), _OBJECT),
@@ -421,8 +425,8 @@ _INSTRUCTIONS: Final[dict[int, tuple[Callable[[_Machine], None], int]]] = {
     ord("h"): (lambda m: m.recall(m.take(1)[0]), _STACK),
     ord("i"): (_Machine.call_named, _OBJECT + _STRING * 3),
     ord("j"): (lambda m: m.recall(m.number(4)), _STACK),
-    ord("l"): (lambda m: m.push(m.pop_to_mark()), _TUPLE),
-    ord("]"): (lambda m: m.push([]), _TUPLE),
+    ord("l"): (lambda m: m.push(m.pop_to_mark()), _LIST),
+    ord("]"): (lambda m: m.push([]), _LIST),
     ord("o"): (_Machine.call_marked, _OBJECT),
     ord("p"): (lambda m: m.memoize(m.index_of_line()), _STACK),
     ord("q"): (lambda m: m.memoize(m.take(1)[0]), _STACK),
@@ -434,7 +438,7 @@ _INSTRUCTIONS: Final[dict[int, tuple[Callable[[_Machine], None], int]]] = {
     ord("G"): (lambda m: m.push_packed(_FLOAT64), _SMALL),
     # Protocol 2
     0x80: (lambda m: m.check_protocol(m.take(1)[0]), 1),
-    0x81: (_Machine.call, _OBJECT),
+    0x81: (_Machine.call, _CALL),
     0x82: (lambda m: m.push_extension(1), _SMALL),
     0x83: (lambda m: m.push_extension(2), _SMALL),
     0x84: (lambda m: m.push_extension(4), _SMALL),
@@ -451,9 +455,9 @@ _INSTRUCTIONS: Final[dict[int, tuple[Callable[[_Machine], None], int]]] = {
     0x8C: (_sized(1, _text), _STRING),
     0x8D: (_sized(8, _text), _STRING),
     0x8E: (_sized(8, _bytes), _STRING),
-    0x8F: (lambda m: m.push([]), _TUPLE),
+    0x8F: (lambda m: m.push([]), _LIST),
     0x90: (lambda m: m.append(m.pop_to_mark()), _STACK),
-    0x91: (lambda m: m.push(m.pop_to_mark()), _TUPLE),
+    0x91: (lambda m: m.push(m.pop_to_mark()), _LIST),
     0x92: (_Machine.call_with_keywords, _OBJECT + _TUPLE),
     0x93: (_Machine.push_stacked_global, _TUPLE),
     0x94: (lambda m: m.memoize(len(m.memo)), _STACK),
