@@ -6,7 +6,7 @@ out, else of HEAD), so that a plain `git clone` works; and, where the Git remote
 the store of the repository there, and whatever that one is configured with.
 
 A committed file is written by others: nothing but `theta.url` is taken from it, git reads it without
-includes, and no weights are sent to a place that only it names before somebody agrees (`consent`).
+includes, and no weights are sent to somebody else's place that only it names before a person agrees (`consent`).
 """
 
 from __future__ import annotations
@@ -145,14 +145,18 @@ def store_directory(url: str, root: str) -> str:
 
 
 def consent(repository: Repository, place: Place) -> None:
-    """Make sure that somebody here agreed to send weights to a place that only a committed file names.
+    """Make sure that weights may go to a place that only a committed file names.
 
-    Asks on the terminal where there is one, and remembers a yes in `theta.trustedUrl`.
+    A directory of the user's own needs no question. Of another one the terminal is asked where there is one, and
+    a yes is remembered in `theta.trustedUrl`: otherwise a commit that somebody merged could send weights to where
+    others read them.
 
     Raises:
         ConsentError: nobody agreed.
     """
-    if not place.is_committed or place.directory in repository.config_all("theta.trustedUrl"):
+    if not place.is_committed or _is_own(place.directory):
+        return
+    if place.directory in repository.config_all("theta.trustedUrl"):
         return
     if _ask(f"Send model weights to '{place.directory}', which {COMMITTED_NAME} names? [y/N] "):
         repository.git("config", "--local", "--add", "theta.trustedUrl", place.directory)
@@ -161,9 +165,20 @@ def consent(repository: Repository, place: Place) -> None:
     from shlex import quote
 
     raise ConsentError(
-        f"only the committed {COMMITTED_NAME} says that weights go to '{place.directory}', and nobody here has agreed",
+        f"only the committed {COMMITTED_NAME} says that weights go to '{place.directory}', which belongs to somebody "
+        "else, and nobody here has agreed",
         f"git config --add theta.trustedUrl {quote(place.directory)}",
     )
+
+
+def _is_own(directory: str) -> bool:
+    """Tell whether a directory, or the one in which it would be made, belongs to this user."""
+    while not os.path.lexists(directory) and os.path.dirname(directory) != directory:
+        directory = os.path.dirname(directory)
+    try:
+        return os.stat(directory).st_uid == os.geteuid()
+    except OSError:
+        return False
 
 
 def _ask(question: str) -> bool:

@@ -406,12 +406,28 @@ def test_from_a_linked_work_tree(pushing, shared, tmp_path, make_work):
     assert len(pins(shared)) == 1
 
 
-def test_a_committed_url_needs_consent_before_weights_go_there(pushing, shared):
+def named_by_a_committed_file(pushing):
     pushing.git("config", "--unset", "theta.url")
     pushing.git("config", "-f", ".thetaconfig", "theta.url", "../mnt/models")
     pushing.git("add", ".thetaconfig")
     digest = pushing.put("w", weights(1))
     pushing.commit()
+    return digest
+
+
+def test_a_committed_url_is_enough_to_push_into_a_directory_of_ones_own(pushing, shared):
+    digest = named_by_a_committed_file(pushing)
+
+    pushing.git("push", "-q", "origin", "main")
+
+    assert has(shared, digest)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory to somebody else")
+def test_a_committed_url_needs_consent_before_weights_go_to_somebody_elses_directory(pushing, shared):
+    digest = named_by_a_committed_file(pushing)
+    shared.parent.mkdir()
+    os.chown(shared.parent, 12345, -1)
 
     refused = pushing.git("push", "origin", "main", check=False)
 

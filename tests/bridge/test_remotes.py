@@ -186,14 +186,20 @@ def test_the_default_remote_is_the_one_of_git_fetch(work, commands, expected):
     assert default_remote(work.repository()) == expected
 
 
-def test_consent_is_asked_only_for_committed_urls(work):
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory to somebody else")
+def test_consent_is_asked_only_for_committed_urls_of_directories_of_somebody_else(work, tmp_path):
+    theirs = tmp_path / "their directory"
+    theirs.mkdir()
+    os.chown(theirs, 12345, -1)
+    place = str(theirs / "models")
     repository = work.repository()
 
-    consent(repository, Place("/x", "/x", "theta.url"))
+    consent(repository, Place(place, place, "theta.url"))
+    consent(repository, Place(str(tmp_path / "models"), "models", ".thetaconfig"))
     with pytest.raises(ConsentError, match="nobody here has agreed"):
-        consent(repository, Place("/x y", "/x y", ".thetaconfig"))
-    work.git("config", "--global", "--add", "theta.trustedUrl", "/x y")
-    consent(work.repository(), Place("/x y", "/x y", ".thetaconfig"))
+        consent(repository, Place(place, place, ".thetaconfig"))
+    work.git("config", "--global", "--add", "theta.trustedUrl", place)
+    consent(work.repository(), Place(place, place, ".thetaconfig"))
 
 
 # Fetching

@@ -28,7 +28,6 @@ def line(make_work, tmp_path):
     assert work.theta("install").status == 0
     assert work.theta("track", "*.safetensors").status == 0
     work.git("config", "-f", ".thetaconfig", "theta.url", str(tmp_path / "store"))
-    work.git("config", "--add", "theta.trustedUrl", str(tmp_path / "store"))
     work.git("remote", "add", "origin", str(bare.path))
     (work.path / "m 1.safetensors").write_bytes(checkpoint(1, 2))
     work.git("add", ".")
