@@ -13,13 +13,15 @@ from typing import NamedTuple
 
 from gitbridge.errors import PointerError
 from gitbridge.index_file import Filled, IndexLockedError, IndexUnsupportedError, update_index
-from gitbridge.journal import Identity, Journal, Placement
+from gitbridge.journal import TEMPORARY_MARK, Identity, Journal, Placement
 from gitbridge.pointers import parse_pointer, render_pointer
 from gitbridge.repository import Repository
 from gitbridge.work_files import UnsafePathError, WorkFiles, set_time_before_index, temporary_name
 from thetastore.digest import Digest, digest_of
 from thetastore.manifest import Manifest
 from thetastore.store import Store
+
+_EXCLUDED = b".*" + TEMPORARY_MARK + b"*"
 
 
 class Wanted(NamedTuple):
@@ -111,6 +113,7 @@ class Filling:
 
     def _started_journal(self) -> Journal:
         if self._journal is None:
+            exclude_temporaries(self._repository)
             self._journal = Journal.create(journal_directory(self._repository))
         return self._journal
 
@@ -148,6 +151,19 @@ class Filling:
             self._journal.remove()
         self._journal = None
         return failures
+
+
+def exclude_temporaries(repository: Repository) -> None:
+    """Make git ignore temporary files, or a `git add .` after a crash would take whole weights into Git."""
+    path = os.path.join(repository.common_dir, "info", "exclude")
+    try:
+        with open(path, "a+b") as stream:
+            stream.seek(0)
+            content = stream.read()
+            if _EXCLUDED not in content.splitlines():
+                stream.write((b"" if content.endswith(b"\n") or not content else b"\n") + _EXCLUDED + b"\n")
+    except OSError:
+        return  # a directory without info/, or one that is not ours to write: git works all the same
 
 
 def place(work_tree: str, placements: Iterable[Placement]) -> Placed:
