@@ -102,7 +102,9 @@ class World:
 
 
 def _environment(home: Path) -> Mapping[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "LC_", "XDG_"))}
+    # PYTHONDONTWRITEBYTECODE, where set, would have every start of ours compile our own source.
+    dropped = ("GIT_", "LC_", "XDG_", "PYTHON")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
     programs = os.path.dirname(sys.executable)
     return kept | {
         "HOME": str(home),

@@ -262,7 +262,7 @@ def environment(scratch: Path) -> dict[str, str]:
     home = scratch / "home"
     home.mkdir()
     (home / ".gitconfig").write_text(GIT_CONFIG)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "XDG_"))}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "XDG_", "PYTHON"))}
     return kept | {
         "HOME": str(home),
         "GIT_CONFIG_GLOBAL": str(home / ".gitconfig"),
