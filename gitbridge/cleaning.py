@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from gitbridge.blobs import BlobsAtPaths, blob_oid
-from gitbridge.errors import BridgeError, PointerError
+from gitbridge.errors import BridgeError, PointerError, PointerVersionError
 from gitbridge.pointers import MAX_POINTER_BYTES, is_pointer, parse_pointer, render_pointer
 from gitbridge.repository import Repository
 from thetastore.digest import Digest
@@ -96,6 +96,8 @@ class Cleaner:
             self._check_against_manifest(text)
         except PointerError as error:
             if self._blobs.oid(path) != blob_oid(text, self._repository.object_format):
+                if isinstance(error, PointerVersionError):
+                    raise
                 raise DamagedPointerError(
                     f"the file begins as a pointer of git theta, but {error}",
                     "to get the last good version back: git checkout HEAD -- <file>",

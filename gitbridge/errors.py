@@ -3,6 +3,7 @@
 ThetaError
 |-- MalformedError
 |   `-- PointerError            text that claims to be a pointer and is none
+|       `-- PointerVersionError written by a newer version: update this one
 `-- BridgeError                 has a `hint`: the way out, on a line of its own
     |-- RepositoryMissingError  run it inside of a repository
     |-- GitError                git itself said no; its words are kept
@@ -39,6 +40,12 @@ class PointerError(MalformedError):
     """Text begins like a pointer and is not one that this version would have written."""
 
     code = "pointer"
+
+
+class PointerVersionError(PointerError):
+    """A pointer was written by a newer version."""
+
+    code = "pointer-version"
 
 
 class RepositoryMissingError(BridgeError):

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gitbridge.errors import PointerError
+from gitbridge.errors import PointerError, PointerVersionError
 from thetastore.digest import Digest
 from thetastore.dtypes import DTYPES
 from thetastore.errors import MalformedError
@@ -104,13 +104,14 @@ def parse_pointer(text: bytes) -> Pointer:
     """Read a pointer.
 
     Raises:
+        PointerVersionError: the text was written by a newer version.
         PointerError: the text is not exactly what `pointer_text` makes of the values in it.
     """
     if not is_pointer(text):
         raise PointerError("this is not a pointer: its first line is another one")
     if not text.startswith(_VERSION_LINE):
         version = text[len(_FAMILY) : len(_FAMILY) + 20].split(b"\n")[0].decode("ascii", "replace")
-        raise PointerError(f"this pointer has version '{version}', this thetastore reads version 0: update it")
+        raise PointerVersionError(f"this pointer has version '{version}', this thetastore reads version 0: update it")
     if len(text) > MAX_POINTER_BYTES:
         raise PointerError(f"a pointer of {len(text)} bytes is longer than the limit of {MAX_POINTER_BYTES}")
     head = _HEAD.match(text, len(_VERSION_LINE + _COMMENT))

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from gitbridge.contexts import Answer, Contexts, Request
-from gitbridge.errors import PointerError
+from gitbridge.errors import PointerError, PointerVersionError
 from gitbridge.fill import Failure, Filling, Wanted
 from gitbridge.materialize import complain, fill_all
 from gitbridge.pktline import Content, PacketWriter
@@ -70,14 +70,16 @@ class Smudger:
             self._pass_through(start, content)
 
     def _smudge_pointer(self, request: Request, text: bytes) -> None:
+        answer = self._contexts.answer(request)
         try:
             wanted = Wanted.of(request.path, request.blob or "", text)
         except PointerError as error:
+            if isinstance(error, PointerVersionError) and answer is not Answer.POINTER:
+                raise
             # A conflict that git wrote into it, say. It is what Git holds, so it is what the work tree gets.
             complain(os.fsdecode(request.path), error)
             self._writer.answer(text)
             return
-        answer = self._contexts.answer(request)
         if answer is Answer.POINTER:
             self._answer_pointer_for_now(wanted, text)
         elif wanted.file_bytes < DIRECT_BYTES and self._was_sent_from_store(wanted):
