@@ -55,6 +55,11 @@ class Request(NamedTuple):
         )
 
 
+def wants_pointer(request: Request) -> bool:
+    """Tell whether a request is of the kind that gets `Answer.POINTER`."""
+    return bool(request.blob) and not request.can_delay and not request.treeish
+
+
 class Contexts:
     """Answers for one process, which serves one git command."""
 
@@ -64,10 +69,10 @@ class Contexts:
 
     def answer(self, request: Request) -> Answer:
         """Tell what a request gets."""
+        if wants_pointer(request):
+            return Answer.POINTER
         if request.can_delay and request.blob and self._repository.work_tree:
             return Answer.BYTES if self._programs_come_first(request) else Answer.FILL
-        if request.blob and not request.treeish:
-            return Answer.POINTER
         return Answer.BYTES
 
     def _programs_come_first(self, request: Request) -> bool:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from gitbridge.contexts import Answer, Contexts, Request
+from gitbridge.contexts import Answer, Contexts, Request, wants_pointer
 from gitbridge.errors import PointerError, PointerVersionError
 from gitbridge.fill import Failure, Filling, Wanted
 from gitbridge.materialize import complain, fill_all
@@ -70,22 +70,21 @@ class Smudger:
             self._pass_through(start, content)
 
     def _smudge_pointer(self, request: Request, text: bytes) -> None:
-        answer = self._contexts.answer(request)
         try:
             wanted = Wanted.of(request.path, request.blob or "", text)
         except PointerError as error:
-            if isinstance(error, PointerVersionError) and answer is not Answer.POINTER:
+            if isinstance(error, PointerVersionError) and not wants_pointer(request):
                 raise
             # A conflict that git wrote into it, say. It is what Git holds, so it is what the work tree gets.
             complain(os.fsdecode(request.path), error)
             self._writer.answer(text)
             return
-        if answer is Answer.POINTER:
+        if wants_pointer(request):
             self._answer_pointer_for_now(wanted, text)
         elif wanted.file_bytes < DIRECT_BYTES and self._was_sent_from_store(wanted):
             return
         elif request.can_delay:
-            self._delayed[request.path] = _Delayed(wanted, answer, request.treeish)
+            self._delayed[request.path] = _Delayed(wanted, self._contexts.answer(request), request.treeish)
             self._is_fetched = False
             self._writer.lines(b"status=delayed")
         else:
@@ -95,6 +94,8 @@ class Smudger:
 
     def _was_sent_from_store(self, wanted: Wanted) -> bool:
         """Send a short file, if all of it is in the local store."""
+        if not self._session.store.objects.contains(wanted.manifest_digest):
+            return False  # `get` would look for what others have stored in the meantime: 0.2 ms for each file
         try:
             content = b"".join(self._session.pieces(wanted))
         except ObjectMissingError:

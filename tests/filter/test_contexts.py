@@ -257,6 +257,27 @@ def test_a_clone_of_a_path_gets_the_bytes(versions: Worktree, tmp_path: Path) ->
     expect_version(clone, 1)
 
 
+def test_a_clone_fetches_what_it_lacks_from_the_remote_store(versions: Worktree, tmp_path: Path) -> None:
+    versions.git("init", "-q", "--bare", str(tmp_path / "hub.git"))
+    versions.git("remote", "add", "origin", str(tmp_path / "hub.git"))
+    versions.git("config", "theta.url", str(tmp_path / "store"))
+    versions.git("push", "-q", "origin", "main", "v1", "v2")
+
+    url = f"theta.url={tmp_path / 'store'}"
+    versions.git("clone", "-q", "-c", url, str(tmp_path / "hub.git"), str(tmp_path / "clone"))
+
+    clone = versions.at(tmp_path / "clone")
+    expect_version(clone, 2)
+    assert clone.status_reads_no_weights()
+    os.rename(tmp_path / "store", tmp_path / "gone")
+    failed = clone.run("checkout", "v1", check=False)
+    assert failed.returncode == 128
+    assert "git theta: 'm.bin': " in failed.stderr
+    os.rename(tmp_path / "gone", tmp_path / "store")
+    clone.git("checkout", "-q", "-f", "v1")
+    expect_version(clone, 1)
+
+
 def test_a_submodule_gets_the_bytes(versions: Worktree, tmp_path: Path) -> None:
     above = versions.at(tmp_path / "above")
     above.path.mkdir()
