@@ -56,8 +56,15 @@ def grid_lengths(dtype: str, shape: tuple[int, ...]) -> Iterator[int]:
 
 
 def _in_whole_bytes(dtype: str, shape: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
-    """Return the bytes of an element and a shape counted in such elements (see packed dtypes in the document)."""
-    bits = DTYPES[dtype].bits
+    """Return the bytes of an element and a shape counted in such elements (see packed dtypes in the document).
+
+    What stands for an element of a block dtype is a block, and the last axis is counted in blocks.
+    """
+    _, bits, _, block_elements = DTYPES[dtype]
+    if block_elements > 1:
+        if not shape or shape[-1] % block_elements:
+            shape = (math.prod(shape) + block_elements - 1,)
+        shape = (*shape[:-1], shape[-1] // block_elements)
     if bits % 8 == 0:
         return bits // 8, shape or (1,)
     if shape and shape[-1] * bits % 8 == 0:

@@ -16,9 +16,11 @@ class Dtype(NamedTuple):
 
     name: str
     bits: int
-    """Width of an element in bits; under 8 for packed types."""
+    """Width of an element in bits; under 8 for packed types. Of kind `block`: width of a whole block."""
     kind: str
     """One of `float`, `int`, `bool`, `complex`, `block`, `bytes`."""
+    block_elements: int = 1
+    """Elements that are coded together. More than 1 only for kind `block`: a single element has no bytes of its own."""
 
 
 _FLOATS = {
@@ -37,20 +39,53 @@ _FLOATS = {
 }
 _INTS = {"int8": 8, "uint8": 8, "int16": 16, "uint16": 16, "int32": 32, "uint32": 32, "int64": 64, "uint64": 64}
 
+_GGUF_BLOCKS = {
+    # name: elements and bytes of a block
+    "gguf_q1_0": (128, 18),
+    "gguf_q4_0": (32, 18),
+    "gguf_q4_1": (32, 20),
+    "gguf_q5_0": (32, 22),
+    "gguf_q5_1": (32, 24),
+    "gguf_q8_0": (32, 34),
+    "gguf_q8_1": (32, 40),
+    "gguf_q2_k": (256, 84),
+    "gguf_q3_k": (256, 110),
+    "gguf_q4_k": (256, 144),
+    "gguf_q5_k": (256, 176),
+    "gguf_q6_k": (256, 210),
+    "gguf_q8_k": (256, 292),
+    "gguf_iq1_s": (256, 50),
+    "gguf_iq1_m": (256, 56),
+    "gguf_iq2_xxs": (256, 66),
+    "gguf_iq2_xs": (256, 74),
+    "gguf_iq2_s": (256, 82),
+    "gguf_iq3_xxs": (256, 98),
+    "gguf_iq3_s": (256, 110),
+    "gguf_iq4_nl": (32, 18),
+    "gguf_iq4_xs": (256, 136),
+    "gguf_tq1_0": (256, 54),
+    "gguf_tq2_0": (256, 66),
+    "gguf_mxfp4": (32, 17),
+    "gguf_nvfp4": (64, 36),
+}
+"""The quantised types of GGML, all that are in files. Source: ggml/src/ggml-common.h (`block_*`), as of gguf 0.19."""
+
 DTYPES: dict[str, Dtype] = {
     **{name: Dtype(name, bits, "float") for name, bits in _FLOATS.items()},
     **{name: Dtype(name, bits, "int") for name, bits in _INTS.items()},
     "bool": Dtype("bool", 8, "bool"),
     "complex64": Dtype("complex64", 64, "complex"),
     "complex128": Dtype("complex128", 128, "complex"),
+    **{name: Dtype(name, 8 * nbytes, "block", elements) for name, (elements, nbytes) in _GGUF_BLOCKS.items()},
 }
 """Every element type by its name."""
 
 
 def raw_bytes_of(dtype: str, element_count: int) -> int:
-    """Return how many bytes `element_count` packed elements take, rounded up to a whole byte.
+    """Return how many bytes `element_count` packed elements take, rounded up to a whole byte, or a whole block.
 
     Raises:
         KeyError: the name is not in `DTYPES`.
     """
-    return (DTYPES[dtype].bits * element_count + 7) // 8
+    _, bits, _, block_elements = DTYPES[dtype]
+    return (bits * -(-element_count // block_elements) + 7) // 8

@@ -142,6 +142,9 @@ def _check_type(dtype: str, shape: tuple[int, ...]) -> None:
         raise NotThisFormat(f"{len(shape)} dimensions, more than {MAX_DIMENSIONS}")
     if any(length < 0 for length in shape) or math.prod(length for length in shape if length) > MAX_FILE_BYTES:
         raise NotThisFormat("a shape is negative or beyond the limit")
+    block_elements = DTYPES[dtype].block_elements
+    if block_elements > 1 and (not shape or shape[-1] % block_elements):
+        raise NotThisFormat(f"a last axis that is not whole blocks of {block_elements} elements of {dtype}")
 
 
 def check_tensor(tensor: Tensor, file_bytes: int) -> None:
@@ -163,7 +166,7 @@ def check_tensor(tensor: Tensor, file_bytes: int) -> None:
     else:
         if len(tensor.strides) != len(tensor.shape) or any(step < 0 for step in tensor.strides):
             raise NotThisFormat(f"tensor '{tensor.name}' has strides that do not fit its shape")
-        if DTYPES[tensor.dtype].bits % 8:
+        if DTYPES[tensor.dtype].bits % 8 or DTYPES[tensor.dtype].kind == "block":
             raise NotThisFormat(f"tensor '{tensor.name}' has strides and packed elements")
         reach = 0
         if 0 not in tensor.shape:

@@ -32,6 +32,8 @@ shapes = st.lists(st.integers(0, 5000), max_size=3).map(tuple).filter(lambda s: 
         ("float32", (0, 5), []),
         ("float4_e2m1fn", (3, 3), [5]),
         ("float4_e2m1fn", (4096, 4096), [1 << 20] * 8),
+        ("gguf_q4_0", (4096, 4096), [589_824] * 16),
+        ("gguf_q8_0", (64,), [68]),
     ],
 )
 def test_the_documented_examples_are_cut_as_documented(dtype, shape, lengths):

@@ -44,9 +44,12 @@ class Plan(NamedTuple):
 def arrangement_of(dtype: str) -> tuple[int, bool]:
     """Return the width in bytes of what is split, and whether its exponent goes first.
 
-    Complex numbers are split as the floats they are made of; elements under a byte as the bytes they are packed in.
+    Complex numbers are split as the floats they are made of; elements under a byte, and blocks, as the bytes they are
+    packed in.
     """
     element = DTYPES[dtype]
+    if element.kind == "block":
+        return 1, False
     bits = element.bits // 2 if element.kind == "complex" else element.bits
     exponent_first = dtype == "bfloat16" or (bits == 32 and element.kind in ("float", "complex"))
     return max(bits // 8, 1), exponent_first
