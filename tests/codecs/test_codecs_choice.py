@@ -95,7 +95,7 @@ def test_an_unknown_element_type_is_opaque() -> None:
 
 
 def test_released_names_fit_their_field() -> None:
-    assert CODEC_NAMES == ("literal", "constant", "zstd", "planes")
+    assert CODEC_NAMES[:5] == ("literal", "constant", "zstd", "planes", "difference")
 
 
 @pytest.mark.skipif(not os.path.exists(MINILM_BF16), reason=f"real weights are not here: {MINILM_BF16}")

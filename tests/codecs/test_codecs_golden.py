@@ -22,27 +22,32 @@ def bytes_of(dump: str) -> bytes:
     return bytes.fromhex(re.sub("#.*", "", dump))
 
 
-def golden_vectors() -> list[tuple[str, bytes, bytes]]:
-    blocks = re.findall(r"```golden (\w+)\nraw(.*?)\nstored\n(.*?)```", document(), re.DOTALL)
-    return [(codec, bytes_of(raw), bytes_of(stored)) for codec, raw, stored in blocks]
+def golden_vectors() -> list[tuple[str, list[bytes], bytes, bytes]]:
+    blocks = re.findall(r"```golden (\w+)\n((?:base\n.*?)*)raw(.*?)\nstored\n(.*?)```", document(), re.DOTALL)
+    return [
+        (codec, [bytes_of(base) for base in bases.split("base\n")[1:]], bytes_of(raw), bytes_of(stored))
+        for codec, bases, raw, stored in blocks
+    ]
 
 
-@pytest.mark.parametrize(("codec", "raw", "stored"), golden_vectors())
-def test_a_golden_vector_of_the_document_decodes(codec, raw, stored) -> None:
+@pytest.mark.parametrize(("codec", "bases", "raw", "stored"), golden_vectors())
+def test_a_golden_vector_of_the_document_decodes(codec, bases, raw, stored) -> None:
     out = bytearray(len(raw))
 
-    decode(codec, b"", stored, memoryview(out))
+    decode(codec, b"", stored, memoryview(out), bases)
 
     assert out == raw
 
 
 def test_every_codec_and_every_coding_of_planes_has_a_golden_vector() -> None:
     vectors = golden_vectors()
-    codings = {stored[9 + 6 * group] for codec, _, stored in vectors if codec == "planes" for group in range(stored[3])}
+    codings = {
+        stored[9 + 6 * group] for codec, _, _, stored in vectors if codec == "planes" for group in range(stored[3])
+    }
 
-    assert {codec for codec, _, _ in vectors} == set(CODEC_NAMES)
+    assert {codec for codec, *_ in vectors} == set(CODEC_NAMES)
     assert codings == set(Coding)
-    assert {stored[1] for codec, _, stored in vectors if codec == "planes"} == {0, 1}
+    assert {stored[1] for codec, _, _, stored in vectors if codec == "planes"} == {0, 1}
 
 
 def test_the_document_lists_the_numbers_of_the_code() -> None:
