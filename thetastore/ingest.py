@@ -16,7 +16,7 @@ from thetastore.buffers import Buffers
 from thetastore.chunking import CONTENT_MAX_BYTES, MAX_GRID_CHUNK_BYTES, content_cut, grid_lengths
 from thetastore.digest import Buffer, Digest, Kind, new_hasher
 from thetastore.errors import NotThisFormat
-from thetastore.formats import MAX_HEADER_BYTES, SNIFF_BYTES, Format, HeaderFormat, NeedBytes
+from thetastore.formats import MAX_HEADER_BYTES, SNIFF_BYTES, Format, HeaderFormat, NeedBytes, next_prefix_bytes
 from thetastore.formats.registry import candidates
 from thetastore.layout import Layout
 from thetastore.manifest import Chunk, Manifest, PageRef, Tensor, encode_manifest, encode_page, paginate
@@ -85,14 +85,16 @@ def _located(candidate: Format, stream: _Stream) -> Layout | None:
     try:
         if not isinstance(candidate, HeaderFormat):
             return candidate.scan(stream.spooled())
-        prefix_bytes = SNIFF_BYTES
+        prefix = stream.peek(SNIFF_BYTES)
         while True:
             try:
-                layout = candidate.scan_header(stream.peek(prefix_bytes))
+                layout = candidate.scan_header(prefix)
             except NeedBytes as need:
-                if not prefix_bytes < need.nbytes <= MAX_HEADER_BYTES or len(stream.peek(need.nbytes)) < need.nbytes:
+                if not len(prefix) < need.nbytes <= MAX_HEADER_BYTES:
                     return None
-                prefix_bytes = need.nbytes
+                prefix = stream.peek(next_prefix_bytes(len(prefix), need.nbytes))
+                if len(prefix) < need.nbytes:
+                    return None
             else:
                 return layout if all(tensor.strides is None for tensor in layout.tensors) else None
     except NotThisFormat:

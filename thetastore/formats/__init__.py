@@ -37,11 +37,24 @@ class NeedBytes(Exception):  # noqa: N818 - a request
     def __init__(self, nbytes: int) -> None:
         super().__init__(nbytes)
         self.nbytes = nbytes
-        """How many leading bytes of the file are needed; at most `MAX_HEADER_BYTES`."""
+        """How many leading bytes of the file are needed, as far as the prefix tells; at most `MAX_HEADER_BYTES`.
+        Where the file has fewer it is opaque, so a plug-in asks for nothing that it does not know to be there."""
 
 
 MAX_HEADER_BYTES = 32 << 20
 """A longer directory makes the file opaque: 200,000 tensors need less, and memory stays bounded."""
+
+_GROWTH = 4
+
+
+def next_prefix_bytes(prefix_bytes: int, needed_bytes: int) -> int:
+    """Return how many bytes to offer a plug-in that needs `needed_bytes` and was offered `prefix_bytes`.
+
+    Directories that do not begin with their own length (GGUF) are asked for item by item and read from the start
+    each time. So each offer is four times the one before, as far as the file goes: all of them together then cost a
+    third more than the last.
+    """
+    return min(max(needed_bytes, _GROWTH * prefix_bytes), MAX_HEADER_BYTES)
 
 
 @runtime_checkable
@@ -55,7 +68,7 @@ class HeaderFormat(Protocol):
         """Tell, from the first `SNIFF_BYTES`, whether the file may be of this format."""
 
     def scan_header(self, prefix: bytes) -> Layout:
-        """Locate the tensors from a prefix of the file.
+        """Locate the tensors from a prefix of the file, which may be longer than was asked for.
 
         The layout's `file_bytes` is what the directory implies; a file of another length is opaque.
 

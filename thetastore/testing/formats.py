@@ -6,7 +6,6 @@ Subclass `FormatConformance` in a test module, say which plug-in and which sampl
         def make_format(self) -> MyFormat: ...
         def samples(self) -> list[Sample]: ...
 """
-# ruff: noqa: D102 - the name of a test is its description
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ from typing import NamedTuple
 import pytest
 
 from thetastore.errors import NotThisFormat
-from thetastore.formats import MAX_HEADER_BYTES, SNIFF_BYTES, Format, HeaderFormat, NeedBytes
+from thetastore.formats import MAX_HEADER_BYTES, SNIFF_BYTES, Format, HeaderFormat, NeedBytes, next_prefix_bytes
 from thetastore.formats.registry import guarded
 from thetastore.layout import Layout, Tensor, checked_layout
 from thetastore.strided import iter_c_order
@@ -49,7 +48,7 @@ class Sample(NamedTuple):
 
 
 def scan_bytes(format: Format, raw: bytes) -> Layout:
-    """Scan a file in memory as the store does: a header format sees no more of it than it asks for.
+    """Scan a file in memory as the store does: a header format sees a prefix that grows as it asks for more.
 
     Raises:
         NotThisFormat: the plug-in declines, or asks for more than there is.
@@ -65,7 +64,7 @@ def scan_bytes(format: Format, raw: bytes) -> Layout:
         assert len(prefix) < wanted_bytes <= MAX_HEADER_BYTES, "each request must be for more, within the limit"
         if wanted_bytes > len(raw):
             raise NotThisFormat(f"the file ends before byte {wanted_bytes} of its header")
-        prefix = raw[:wanted_bytes]
+        prefix = raw[: next_prefix_bytes(len(prefix), wanted_bytes)]
 
 
 def mutations(raw: bytes, count: int, seed: int) -> Iterator[bytes]:
