@@ -113,10 +113,23 @@ def test_after_hooks_never_fail_and_leave_standard_input_to_the_user(work, direc
     stand_in(alone, status=2)
     put(directory, "post-rewrite", b"#!/bin/sh\ncat\n")
     hooks.install(work.repository())
+    pending = Path(work.repository().theta_dir) / "pending"
+    pending.mkdir(parents=True)
+    (pending / "0123456789abcdef").touch()
 
     done = run(work, "post-rewrite", "rebase", refs=b"a b\n")
 
     assert (done.returncode, done.stdout) == (0, b"theta: hook post-rewrite rebase\na b\n")
+
+
+def test_after_hooks_start_no_program_where_no_fill_left_a_journal(work, directory, alone):
+    stand_in(alone)
+    put(directory, "post-checkout", b"#!/bin/sh\necho user\n")
+    hooks.install(work.repository())
+
+    done = run(work, "post-checkout", "a", "b", "1")
+
+    assert (done.returncode, done.stdout) == (0, b"user\n")
 
 
 def test_without_the_program_a_push_fails_with_the_way_out_and_other_hooks_are_silent(work, directory, alone):
