@@ -228,8 +228,11 @@ class Report:
             mine, theirs = ([one.elapsed_s for one in runs[name]] for name in (first, other))
             pairs = [left / right for left, right in zip(mine, theirs, strict=True)]
             ratio = statistics.median(mine) / statistics.median(theirs)
+            cpu_ratio = statistics.median(r.cpu_s for r in runs[first]) / statistics.median(
+                r.cpu_s for r in runs[other]
+            )
             self.check(benchmark, f"{first} / {other}", ratio, "x", targets.get(other),
-                       f"pairs {min(pairs):.2f} {statistics.median(pairs):.2f} {max(pairs):.2f}")  # fmt: skip
+                       f"pairs {min(pairs):.2f} {statistics.median(pairs):.2f} {max(pairs):.2f}; cpu {cpu_ratio:.2f}")  # fmt: skip
 
     def check(
         self, benchmark: str, subject: str, value: float, unit: str, at_most: float | None = None, note: str = ""
