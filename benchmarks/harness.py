@@ -231,8 +231,8 @@ class Report:
             cpu_ratio = statistics.median(r.cpu_s for r in runs[first]) / statistics.median(
                 r.cpu_s for r in runs[other]
             )
-            self.check(benchmark, f"{first} / {other}", ratio, "x", targets.get(other),
-                       f"pairs {min(pairs):.2f} {statistics.median(pairs):.2f} {max(pairs):.2f}; cpu {cpu_ratio:.2f}")  # fmt: skip
+            note = f"pairs {min(pairs):.2f} {statistics.median(pairs):.2f} {max(pairs):.2f}; cpu {cpu_ratio:.2f}"
+            self.check(benchmark, f"{first} / {other}", ratio, "x", targets.get(other), note)
 
     def check(
         self, benchmark: str, subject: str, value: float, unit: str, at_most: float | None = None, note: str = ""
