@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from typing import IO, NamedTuple, Protocol
 
+from thetastore.bases import BaseHint, Bases
 from thetastore.buffers import Buffers
 from thetastore.chunking import CONTENT_MAX_BYTES, MAX_GRID_CHUNK_BYTES, content_cut, grid_lengths
 from thetastore.digest import Buffer, Digest, Kind, new_hasher
@@ -48,7 +49,9 @@ class Ingested(NamedTuple):
     manifest: Manifest
 
 
-def ingest(objects: Objects, pool: Pool, source: Source, scratch: str | None = None) -> Ingested:
+def ingest(
+    objects: Objects, pool: Pool, source: Source, scratch: str | None = None, parent: BaseHint = None
+) -> Ingested:
     """Store a file and return its manifest.
 
     Args:
@@ -57,6 +60,7 @@ def ingest(objects: Objects, pool: Pool, source: Source, scratch: str | None = N
         pool: threads for the coding.
         source: the file's bytes, from the start; read to the end.
         scratch: a directory for spooled files, on a disk with room for the file; None for the system's.
+        parent: the manifest of the version before this one, for differences; one that is missing or damaged is none.
 
     Raises:
         BackendError: the store's disk is full or failing.
@@ -68,14 +72,16 @@ def ingest(objects: Objects, pool: Pool, source: Source, scratch: str | None = N
             layout = _located(candidate, stream)
             if layout is None:
                 continue
-            run = _Run(objects, pool, stream, layout)
+            bases = Bases(objects, layout.tensors, parent)
+            run = _Run(objects, pool, stream, layout, bases)
             manifest = run.manifest()
             if manifest is not None:
-                return _stored(objects, manifest)
+                return _stored(objects, manifest, bases)
             stream.push_back(run.replay())
-        manifest = _Run(objects, pool, stream, OPAQUE).manifest()
+        bases = Bases(objects, ())
+        manifest = _Run(objects, pool, stream, OPAQUE, bases).manifest()
         assert manifest is not None, "an opaque file is whatever was read"
-        return _stored(objects, manifest)
+        return _stored(objects, manifest, bases)
     finally:
         stream.close()
 
@@ -101,14 +107,18 @@ def _located(candidate: Format, stream: _Stream) -> Layout | None:
         return None
 
 
-def _stored(objects: Objects, manifest: Manifest) -> Ingested:
+def _stored(objects: Objects, manifest: Manifest, bases: Bases) -> Ingested:
     pages = []
     for chunks in paginate(manifest.chunks):
         digest = objects.put(Kind.PAGE, encode_page(chunks))
         pages.append(PageRef(sum(chunk.raw_bytes for chunk in chunks), len(chunks), digest))
     if pages:
         manifest = manifest._replace(chunks=(), pages=tuple(pages))
-    return Ingested(objects.put(Kind.MANIFEST, encode_manifest(manifest)), manifest)
+    root = objects.prepare(Kind.MANIFEST, encode_manifest(manifest))
+    objects.add(root)
+    if root.entry is not None:
+        bases.register(root.digest)
+    return Ingested(root.digest, manifest)
 
 
 class _Piece(NamedTuple):
@@ -117,13 +127,16 @@ class _Piece(NamedTuple):
     offset: int
     raw: memoryview
     dtype: str | None
+    bases: tuple[Digest, ...]
+    """What it may be a difference of."""
 
 
 class _Run:
     """One pass over a stream under one layout."""
 
-    def __init__(self, objects: Objects, pool: Pool, stream: _Stream, layout: Layout) -> None:
+    def __init__(self, objects: Objects, pool: Pool, stream: _Stream, layout: Layout, bases: Bases) -> None:
         self._objects = objects
+        self._bases = bases
         self._pool = pool
         self._stream = stream
         self._layout = layout
@@ -139,6 +152,8 @@ class _Run:
         """Store the chunks and describe the file; None if the file is not as long as its layout says."""
         for piece, prepared in self._pool.map_bounded(self._prepare, self._pieces(), _is_small):
             digest = self._objects.add(prepared)
+            if piece.bases:
+                self._bases.learn(prepared)
             self._chunks.append(Chunk(len(piece.raw), digest))
             self._tensor_digests.adopt(piece.offset, len(piece.raw), digest)
             self._buffers.give(piece.raw)
@@ -157,12 +172,12 @@ class _Run:
         yield self._tail
 
     def _prepare(self, piece: _Piece) -> tuple[_Piece, Prepared]:
-        return piece, self._objects.prepare(Kind.CHUNK, piece.raw, piece.dtype)
+        return piece, self._objects.prepare(Kind.CHUNK, piece.raw, piece.dtype, piece.bases)
 
     def _pieces(self) -> Iterator[_Piece]:
         """Cut the stream; hash, in order, what goes by. Ends early where the stream does."""
         for raw, dtype in self._cuts():
-            piece = _Piece(self._offset, raw, dtype)
+            piece = _Piece(self._offset, raw, dtype, self._bases.guess(self._offset, raw, dtype))
             self._file_hasher.update(raw)
             self._tensor_digests.feed(piece.offset, raw)
             self._offset += len(raw)

@@ -13,6 +13,7 @@ from typing import Self
 
 from thetastore.backends import Backend
 from thetastore.backends.directory import DirectoryBackend
+from thetastore.bases import BaseHint
 from thetastore.digest import Digest, Kind
 from thetastore.errors import MalformedError, ObjectMissingError, StoreMissingError, UnsupportedError
 from thetastore.ingest import Ingested, Source, ingest
@@ -65,16 +66,22 @@ class Store:
                 _check_descriptor(backend.read(DESCRIPTOR), path)
         return cls(backend)
 
-    def put_file(self, source: Source) -> Ingested:
+    def put_file(self, source: Source, base: BaseHint = None) -> Ingested:
         """Store a file's bytes, whatever they are; return the manifest and its digest.
 
         Memory: some tens of megabytes, however long the file.
+
+        Args:
+            source: the bytes, from the start; read to the end.
+            base: the manifest of the version before this one, or what finds it, which is asked once, in this
+                thread, and only where the file has tensors worth it. Chunks are stored as differences from that
+                version, or from the nearest model of the same family, where that is smaller.
 
         Raises:
             BackendError: the disk is full or failing; nothing that was stored before is lost.
         """
         scratch = self.url if os.path.isdir(self.url) else None
-        return ingest(self.objects, self.pool, source, scratch)
+        return ingest(self.objects, self.pool, source, scratch, base)
 
     def get_manifest(self, digest: Digest) -> Manifest:
         """Return a manifest.

@@ -11,11 +11,18 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from thetastore.digest import Digest, Kind
-from thetastore.errors import MalformedError, ObjectCorruptError, ThetaError, UnsupportedError
+from thetastore.errors import (
+    MalformedError,
+    ObjectCorruptError,
+    ObjectMissingError,
+    ThetaError,
+    UnsupportedError,
+)
 from thetastore.objects import Objects
 from thetastore.packs.catalog import Snapshot
 from thetastore.packs.index import Place, Run
 from thetastore.packs.reader import Pack, Record
+from thetastore.packs.records import base_cost_bytes, most_base_bytes
 from thetastore.packs.upkeep import stored_bytes_of
 from thetastore.packs.writer import sealed_name
 
@@ -24,7 +31,7 @@ class Level(enum.IntEnum):
     """How deep to look."""
 
     TABLES = 1
-    """Every file's structure, and the index against the packs."""
+    """Every file's structure, the index against the packs, and that every base is there and shallower."""
     STORED = 2
     """The checksum of every record's stored bytes."""
     RAW = 3
@@ -98,12 +105,32 @@ def _record_problem(objects: Objects, pack: Pack, record: Record, level: Level) 
         found = next(pack.records(record.offset), None)
         if found != record:
             return f"the record at {record.offset} is not the one that the table describes"
+        problem = _base_problem(objects, record)
+        if problem:
+            return problem
         if level >= Level.STORED:
             stored_bytes_of(pack, record)
         if level >= Level.RAW and isinstance(record.entry.kind, Kind):
-            objects.get_at(Place(pack.name, record.offset, record.nbytes), record.entry.kind, record.entry.digest)
+            objects.representations.get_at(
+                Place(pack.name, record.offset, record.nbytes), record.entry.kind, record.entry.digest
+            )
     except ObjectCorruptError as error:
         return error.reason
     except ThetaError as error:
         return str(error)
+    return None
+
+
+def _base_problem(objects: Objects, record: Record) -> str | None:
+    """Return what is wrong with the bases that a record names, as far as their heads tell, or None."""
+    entry = record.entry
+    left_bytes = most_base_bytes(entry.raw_bytes)
+    for base in entry.bases:
+        try:
+            found = objects.representations.shallowest(base)
+        except (ObjectMissingError, ObjectCorruptError, UnsupportedError) as error:
+            return f"its base cannot be had: {error}"
+        left_bytes -= base_cost_bytes(found.raw_bytes)
+        if found.depth >= entry.depth or left_bytes < 0:
+            return f"its base '{base}' has depth {found.depth} and {found.raw_bytes} raw bytes: too deep or too long"
     return None

@@ -19,6 +19,9 @@ MAX_RAW_BYTES = 128 << 20
 MAX_PARAMS_BYTES = 2048
 MAX_BASES = 16
 MAX_DEPTH = 8
+MAX_AMPLIFICATION = 16
+LEAST_BASE_BUDGET_BYTES = 2 << 20
+LEAST_BASE_COST_BYTES = 4096
 MAX_HEAD_BYTES = 4096
 """A read of this many bytes brings every head whole."""
 
@@ -46,6 +49,16 @@ class Entry(NamedTuple):
     """0 without bases, else more than the depth of every base, so no cycle can be written down."""
     checksum: bytes
     """XXH3-128 of the stored bytes."""
+
+
+def most_base_bytes(raw_bytes: int) -> int:
+    """Return how many raw bytes of bases, theirs included, an object of this length may ask a reader to decode."""
+    return max(MAX_AMPLIFICATION * raw_bytes, LEAST_BASE_BUDGET_BYTES)
+
+
+def base_cost_bytes(raw_bytes: int) -> int:
+    """Return what a base of this length counts for in that sum, each time that it is decoded."""
+    return max(raw_bytes, LEAST_BASE_COST_BYTES)
 
 
 def encode_head(entry: Entry) -> bytes:

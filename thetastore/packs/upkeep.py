@@ -16,7 +16,7 @@ from thetastore.errors import BackendError, MalformedError, ObjectCorruptError, 
 from thetastore.packs.catalog import Catalog, Snapshot, id_of, records_of, sealed_pack
 from thetastore.packs.index import PackInfo, Run, write_run
 from thetastore.packs.reader import Pack, Packs, Record
-from thetastore.packs.records import Entry
+from thetastore.packs.records import MAX_DEPTH, Entry
 from thetastore.packs.writer import PackWriter, Row, SealedPack, sealed_name
 
 SMALL_PACK_BYTES = 8 << 20
@@ -191,7 +191,8 @@ class _Rewriting:
         self._snapshot = snapshot
         self._pack_bytes = pack_bytes
         self._writers: list[PackWriter] = []
-        self._copied: set[bytes] = set()
+        self._copied: dict[bytes, int] = {}
+        """Depth of what was copied, by digest."""
 
     def copy(self, small: list[PackInfo]) -> None:
         """Copy these packs, in the order of their ids: by age, so neighbours stay neighbours."""
@@ -205,24 +206,28 @@ class _Rewriting:
         try:
             pack = self._packs.get(name)
             for record in pack.table():
-                if record.entry.digest in self._copied or self._is_elsewhere(record.entry.digest, names):
+                entry = record.entry
+                if self._copied.get(entry.digest, MAX_DEPTH + 1) <= entry.depth or self._is_elsewhere(entry, names):
                     continue
                 stored = stored_bytes_of(pack, record)
-                self._writer(record.nbytes).append(record.entry, stored)
-                self._copied.add(record.entry.digest)
+                self._writer(record.nbytes).append(entry, stored)
+                self._copied[entry.digest] = entry.depth
             return True
         except (FileNotFoundError, MalformedError, UnsupportedError, ObjectCorruptError):
             return False
 
-    def _is_elsewhere(self, digest: bytes, names: frozenset[str]) -> bool:
-        """Tell whether a sound representation is in a sealed pack that is not being replaced."""
-        for place in self._snapshot.find(digest):
+    def _is_elsewhere(self, entry: Entry, names: frozenset[str]) -> bool:
+        """Tell whether a sound representation, no deeper than this one, is in a sealed pack that is not being replaced.
+
+        A deeper one will not do: this one may be the base of its base.
+        """
+        for place in self._snapshot.find(entry.digest):
             if place.file_name in names or place.file_name not in self._snapshot.packs:
                 continue
             try:
                 pack = self._packs.get(place.file_name)
                 record = next(pack.records(place.offset), None)
-                if record is not None and record.entry.digest == digest:
+                if record is not None and record.entry.digest == entry.digest and record.entry.depth <= entry.depth:
                     stored_bytes_of(pack, record)
                     return True
             except (FileNotFoundError, MalformedError, UnsupportedError, ObjectCorruptError):

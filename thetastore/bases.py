@@ -1,0 +1,243 @@
+"""Which object to take a difference against, for each chunk of a file that is being stored.
+
+The best base is what the same place held before: the chunk at the same place of the tensor of the same name, dtype
+and shape in the parent version; else in another model of the family (`families`), of which a few candidates are
+compared by samples of the first chunks. Guesses cost no more than looking things up: chunk lists are read a page at a
+time, and when difference after difference turns out to be no use, nothing more is guessed for the file.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
+from math import prod
+from typing import NamedTuple, Protocol
+
+from thetastore import codecs
+from thetastore.choice import LEAST_DIFFERENCE_BYTES
+from thetastore.digest import Digest, Kind
+from thetastore.dtypes import raw_bytes_of
+from thetastore.errors import ThetaError
+from thetastore.families import family_keys, find_relatives, register
+from thetastore.manifest import Chunk, Manifest, parse_manifest, parse_page
+from thetastore.objects import Objects, Prepared
+
+BaseHint = Digest | Callable[[], Digest | None] | None
+"""The manifest of the parent version, or what finds it when it is needed; None where there is none."""
+
+_MOST_CANDIDATES = 4
+_MANY_TENSORS = 4096
+"""Where a model has more, only the first candidate is looked at: reading its manifest takes 10 us a tensor."""
+_PROBES = 3
+_PROBE_BYTES = 64 << 10
+_FREE_FAILURES = 6
+_MOST_PAGES = 8
+
+
+class PlacedTensor(Protocol):
+    """A tensor and where it lies, of a layout or of a manifest."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def dtype(self) -> str:
+        """Name of its element type."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its lengths."""
+
+    @property
+    def offset(self) -> int:
+        """Where it begins in the file."""
+
+    @property
+    def strides(self) -> tuple[int, ...] | None:
+        """None where it is contiguous."""
+
+
+class TensorMap:
+    """Finds the tensor that covers a piece of a file."""
+
+    def __init__(self, tensors: Iterable[PlacedTensor]) -> None:
+        places = sorted(
+            (tensor.offset, -raw_bytes_of(tensor.dtype, prod(tensor.shape)), number, tensor)
+            for number, tensor in enumerate(tensors)
+            if tensor.strides is None
+        )
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        self._tensors: list[PlacedTensor] = []
+        for offset, negative_bytes, _, tensor in places:
+            end = offset - negative_bytes
+            if end > (self._ends[-1] if self._ends else offset):  # else it lies within another
+                self._starts.append(offset)
+                self._ends.append(end)
+                self._tensors.append(tensor)
+
+    def at(self, offset: int, nbytes: int) -> PlacedTensor | None:
+        """Return the longest tensor that holds all of `[offset, offset + nbytes)` contiguously."""
+        number = bisect_right(self._starts, offset) - 1
+        if number < 0 or offset + nbytes > self._ends[number]:
+            return None
+        return self._tensors[number]
+
+
+class _Candidate:
+    """A model against whose chunks differences may be taken. Its chunk list is read as it is needed."""
+
+    def __init__(self, objects: Objects, manifest: Manifest) -> None:
+        self._objects = objects
+        self._tensors = {tensor.name: tensor for tensor in manifest.tensors if tensor.strides is None}
+        self._pages = manifest.pages
+        self._page_starts = list(accumulate((page.raw_bytes for page in manifest.pages), initial=0))
+        self._chunks: dict[int, dict[int, Chunk]] = {}
+        if not manifest.pages:
+            self._chunks[0] = _by_offset(manifest.chunks, 0)
+        self.cost_bytes = 0
+        """What samples of differences from it took."""
+
+    def chunk_like(self, tensor: PlacedTensor, offset: int, nbytes: int) -> Digest | None:
+        """Return the chunk at a place of the same tensor here; None where there is none of that length."""
+        own = self._tensors.get(tensor.name)
+        if own is None or own.dtype != tensor.dtype or own.shape != tensor.shape:
+            return None
+        place = own.offset + offset - tensor.offset
+        chunk = self._page_at(place).get(place)
+        return chunk.digest if chunk is not None and chunk.raw_bytes == nbytes else None
+
+    def _page_at(self, place: int) -> dict[int, Chunk]:
+        number = max(0, bisect_right(self._page_starts, place) - 1) if self._pages else 0
+        page = self._chunks.get(number)
+        if page is None:
+            page = self._read_page(number) if number < len(self._pages) else {}
+            if len(self._chunks) >= _MOST_PAGES:
+                del self._chunks[next(iter(self._chunks))]
+            self._chunks[number] = page
+        return page
+
+    def _read_page(self, number: int) -> dict[int, Chunk]:
+        page = self._pages[number]
+        try:
+            chunks = parse_page(self._objects.get(Kind.PAGE, page.digest), page)
+        except ThetaError:
+            return {}
+        return _by_offset(chunks, self._page_starts[number])
+
+
+def _by_offset(chunks: Sequence[Chunk], start: int) -> dict[int, Chunk]:
+    return dict(zip(accumulate((chunk.raw_bytes for chunk in chunks), initial=start), chunks, strict=False))
+
+
+class _Tried(NamedTuple):
+    failures: int = 0
+    successes: int = 0
+
+
+class Bases:
+    """Guesses bases for the chunks of one file. Used by one thread; nothing is read before the first guess."""
+
+    def __init__(self, objects: Objects, tensors: Sequence[PlacedTensor], parent: BaseHint = None) -> None:
+        """Guess for a file with these tensors, whose earlier version is `parent`."""
+        self._objects = objects
+        self._tensors = tensors
+        self._parent = parent
+        self._candidates: list[_Candidate] | None = None
+        self._map: TensorMap | None = None
+        self._probes_left = _PROBES
+        self._has_parent = False
+        self._family_keys: tuple[str, ...] | None = None
+        self._tried = _Tried()
+
+    def guess(self, offset: int, raw: memoryview, dtype: str | None) -> tuple[Digest, ...]:
+        """Return what a chunk may be a difference of, the best first.
+
+        Args:
+            offset: where it lies in the file.
+            raw: its bytes.
+            dtype: its element type; opaque bytes have no base.
+        """
+        if dtype is None or len(raw) < LEAST_DIFFERENCE_BYTES or self._candidates == []:
+            return ()
+        candidates, tensors = self._opened()
+        tensor = tensors.at(offset, len(raw))
+        if tensor is None or not candidates:
+            return ()
+        guesses = [(candidate, candidate.chunk_like(tensor, offset, len(raw))) for candidate in candidates]
+        found = [(candidate, digest) for candidate, digest in guesses if digest is not None]
+        if len(candidates) > 1 and len(raw) >= _PROBE_BYTES:
+            self._probe(found, raw, dtype)
+        return tuple(digest for _, digest in found[:1])
+
+    def learn(self, prepared: Prepared) -> None:
+        """Take note of what became of a chunk with a guess, so that useless guessing ends."""
+        if prepared.entry is None:
+            return
+        failures, successes = self._tried
+        self._tried = _Tried(failures, successes + 1) if prepared.entry.bases else _Tried(failures + 1, successes)
+        if self._tried.failures > _FREE_FAILURES + 2 * self._tried.successes:
+            self._candidates = []
+
+    def register(self, manifest_digest: Digest) -> None:
+        """Make the file known to its family, unless it is but a version of what is known."""
+        if not self._has_parent:
+            register(self._objects.backend, self._keys(), manifest_digest)
+
+    def _keys(self) -> tuple[str, ...]:
+        if self._family_keys is None:
+            self._family_keys = family_keys(self._tensors)
+        return self._family_keys
+
+    def _opened(self) -> tuple[list[_Candidate], TensorMap]:
+        if self._map is None:
+            self._candidates = list(self._find())
+            self._map = TensorMap(self._tensors if self._candidates else ())
+        return self._candidates or [], self._map
+
+    def _find(self) -> Iterator[_Candidate]:
+        parent = self._parent() if callable(self._parent) else self._parent
+        candidate = self._read(parent) if parent is not None else None
+        if candidate is not None:
+            self._has_parent = True
+            yield candidate
+            return
+        relatives = find_relatives(self._objects.backend, self._keys())
+        most = _MOST_CANDIDATES if len(self._tensors) <= _MANY_TENSORS else 1
+        for digest in relatives[:most]:
+            candidate = self._read(digest)
+            if candidate is not None:
+                yield candidate
+
+    def _read(self, manifest_digest: Digest) -> _Candidate | None:
+        try:
+            if not self._objects.contains(manifest_digest):
+                return None
+            return _Candidate(self._objects, parse_manifest(self._objects.get(Kind.MANIFEST, manifest_digest)))
+        except ThetaError:
+            return None
+
+    def _probe(self, found: list[tuple[_Candidate, Digest]], raw: memoryview, dtype: str) -> None:
+        """Compare candidates by the start of one chunk; after a few, keep the nearest alone."""
+        for candidate in self._candidates or ():
+            candidate.cost_bytes += _PROBE_BYTES
+        for candidate, digest in found:
+            candidate.cost_bytes += self._sampled_bytes(digest, raw, dtype) - _PROBE_BYTES
+        found.sort(key=lambda pair: pair[0].cost_bytes)
+        self._probes_left -= 1
+        if not self._probes_left and self._candidates:
+            self._candidates = [min(self._candidates, key=lambda candidate: candidate.cost_bytes)]
+
+    def _sampled_bytes(self, digest: Digest, raw: memoryview, dtype: str) -> int:
+        representations = self._objects.representations
+        try:
+            decoded = representations.decode(digest, len(raw))
+        except ThetaError:
+            return _PROBE_BYTES
+        try:
+            coded = codecs.encode_difference(raw[:_PROBE_BYTES], decoded.raw[:_PROBE_BYTES], dtype)
+        finally:
+            representations.give(decoded.raw)
+        return _PROBE_BYTES if coded is None else memoryview(coded.stored).nbytes

@@ -1,0 +1,100 @@
+"""The family table: which manifests of a store have mostly the same tensors, by name, dtype and shape.
+
+It answers one question, at a cost that does not depend on how many models a store has: against which models might
+a new one be a difference? A model is filed under two keys, the smallest and the largest checksum among its tensors'
+descriptions, so two models share a key with the probability that a tensor of either is in both (MinHash): an
+extended vocabulary changes two tensors of some hundreds, and is still found. A key keeps its first few models only:
+of a thousand fine-tunes the first and its like are as good a base as any.
+
+Everything here is a hint. What is wrong, missing or hostile in it costs a guess; `docs/format/store.md` has the names.
+
+Source: A. Broder, "On the resemblance and containment of documents" (1997).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import xxhash
+
+from thetastore.backends import Backend
+from thetastore.digest import Digest
+from thetastore.dtypes import raw_bytes_of
+from thetastore.errors import BackendError, MalformedError
+from thetastore.packs.writer import new_id
+
+MOST_MEMBERS = 8
+"""A key's models; above that, nothing is added."""
+LEAST_FAMILY_BYTES = 256 << 10
+"""Smaller models are not worth the two files."""
+LEAST_TENSOR_BYTES = 4096
+"""Shorter tensors say little, and are never stored as differences."""
+_NAME_LENGTH = 32 + 1 + 64
+
+
+class Described(Protocol):
+    """A tensor, of a layout or of a manifest."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def dtype(self) -> str:
+        """Name of its element type."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its lengths."""
+
+
+def family_keys(tensors: Iterable[Described]) -> tuple[str, ...]:
+    """Return the keys of a model; none where it is too small. 1.5 us a tensor."""
+    total_bytes = 0
+    checksums = []
+    for tensor in tensors:
+        element_count = 1
+        for length in tensor.shape:
+            element_count *= length
+        raw_bytes = raw_bytes_of(tensor.dtype, element_count)
+        if raw_bytes >= LEAST_TENSOR_BYTES:
+            total_bytes += raw_bytes
+            text = f"{tensor.dtype} {tensor.shape} {tensor.name}"
+            checksums.append(xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogateescape")))
+    if total_bytes < LEAST_FAMILY_BYTES:
+        return ()
+    return tuple(sorted({min(checksums), max(checksums)}))
+
+
+def find_relatives(backend: Backend, keys: Iterable[str]) -> list[Digest]:
+    """Return manifests that were filed under these keys: under most of them first, then the oldest."""
+    ages: dict[Digest, str] = {}
+    shared: dict[Digest, int] = {}
+    for key in keys:
+        for name in _members(backend, key):
+            try:
+                digest = Digest.parse(name[33:])
+            except MalformedError:
+                continue
+            shared[digest] = shared.get(digest, 0) + 1
+            ages[digest] = min(ages.get(digest, name), name)
+    return sorted(shared, key=lambda digest: (-shared[digest], ages[digest]))
+
+
+def register(backend: Backend, keys: Iterable[str], manifest_digest: Digest) -> None:
+    """File a manifest under its keys, where there is room; a store that cannot be written to is no error."""
+    for key in keys:
+        members = _members(backend, key)
+        if len(members) >= MOST_MEMBERS or any(name.endswith(str(manifest_digest)) for name in members):
+            continue
+        try:
+            backend.create(f"families/{key}/{new_id()}-{manifest_digest}", b"")
+        except (BackendError, FileExistsError):
+            return
+
+
+def _members(backend: Backend, key: str) -> list[str]:
+    """Return the names filed under a key, the oldest first."""
+    names = (name.rpartition("/")[2] for name in backend.list(f"families/{key}"))
+    return sorted(name for name in names if len(name) == _NAME_LENGTH)[:MOST_MEMBERS]

@@ -1,0 +1,281 @@
+"""Representations read: an object from whichever place serves, decoded with its bases, and proven.
+
+A base is an object like any other: it is found by its digest, at any of its places, and proven by its digest
+before anything is made from it. What a hostile store may cost is bounded twice. Depth falls from a record to those
+of its bases, so there is no cycle and never more than `MAX_DEPTH` levels; and an object may ask for no more bytes
+of bases, those of bases and failed attempts included, than `records.most_base_bytes` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeVar
+
+from thetastore import codecs
+from thetastore.digest import Digest, Kind, checksum_of, digest_of
+from thetastore.errors import MalformedError, ObjectCorruptError, ObjectMissingError, ThetaError, UnsupportedError
+from thetastore.packs.catalog import Catalog
+from thetastore.packs.index import Place
+from thetastore.packs.reader import Packs
+from thetastore.packs.records import MAX_DEPTH, MAX_HEAD_BYTES, Entry, base_cost_bytes, decode_head, most_base_bytes
+
+_MOST_LISTINGS = 8
+"""How often a missing object's store is listed while it keeps changing."""
+_SPARE_BUFFERS = 16
+_BUFFER_BYTES = (1 << 20) + (64 << 10) + MAX_HEAD_BYTES
+"""Holds every record of a chunk on the grid. Buffers are at least this long, so that any will do; what is not
+touched of one takes no memory."""
+_MOST_KEPT_BYTES = 4 << 20
+
+_IN_PLACE = "difference"
+"""This codec may find its one base where its result goes."""
+_TOO_MUCH = "more bytes of bases are asked for than any writer would ask for"
+
+_Allocate = Callable[[int], memoryview]
+T = TypeVar("T")
+
+
+class Decoded(NamedTuple):
+    """An object's bytes, and what it took to read them."""
+
+    raw: memoryview
+    depth: int
+    read_bytes: int
+    """Stored bytes of its record and of those of all its bases."""
+    root_bytes: int
+    """Stored bytes of the last record that was decoded without a base."""
+
+
+class _Effort:
+    """What reading one object took so far, and may still take."""
+
+    __slots__ = ("left_bytes", "read_bytes", "root_bytes")
+
+    def __init__(self) -> None:
+        self.left_bytes: int | None = None
+        """Of bases; None until the object's own record was read."""
+        self.read_bytes = 0
+        self.root_bytes = 0
+
+    def allows(self, place: Place) -> bool:
+        """Tell whether the record at a place may be read at all."""
+        return self.left_bytes is None or place.nbytes <= MAX_HEAD_BYTES + self.left_bytes
+
+    def charge(self, entry: Entry) -> bool:
+        """Count a record that is about to be decoded; tell whether there was enough left for it."""
+        self.read_bytes += entry.stored_bytes
+        if not entry.bases:
+            self.root_bytes = entry.stored_bytes
+        if self.left_bytes is None:
+            self.left_bytes = most_base_bytes(entry.raw_bytes)
+        else:
+            self.left_bytes -= base_cost_bytes(entry.raw_bytes)
+        return self.left_bytes >= 0
+
+
+class Representations:
+    """Reads what a store's packs hold. Thread-safe."""
+
+    def __init__(self, packs: Packs, catalog: Catalog, url: str, own_place: Callable[[Digest], Place | None]) -> None:
+        """Read from the packs of a catalog.
+
+        Args:
+            packs: The pack files.
+            catalog: What they hold.
+            url: Of the store, for messages.
+            own_place: Tells the place of what this process wrote itself, which the catalog leaves out.
+        """
+        self._packs = packs
+        self._catalog = catalog
+        self._url = url
+        self._own_place = own_place
+        self._buffers: list[bytearray] = []
+
+    def get(self, kind: Kind, digest: Digest, out: memoryview | None = None) -> memoryview:
+        """Return an object's bytes, proven by its digest; see `Objects.get`."""
+        return self._at_any_place(digest, lambda place: self.get_at(place, kind, digest, out))
+
+    def get_at(self, place: Place, kind: Kind, digest: Digest, out: memoryview | None = None) -> memoryview:
+        """Return an object's bytes from the representation at one place.
+
+        Raises:
+            FileNotFoundError: the pack is gone.
+            ObjectCorruptError, UnsupportedError: as `get`.
+        """
+        allocate = _new_memory if out is None else lambda _: out
+        return self._decode_at(place, kind, digest, allocate, _Effort(), MAX_DEPTH + 1)[1]
+
+    def decode(self, digest: Digest, raw_bytes: int) -> Decoded:
+        """Return a chunk of a known length, in memory to be handed back with `give`, and what reading it takes.
+
+        Raises as `get` does.
+        """
+        effort = _Effort()
+        out = self._take(raw_bytes)
+        try:
+            entry, raw = self._at_any_place(
+                digest, lambda place: self._decode_at(place, Kind.CHUNK, digest, lambda _: out, effort, MAX_DEPTH + 1)
+            )
+        except ThetaError:
+            self.give(out)
+            raise
+        return Decoded(raw, entry.depth, effort.read_bytes, effort.root_bytes)
+
+    def give(self, view: memoryview) -> None:
+        """Take back memory that came from `decode`; the view must not be used again."""
+        buffer = view.obj
+        assert isinstance(buffer, bytearray)
+        if len(self._buffers) < _SPARE_BUFFERS and len(buffer) <= _MOST_KEPT_BYTES:
+            self._buffers.append(buffer)
+
+    def entry(self, digest: Digest) -> Entry:
+        """Return what is stored for an object. Raises as `get` does."""
+        return self._at_any_place(digest, lambda place: self._read_entry(place, digest))
+
+    def shallowest(self, digest: Digest) -> Entry:
+        """Return the representation of an object that stands on the fewest bases. Raises as `get` does."""
+        entry = self.entry(digest)
+        for place in self._catalog.snapshot().find(digest) if entry.depth else ():
+            try:
+                entry = min(entry, self._read_entry(place, digest), key=lambda other: other.depth)
+            except (FileNotFoundError, ObjectCorruptError):
+                continue
+        return entry
+
+    def stored(self, digest: Digest) -> tuple[Entry, memoryview]:
+        """Return what is stored for an object, and its stored bytes in new memory, their checksum checked.
+
+        Raises as `get` does; nothing is decoded, so nothing is proven about raw bytes.
+        """
+        return self._at_any_place(digest, lambda place: self._checked(place, digest))
+
+    def _at_any_place(self, digest: Digest, act: Callable[[Place], T]) -> T:
+        failure: ThetaError | None = None
+        for place in self._places(digest):
+            try:
+                return act(place)
+            except FileNotFoundError:
+                pass  # merged into another pack since it was listed
+            except (ObjectCorruptError, UnsupportedError) as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
+        for name, problem in self._catalog.snapshot().problems:
+            if isinstance(problem, UnsupportedError):
+                raise problem
+            raise ObjectCorruptError(str(digest), name, f"nothing can be read ({problem}), and no other file has it")
+        raise ObjectMissingError(str(digest), self._url)
+
+    def _places(self, digest: Digest) -> Iterator[Place]:
+        """Yield the places known for a digest; then those that listing the store again brings."""
+        own = self._own_place(digest)
+        if own is not None:
+            yield own
+        for _ in range(_MOST_LISTINGS):
+            yield from self._catalog.snapshot().find(digest)
+            if not self._catalog.refresh(thorough=True):
+                return
+
+    def _decode_at(
+        self, place: Place, kind: Kind, digest: Digest, allocate: _Allocate, effort: _Effort, below: int
+    ) -> tuple[Entry, memoryview]:
+        """Decode and prove the object at a place, whose depth must be `below`; the recursion goes through its bases."""
+        if not effort.allows(place):
+            raise ObjectCorruptError(str(digest), place.file_name, _TOO_MUCH)
+        record = self._take(place.nbytes)
+        try:
+            entry, stored = self._read(place, digest, record)
+            if entry.kind != kind:
+                raise _corrupt(entry, place, f"is of kind {entry.kind}, expected {kind.name.lower()}")
+            if entry.depth >= below:
+                raise _corrupt(entry, place, f"is a base of depth {entry.depth}, not below {below}")
+            if not effort.charge(entry):
+                raise _corrupt(entry, place, _TOO_MUCH)
+            out = allocate(entry.raw_bytes)
+            if out.nbytes != entry.raw_bytes:
+                raise _corrupt(entry, place, f"has {entry.raw_bytes} raw bytes, expected {out.nbytes}")
+            self._decode(entry, stored, place, out, effort)
+            if digest_of(out, kind) != digest:
+                raise _explained(entry, stored, place, None)
+            return entry, out
+        finally:
+            self.give(record)
+
+    def _decode(self, entry: Entry, stored: memoryview, place: Place, out: memoryview, effort: _Effort) -> None:
+        """Decode a record into `out`, its bases first."""
+        bases: list[memoryview] = []
+        try:
+            if entry.bases and entry.codec not in codecs.CODEC_NAMES:
+                raise UnsupportedError(f"codec '{entry.codec}' is unknown: upgrade")
+            if entry.codec == _IN_PLACE and len(entry.bases) == 1:
+                base = self._decode_base(entry, place, entry.bases[0], lambda _: out, effort)
+                codecs.decode(entry.codec, entry.params, stored, out, (base,))
+                return
+            bases.extend(self._decode_base(entry, place, digest, self._take, effort) for digest in entry.bases)
+            codecs.decode(entry.codec, entry.params, stored, out, bases)
+        except (MalformedError, UnsupportedError) as error:
+            raise _explained(entry, stored, place, error) from error
+        finally:
+            for view in bases:
+                self.give(view)
+
+    def _decode_base(
+        self, entry: Entry, place: Place, base: Digest, allocate: _Allocate, effort: _Effort
+    ) -> memoryview:
+        """Return the bytes of a base of the record at `place`, in memory that `allocate` gave."""
+        try:
+            return self._at_any_place(
+                base, lambda at: self._decode_at(at, Kind.CHUNK, base, allocate, effort, entry.depth)[1]
+            )
+        except (ObjectMissingError, ObjectCorruptError) as error:
+            raise _corrupt(entry, place, f"its base cannot be had: {error}") from error
+
+    def _read(self, place: Place, digest: Digest, record: memoryview) -> tuple[Entry, memoryview]:
+        """Read the record at a place into `record`; return its entry and, inside `record`, its stored bytes."""
+        try:
+            got_bytes = self._packs.get(place.file_name).read_into(place.offset, record)
+            entry, head_bytes = decode_head(record[:got_bytes], place.file_name, place.offset)
+        except MalformedError as error:
+            raise ObjectCorruptError(str(digest), place.file_name, f"cannot be read: {error}") from error
+        if entry.digest != digest:
+            raise ObjectCorruptError(str(digest), place.file_name, f"at {place.offset} is object '{entry.digest}'")
+        if head_bytes + entry.stored_bytes != place.nbytes or got_bytes != record.nbytes:
+            raise _corrupt(entry, place, f"the record at {place.offset} is cut off or has another length")
+        return entry, record[head_bytes:]
+
+    def _read_entry(self, place: Place, digest: Digest) -> Entry:
+        head = memoryview(bytearray(min(place.nbytes, MAX_HEAD_BYTES)))
+        return self._read(place, digest, head)[0]
+
+    def _checked(self, place: Place, digest: Digest) -> tuple[Entry, memoryview]:
+        entry, stored = self._read(place, digest, memoryview(bytearray(place.nbytes)))
+        if checksum_of(stored) != entry.checksum:
+            raise _corrupt(entry, place, "the stored bytes do not have their checksum")
+        return entry, stored
+
+    def _take(self, nbytes: int) -> memoryview:
+        """Return memory, used before where possible: touching new memory costs 1 ms a MB."""
+        try:
+            buffer = self._buffers.pop()
+        except IndexError:
+            buffer = bytearray(max(nbytes, _BUFFER_BYTES))
+        if len(buffer) < nbytes:
+            buffer = bytearray(nbytes)
+        return memoryview(buffer)[:nbytes]
+
+
+def _new_memory(nbytes: int) -> memoryview:
+    return memoryview(bytearray(nbytes))
+
+
+def _explained(entry: Entry, stored: memoryview, place: Place, error: ThetaError | None) -> ThetaError:
+    """Say why stored bytes gave no object: the checksum tells damage from what is unknown or was never right."""
+    if checksum_of(stored) != entry.checksum:
+        return _corrupt(entry, place, "the stored bytes do not have their checksum")
+    if isinstance(error, UnsupportedError):
+        return UnsupportedError(f"object '{entry.digest}' in '{place.file_name}' cannot be read: {error}")
+    return _corrupt(entry, place, "the bytes have another digest" if error is None else f"does not decode: {error}")
+
+
+def _corrupt(entry: Entry, place: Place, reason: str) -> ObjectCorruptError:
+    return ObjectCorruptError(str(entry.digest), place.file_name, reason)
