@@ -6,16 +6,20 @@ import os
 
 import pytest
 
-from thetastore.formats import MAX_HEADER_BYTES, pickle_machine, torch_state, zip_directory
+from thetastore.dtypes import DTYPES
+from thetastore.formats import MAX_HEADER_BYTES, gguf, npy_header, pickle_machine, torch_state, zip_directory
+from thetastore.formats.gguf import Gguf
+from thetastore.formats.npy import FortranNpy, Npy
+from thetastore.formats.npz import Npz
 from thetastore.formats.safetensors import _DTYPES, Safetensors
 from thetastore.formats.torch_zip import TorchZip
 from thetastore.layout import MAX_AMPLIFICATION, MAX_DIMENSIONS, MAX_NAME_BYTES, MAX_TABLE_BYTES, MAX_TENSORS
 
-DOCUMENT = os.path.join(os.path.dirname(__file__), "..", "..", "docs", "format", "layouts.md")
+FOLDER = os.path.join(os.path.dirname(__file__), "..", "..", "docs", "format")
 
 
-def document() -> str:
-    with open(DOCUMENT, encoding="utf-8") as file:
+def document(name: str = "layouts.md") -> str:
+    with open(os.path.join(FOLDER, name), encoding="utf-8") as file:
         return file.read()
 
 
@@ -30,6 +34,14 @@ def document() -> str:
         f"| {MAX_AMPLIFICATION} x the file |",
         f"`safetensors` version {Safetensors.version}",
         f"`torch-zip` version {TorchZip.version}",
+        f"`gguf` version {Gguf.version}",
+        f"`npy` version {Npy.version}",
+        f"`npy` version {FortranNpy.version}",
+        f"`npz` version {Npz.version}",
+        f"more than {MAX_TENSORS:,} tensors or {gguf.MAX_METADATA:,} metadata",
+        f"nested more than {gguf.MAX_NESTING} deep",
+        f"keys of more than {gguf.MAX_KEY_BYTES:,} bytes",
+        f"a header of more than {npy_header.MAX_HEADER_BYTES:,} bytes",
         f"or {zip_directory.MAX_ENTRIES:,} entries",
         f"over {pickle_machine.MAX_PICKLE_BYTES >> 20} MiB",
         f"{pickle_machine.MAX_VALUE_BYTES >> 20} MiB, containers nested more than {torch_state.MAX_DEPTH} deep",
@@ -46,3 +58,18 @@ def test_every_dtype_of_safetensors_is_documented() -> None:
     words = document().replace(",", " ").replace("`", " ").split()
 
     assert {name.decode() for name in _DTYPES} | set(_DTYPES.values()) <= set(words)
+
+
+def test_every_dtype_of_numpy_is_documented() -> None:
+    words = document().replace(",", " ").replace("`", " ").replace("\\|", "|").split()
+
+    assert {code.decode() for code in npy_header._DTYPES} | set(npy_header._DTYPES.values()) <= set(words)
+
+
+def test_every_block_dtype_is_documented_with_its_sizes() -> None:
+    text = document("chunking.md")
+    blocks = [dtype for dtype in DTYPES.values() if dtype.kind == "block"]
+
+    assert blocks
+    for dtype in blocks:
+        assert f"| {dtype.name} | {dtype.block_elements} | {dtype.bits // 8} |" in text

@@ -20,7 +20,11 @@ MAX_VERSION = 0xFFFF
 _BUILT_IN = (
     # leading offset, magic there, module, class
     (0, b"PK\3\4", "torch_zip", "TorchZip"),
+    (0, b"PK\3\4", "npz", "Npz"),
     (8, b"{", "safetensors", "Safetensors"),
+    (0, b"GGUF", "gguf", "Gguf"),
+    (0, b"\x93NUMPY", "npy", "Npy"),
+    (0, b"\x93NUMPY", "npy", "FortranNpy"),
 )
 
 
