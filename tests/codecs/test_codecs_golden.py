@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from thetastore.codecs import CODEC_NAMES, decode
+from thetastore.codecs import CODEC_NAMES, decode, places
 from thetastore.codecs.payload import Coding
 
 DOCUMENT = os.path.join(os.path.dirname(__file__), "..", "..", "docs", "format", "codecs.md")
@@ -19,7 +19,8 @@ def document() -> str:
 
 
 def bytes_of(dump: str) -> bytes:
-    return bytes.fromhex(re.sub("#.*", "", dump))
+    dump = re.sub("#.*", "", dump)
+    return bytes.fromhex(re.sub(r"(\w\w)\*(\d+)", lambda repeated: repeated[1] * int(repeated[2]), dump))
 
 
 def golden_vectors() -> list[tuple[str, list[bytes], bytes, bytes]]:
@@ -51,5 +52,11 @@ def test_every_codec_and_every_coding_of_planes_has_a_golden_vector() -> None:
 
 
 def test_the_document_lists_the_numbers_of_the_code() -> None:
-    for coding in Coding:
+    for coding in (*Coding, *places.Coding):
         assert f"| {coding.value} {coding.name.lower()} |" in document()
+
+
+def test_both_layouts_and_every_coding_of_places_have_a_golden_vector() -> None:
+    stored = [stored for codec, _, _, stored in golden_vectors() if codec == "difference"]
+
+    assert {(layout, coding) for _, layout, _, coding, *_ in stored} == {(0, 0)} | {(1, c) for c in places.Coding}

@@ -3,18 +3,17 @@
 Elements are taken as unsigned integers of their width, whatever they mean, and subtracted modulo 2^width. To the
 difference 0x80 is added in every byte but the highest, which makes its bytes *balanced digits*: a small difference of
 either sign leaves the higher bytes at zero, and the lowest byte near 0x80. The result goes through codec `planes` as
-integers do; where at least three quarters of the elements are equal, only the others do, and a bitmap says which they
-are.
+integers do. Where enough elements are equal to the base's, only the others do, and `places` says which they are.
 
     layout 0, dense                          layout 1, sparse
     0  1  version, 0                         0   1  version, 0
     1  1  layout, 0                          1   1  layout, 1
     2  1  width in bytes: 1, 2, 4, 8         2   1  width in bytes: 1, 2, 4, 8
-    3  1  0                                  3   1  coding of the bitmap: 0 raw, 2 zstd
+    3  1  0                                  3   1  coding of the places
     4     planes of all elements, and tail   4   4  raw bytes
                                              8   4  k, the number of elements that differ
-                                             12  4  stored bytes of the bitmap
-                                             16     bitmap, lowest bit first; planes of k elements, and tail
+                                             12  4  stored bytes of the places
+                                             16     places; planes of k elements, and tail
 
 `docs/format/codecs.md` has the limits and the rationale, `docs/decisions/020-difference-codec.md` the figures.
 """
@@ -26,10 +25,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from thetastore.codecs import frames, planes, sampling
-from thetastore.codecs.payload import MAX_RAW_BYTES, Coding
+from thetastore.codecs import places, planes, sampling
+from thetastore.codecs.payload import MAX_RAW_BYTES
 from thetastore.codecs.scratch import scratch
-from thetastore.codecs.splitting import Bytes, Words
+from thetastore.codecs.splitting import Words
 from thetastore.dtypes import DTYPES
 from thetastore.errors import MalformedError, UnsupportedError
 
@@ -37,98 +36,87 @@ VERSION: Final = 0
 _DENSE: Final = 0
 _SPARSE: Final = 1
 _HEADER: Final = struct.Struct("<BBBB")
-_SPARSE_HEADER: Final = struct.Struct("<BBBBIII")
+_SPARSE_FIELDS: Final = struct.Struct("<III")
 _WIDTHS: Final = (1, 2, 4, 8)
+_PLANES_WIDTH_AT: Final = 2  # see `payload`
+
 _BIASES: Final[dict[int, Any]] = {
     width: np.dtype(f"<u{width}").type(sum(0x80 << 8 * byte for byte in range(width - 1))) for width in _WIDTHS
 }
 """By width: 0x80 in every byte but the highest."""
+
+_SPARSE_UP_TO: Final = {1: 0.25, 2: 0.5, 4: 0.75, 8: 0.75}
+"""By width: the share of differing elements up to which places + values are smaller than all differences. A bit an
+element weighs less, the wider the elements are."""
+
 _ADVANTAGE: Final = 0.97
 """A difference is tried only where a sample of it takes this much less: a base costs its readers a second read."""
 
 
 def encode(raw: memoryview, base: memoryview, dtype: str | None) -> memoryview | None:
-    """Return the payload, in memory of its own, or None where a sample says that a difference is no use."""
-    width = sampling.arrangement_of(dtype)[0] if dtype in DTYPES else 1
-    if raw.nbytes != base.nbytes or not width <= raw.nbytes <= MAX_RAW_BYTES:
+    """Return the payload, in memory of its own, or None where a sample says that a difference is no use.
+
+    Args:
+        raw: the chunk.
+        base: as many bytes as `raw` has.
+        dtype: of both; None or an unknown name means bytes.
+    """
+    width, exponent_first = sampling.arrangement_of(dtype) if dtype in DTYPES else (1, False)
+    if not width <= raw.nbytes <= MAX_RAW_BYTES:
         return None
-    count = raw.nbytes // width
     words, base_words = _words_of(raw, width, "target"), _words_of(base, width, "base")
-    if not _promises_to_pay(words, base_words, dtype):
+    if not _promises_to_pay(words, base_words, exponent_first):
         return None
-    differs = np.not_equal(words, base_words, out=scratch("differs", count).view(np.bool_))
-    changed_count = int(np.count_nonzero(differs))
-    tail = raw[count * width :]
-    if 0 < changed_count <= count // 4:
-        payload = _encode_sparse(words, base_words, differs, changed_count, tail)
-    else:
-        payload = _HEADER.pack(VERSION, _DENSE, width, 0) + _planes_of(words, base_words, tail)
-    return memoryview(payload)
-
-
-def _encode_sparse(words: Words, base: Words, differs: Words, changed_count: int, tail: memoryview) -> bytes:
-    width = words.itemsize
-    places = np.flatnonzero(differs)
-    bitmap = np.packbits(differs, bitorder="little").data
-    frame = frames.compress(bitmap)
-    pays = frames.pays(len(frame), bitmap.nbytes)
-    coding, stored = (Coding.ZSTD, frame) if pays else (Coding.RAW, bytes(bitmap))
-    changed = np.take(words, places, out=scratch("changed", changed_count * width).view(words.dtype), mode="clip")
-    changed_base = np.take(base, places, out=scratch("below", changed_count * width).view(words.dtype), mode="clip")
-    raw_bytes = words.nbytes + tail.nbytes
-    header = _SPARSE_HEADER.pack(VERSION, _SPARSE, width, coding, raw_bytes, changed_count, len(stored))
-    return header + stored + _planes_of(changed, changed_base, tail)
-
-
-def _planes_of(words: Words, base: Words, tail: memoryview) -> memoryview:
-    digits = scratch("digits", words.nbytes + tail.nbytes)
+    tail = raw[words.nbytes :]
+    digits = scratch("digits", raw.nbytes)
     differences: Words = digits[: words.nbytes].view(words.dtype)
-    np.subtract(words, base, out=differences)
-    np.add(differences, _BIASES[words.itemsize], out=differences)
-    digits.data[words.nbytes :] = tail
-    payload = planes.encode(digits.data, _plan_of(differences), at_any_size=True)
+    np.subtract(words, base_words, out=differences)
+    differs = np.not_equal(differences, 0, out=scratch("differs", words.size).view(np.bool_))
+    changed_count = int(np.count_nonzero(differs))
+    if 0 < changed_count <= _SPARSE_UP_TO[width] * words.size:
+        return _encode_sparse(differences, differs, changed_count, tail)
+    return memoryview(_HEADER.pack(VERSION, _DENSE, width, 0) + _encode_digits(digits, differences, tail))
+
+
+def _promises_to_pay(words: Words, base: Words, exponent_first: bool) -> bool:
+    """Tell by a sample whether the planes of the differences take fewer bits than those of the elements themselves."""
+    sample, base_sample = sampling.spread_sample(words), sampling.spread_sample(base)
+    differences = sample - base_sample + _BIASES[words.itemsize]
+    if exponent_first:
+        sample = np.left_shift(sample, 1)  # a byte of its own for the exponent; the sign is worth a bit of noise
+    return sampling.coded_bits(differences) < _ADVANTAGE * sampling.coded_bits(sample)
+
+
+def _encode_sparse(differences: Words, differs: Words, changed_count: int, tail: memoryview) -> memoryview:
+    width = differences.itemsize
+    changed = np.flatnonzero(differs)
+    coding, stored = places.encode(differs, changed)
+    digits = scratch("changed", changed_count * width + tail.nbytes)
+    values: Words = digits[: changed_count * width].view(differences.dtype)
+    np.take(differences, changed, out=values, mode="clip")  # any other mode buffers `out`
+    raw_bytes = differences.nbytes + tail.nbytes
+    fields = _SPARSE_FIELDS.pack(raw_bytes, changed_count, len(stored))
+    header = _HEADER.pack(VERSION, _SPARSE, width, coding) + fields
+    return memoryview(b"".join((header, stored, _encode_digits(digits, values, tail))))
+
+
+def _encode_digits(digits: Words, differences: Words, tail: memoryview) -> memoryview:
+    """Code differences and tail by planes. `differences` is the beginning of `digits`, and is overwritten."""
+    np.add(differences, _BIASES[differences.itemsize], out=differences)
+    digits.data[differences.nbytes :] = tail
+    payload = planes.encode(digits.data, sampling.plan_of_integers(differences), at_any_size=True)
     assert payload is not None, "a payload at any size was asked for"
     return payload
 
 
-def _plan_of(differences: Words) -> planes.Plan:
-    width = differences.itemsize
-    pays = (False,) * width
-    if differences.size:
-        bits = sampling.entropies(sampling.spread_sample(differences), width)
-        pays = tuple(entropy <= sampling.PAYS_BITS for entropy in bits)
-    return planes.Plan(width, False, pays, False)
-
-
-def _decode_planes(payload: memoryview, width: int, out: memoryview) -> None:
-    planes.decode(payload, out)
-    if payload[2] != width:
-        raise MalformedError(f"difference of width {width} has planes of width {payload[2]}")
-
-
 def _words_of(raw: memoryview, width: int, use: str) -> Words:
+    """View the whole elements of `raw`; copy them to scratch memory where they are not aligned."""
     words: Words = np.frombuffer(raw, dtype=f"<u{width}", count=raw.nbytes // width)
     if words.flags.aligned:
         return words
     copy: Words = scratch(use, words.nbytes).view(words.dtype)
     np.copyto(copy, words)
     return copy
-
-
-def _promises_to_pay(words: Words, base: Words, dtype: str | None) -> bool:
-    """Tell by a sample whether the planes of the differences take fewer bits than those of the elements themselves."""
-    width = words.itemsize
-    sample, base_sample = sampling.spread_sample(words), sampling.spread_sample(base)
-    differences = sample - base_sample + _BIASES[width]
-    if dtype in DTYPES and sampling.arrangement_of(dtype)[1]:
-        sample = np.left_shift(sample, 1)  # a byte of its own for the exponent; the sign is worth a bit of noise
-    return _coded_bits(differences) < _ADVANTAGE * _coded_bits(sample)
-
-
-def _coded_bits(sample: Words) -> float:
-    """Estimate the bits that an element's planes take."""
-    bits = sampling.entropies(sample, sample.itemsize)
-    return sum(8.0 if entropy > sampling.PAYS_BITS else entropy for entropy in bits)
 
 
 def decode(payload: memoryview, base: memoryview, out: memoryview) -> None:
@@ -138,68 +126,57 @@ def decode(payload: memoryview, base: memoryview, out: memoryview) -> None:
         MalformedError: the payload breaks a rule of its format, or base or payload have another number of raw bytes.
         UnsupportedError: the payload has a later version.
     """
+    layout, width, coding = _read_header(payload, base, out)
+    base_words = _words_of(base, width, "base")
+    words: Words = np.frombuffer(out, dtype=base_words.dtype, count=base_words.size)
+    stored = payload[_HEADER.size :]
+    if layout == _DENSE:
+        differences, tail = _decode_digits(stored, base_words.size, width, out.nbytes - words.nbytes)
+    else:
+        differences, tail = _decode_sparse(stored, coding, base_words, out)
+    np.add(base_words, differences, out=words)
+    out[words.nbytes :] = tail
+
+
+def _read_header(payload: memoryview, base: memoryview, out: memoryview) -> tuple[int, int, int]:
+    """Return layout, width, and the fourth byte."""
     if base.nbytes != out.nbytes:
         raise MalformedError(f"difference needs a base of {out.nbytes} bytes, it has {base.nbytes}")
     if payload.nbytes < _HEADER.size:
         raise MalformedError(f"difference is truncated in its header, at byte {payload.nbytes}")
-    version, layout, width, reserved = _HEADER.unpack_from(payload)
+    version, layout, width, coding = _HEADER.unpack_from(payload)
     if version != VERSION:
         raise UnsupportedError(f"difference is of version {version}, this version reads {VERSION}: upgrade")
-    if layout > _SPARSE or width not in _WIDTHS or (layout == _DENSE and reserved):
-        raise MalformedError(f"difference has layout {layout}, width {width}, fourth byte {reserved}")
-    base_words = _words_of(base, width, "base")
-    if layout == _DENSE:
-        _decode_dense(payload[_HEADER.size :], base_words, out)
-    else:
-        _decode_sparse(payload, base, base_words, out)
+    if layout > _SPARSE or width not in _WIDTHS or (layout == _DENSE and coding):
+        raise MalformedError(f"difference has layout {layout}, width {width}, fourth byte {coding}")
+    return layout, width, coding
 
 
-def _decode_dense(payload: memoryview, base: Words, out: memoryview) -> None:
-    digits = scratch("digits", out.nbytes)
-    _decode_planes(payload, base.itemsize, digits.data)
-    differences: Words = digits[: base.nbytes].view(base.dtype)
-    np.subtract(differences, _BIASES[base.itemsize], out=differences)
-    words: Words = np.frombuffer(out, dtype=base.dtype, count=base.size)
-    np.add(base, differences, out=words)
-    out[base.nbytes :] = digits.data[base.nbytes :]
+def _decode_sparse(stored: memoryview, coding: int, base: Words, out: memoryview) -> tuple[Words, memoryview]:
+    """Return the differences of all elements, and the tail."""
+    if stored.nbytes < _SPARSE_FIELDS.size:
+        raise MalformedError("difference is truncated in its header")
+    raw_bytes, changed_count, places_bytes = _SPARSE_FIELDS.unpack_from(stored)
+    end = _SPARSE_FIELDS.size + places_bytes
+    if raw_bytes != out.nbytes or changed_count > base.size or end > stored.nbytes:
+        raise MalformedError(
+            f"difference of {changed_count} elements in {raw_bytes} raw bytes has places up to byte {end} of "
+            f"{stored.nbytes}; {out.nbytes} raw bytes with {base.size} elements were expected"
+        )
+    changed = places.decode(stored[_SPARSE_FIELDS.size : end], coding, changed_count, base.size)
+    values, tail = _decode_digits(stored[end:], changed_count, base.itemsize, out.nbytes - base.nbytes)
+    differences: Words = scratch("differences", base.nbytes).view(base.dtype)
+    differences.fill(0)
+    differences[changed] = values
+    return differences, tail
 
 
-def _decode_sparse(payload: memoryview, base: memoryview, base_words: Words, out: memoryview) -> None:
-    if payload.nbytes < _SPARSE_HEADER.size:
-        raise MalformedError(f"difference is truncated in its header, at byte {payload.nbytes}")
-    _, _, width, coding, raw_bytes, changed_count, bitmap_bytes = _SPARSE_HEADER.unpack_from(payload)
-    if raw_bytes != out.nbytes:
-        raise MalformedError(f"difference says {raw_bytes} raw bytes, {out.nbytes} were expected")
-    end = _SPARSE_HEADER.size + bitmap_bytes
-    if changed_count > base_words.size or end > payload.nbytes:
-        raise MalformedError(f"difference has {changed_count} elements of {base_words.size}, bitmap ends at {end}")
-    places = _read_bitmap(payload[_SPARSE_HEADER.size : end], coding, base_words.size, changed_count)
-    tail_bytes = out.nbytes - base_words.nbytes
-    digits = scratch("digits", changed_count * width + tail_bytes)
-    _decode_planes(payload[end:], width, digits.data)
-    differences: Words = digits[: changed_count * width].view(base_words.dtype)
+def _decode_digits(stored: memoryview, count: int, width: int, tail_bytes: int) -> tuple[Words, memoryview]:
+    """Return `count` differences, and the tail, in scratch memory."""
+    digits = scratch("digits", count * width + tail_bytes)
+    planes.decode(stored, digits.data)
+    if stored[_PLANES_WIDTH_AT] != width:
+        raise MalformedError(f"difference of width {width} has planes of width {stored[_PLANES_WIDTH_AT]}")
+    differences: Words = digits[: count * width].view(f"<u{width}")
     np.subtract(differences, _BIASES[width], out=differences)
-    changed = scratch("changed", changed_count * width).view(base_words.dtype)
-    np.take(base_words, places, out=changed, mode="clip")
-    np.add(changed, differences, out=changed)
-    words: Words = np.frombuffer(out, dtype=base_words.dtype, count=base_words.size)
-    np.copyto(words, base_words)
-    words[places] = changed
-    out[base_words.nbytes :] = digits.data[changed_count * width :]
-
-
-def _read_bitmap(stored: memoryview, coding: int, element_count: int, changed_count: int) -> Words:
-    bitmap: Bytes
-    expected_bytes = -(-element_count // 8)
-    if coding == Coding.ZSTD:
-        bitmap = scratch("bitmap", expected_bytes)
-        frames.decompress_into(stored, bitmap.data)
-    elif coding == Coding.RAW and stored.nbytes == expected_bytes:
-        bitmap = np.frombuffer(stored, np.uint8)
-    else:
-        raise MalformedError(f"difference has a bitmap of {stored.nbytes} bytes in coding {coding}")
-    differs = np.unpackbits(bitmap, bitorder="little")
-    places = np.flatnonzero(differs.view(np.bool_))
-    if places.size != changed_count or (places.size and places[-1] >= element_count):
-        raise MalformedError(f"difference has {places.size} bits for {changed_count} elements")
-    return places
+    return differences, digits.data[differences.nbytes :]

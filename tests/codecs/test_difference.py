@@ -1,0 +1,225 @@
+"""A chunk comes back bit for bit from its difference and its base, and the difference is as small as promised."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from thetastore import chunking
+from thetastore.codecs import Coded, decode, difference, encode, encode_difference
+from thetastore.dtypes import DTYPES
+
+DATA = Path(__file__).parents[3] / "shared/data"
+DTYPE_NAMES = [*DTYPES, None]
+WIDTHS = {1: "uint8", 2: "bfloat16", 4: "float32", 8: "float64"}
+
+
+def decoded(coded: Coded, base: bytes) -> bytes:
+    out = bytearray(b"\xa5" * len(base))
+    decode(coded.codec, coded.params, coded.stored, memoryview(out), [base])
+    return bytes(out)
+
+
+def payload_of(raw: bytes, base: bytes, dtype: str | None, monkeypatch: pytest.MonkeyPatch) -> memoryview:
+    """Code without asking whether it promises to pay, so that every path is taken."""
+    monkeypatch.setattr(difference, "_promises_to_pay", lambda *_: True)
+    payload = difference.encode(memoryview(raw), memoryview(base), dtype)
+    assert payload is not None
+    return payload
+
+
+@st.composite
+def pairs(draw: st.DrawFn) -> tuple[bytes, bytes]:
+    """A base and a chunk: equal, unrelated, a little moved, moved in some places; with any special bytes strewn in."""
+    rng = np.random.default_rng(draw(st.integers(0, 1 << 32)))
+    base = rng.standard_normal(draw(st.integers(64, 3000))).astype(np.float32)
+    base = np.frombuffer(base.tobytes() + draw(st.binary(max_size=7)), np.uint8)
+    kind = draw(st.sampled_from(["equal", "unrelated", "little", "few", "many"]))
+    raw = base.copy()
+    if kind == "unrelated":
+        raw = rng.integers(0, 256, base.size, dtype=np.uint8)
+    elif kind != "equal":
+        share = {"little": 1.0, "few": 0.02, "many": 0.4}[kind]
+        raw[::2] += (rng.integers(-3, 4, raw[::2].size) * (rng.random(raw[::2].size) < share)).astype(np.uint8)
+    for _ in range(draw(st.integers(0, 4))):
+        special = draw(
+            st.sampled_from([b"\0\0\0\x80", b"\xff" * 8, b"\0\0\x80\x7f", b"\x80\xff", b"\0\x7c", b"\0" * 16])
+        )
+        place = draw(st.integers(0, raw.size - 16))
+        raw[place : place + len(special)] = np.frombuffer(special, np.uint8)
+    return base.tobytes(), raw.tobytes()
+
+
+@settings(max_examples=400, deadline=None)
+@given(pair=pairs(), dtype=st.sampled_from(DTYPE_NAMES), at=st.tuples(*[st.integers(0, 9)] * 3))
+def test_any_bytes_of_any_element_type_come_back_from_any_address(pair, dtype, at) -> None:
+    base, raw = (memoryview(bytes(offset) + part)[offset:] for offset, part in zip(at, pair, strict=False))
+    target = bytearray(b"\xa5" * (at[2] + len(raw) + 3))
+
+    coded = encode_difference(raw, base, dtype)
+
+    if coded is not None:
+        decode(coded.codec, coded.params, coded.stored, memoryview(target)[at[2] : at[2] + len(raw)], (base,))
+        assert target == b"\xa5" * at[2] + bytes(raw) + b"\xa5" * 3
+        assert len(coded.stored) < len(raw)
+
+
+@pytest.mark.parametrize("dtype", DTYPE_NAMES)
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.2, 0.45, 0.7, 1.0])
+@pytest.mark.parametrize("length", [1, 7, 8, 9, 1023, 4099, 100_001])
+def test_every_layout_comes_back_for_every_length(dtype, share, length, monkeypatch) -> None:
+    rng = np.random.default_rng(length)
+    raw = rng.integers(0, 256, length, dtype=np.uint8)
+    base = np.where(rng.random(-(-length // 16)).repeat(16)[:length] < share, rng.integers(0, 256, length), raw)
+    base = base.astype(np.uint8).tobytes()
+    if dtype is not None and length < max(DTYPES[dtype].bits // 8, 1):
+        return
+
+    monkeypatch.setattr(difference, "_promises_to_pay", lambda *_: True)
+    payload = difference.encode(memoryview(raw.tobytes()), memoryview(base), dtype)
+
+    if payload is not None:  # complex128 of 8 bytes is one float64
+        assert decoded(Coded("difference", b"", payload), base) == raw.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "int16", "float8_e4m3fn", "bool"])
+def test_every_bit_pattern_comes_back_from_every_neighbour_and_from_every_special_value(dtype, monkeypatch) -> None:
+    width = 1 if DTYPES[dtype].bits == 8 else 2
+    patterns = np.arange(1 << 8 * width).astype(f"<u{width}")
+    raw = patterns.tobytes()
+    specials = [0, 1, 0x8000, 0x7F80, 0xFF80, 0x7FC0, 0x7FA1, 0xFFFF, 0x7C00, 0xFC00, 0x7F, 0x80, 0xFF]
+    bases = [np.full_like(patterns, special & (1 << 8 * width) - 1) for special in specials]
+    bases += [patterns + np.array(shift, patterns.dtype) for shift in (1, 127, 128)]
+    bases += [patterns[::-1], np.random.default_rng(1).permutation(patterns)]
+    for base in bases:
+        payload = payload_of(raw, base.tobytes(), dtype, monkeypatch)
+
+        assert decoded(Coded("difference", b"", payload), base.tobytes()) == raw
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    width=st.sampled_from([4, 8]),
+    elements=st.lists(st.tuples(*[st.integers(0, (1 << 64) - 1)] * 2), min_size=1, max_size=40),
+    repeats=st.integers(1, 30),
+)
+def test_any_wide_bit_pattern_comes_back_from_any_other(width, elements, repeats) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        raw, base = (
+            (np.array(column, np.uint64) >> np.uint64(64 - 8 * width)).astype(f"<u{width}").repeat(repeats).tobytes()
+            for column in zip(*elements, strict=True)
+        )
+
+        payload = payload_of(raw, base, WIDTHS[width], monkeypatch)
+
+        assert decoded(Coded("difference", b"", payload), base) == raw
+
+
+def moved(dtype: str, share: float, weights_of) -> tuple[bytes, bytes]:
+    """Weights, and the same after a share of them moved by some units in the last place."""
+    raw = weights_of(dtype, 300_000)
+    words = np.frombuffer(raw, f"<u{max(DTYPES[dtype].bits // 8, 1)}")
+    rng = np.random.default_rng(9)
+    steps = np.rint(rng.standard_normal(words.size) * 2).astype(np.int64) * (rng.random(words.size) < share)
+    return raw, (words + steps.astype(words.dtype)).astype(words.dtype).tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64", "float8_e5m2"])
+@pytest.mark.parametrize("share", [0.001, 0.01, 0.1, 0.5, 1.0])
+def test_weights_that_moved_a_little_cost_little(dtype, share, weights_of) -> None:
+    base, raw = moved(dtype, share, weights_of)
+
+    coded = encode_difference(raw, base, dtype)
+
+    assert coded is not None
+    assert decoded(coded, base) == raw
+    # Where elements lie, at the entropy of a bit that is true for this share of them, and 4 bits for each step.
+    bits = 4 * share - share * np.log2(share) - (1 - share) * np.log2(1 - share + 1e-9)
+    assert 8 * len(coded.stored) <= 1.25 * bits * len(raw) / (len(base) / 300_000) + 2000
+
+
+def test_decoding_in_place_over_the_base_gives_the_chunk(weights_of) -> None:
+    for share in (0.01, 0.3, 1.0):
+        base, raw = moved("bfloat16", share, weights_of)
+        coded = encode_difference(raw, base, "bfloat16")
+        memory = bytearray(base)
+
+        decode(coded.codec, coded.params, coded.stored, memoryview(memory), [memory])
+
+        assert memory == raw
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64", "float8_e4m3fn", "int8", None])
+def test_an_unrelated_base_is_refused(dtype, weights_of) -> None:
+    kind = dtype if dtype and dtype.startswith(("float", "bfloat")) else "float32"
+
+    coded = encode_difference(weights_of(kind, 300_000, 1), weights_of(kind, 300_000, 2), dtype)
+
+    assert coded is None
+
+
+def test_a_base_of_another_length_and_a_tiny_chunk_are_refused() -> None:
+    assert encode_difference(bytes(4000), bytes(4001), "float32") is None
+    assert encode_difference(bytes(4000), b"", "float32") is None
+    assert encode_difference(b"", b"", "float32") is None
+    assert encode_difference(bytes(100), b"\1" + bytes(99), "float32") is None
+
+
+def test_an_equal_chunk_costs_some_bytes() -> None:
+    raw = np.random.default_rng(1).bytes(1 << 20)
+
+    coded = encode_difference(raw, raw, "float32")
+
+    assert coded is not None
+    assert len(coded.stored) < 50
+    assert decoded(coded, raw) == raw
+
+
+def test_threads_do_not_disturb_each_other(weights_of) -> None:
+    jobs = [(dtype, share) for dtype in ("bfloat16", "float32") for share in (0.01, 0.3, 1.0)] * 4
+    made = {job: moved(*job, weights_of) for job in jobs}
+
+    def comes_back(job: tuple[str, float]) -> bool:
+        base, raw = made[job]
+        coded = encode_difference(raw, base, job[0])
+        return coded is not None and decoded(coded, base) == raw
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(comes_back, jobs))
+
+
+def chunks_of(path: Path) -> list[tuple[str, bytes]]:
+    """Return the chunks of a safetensors file's tensors, cut as thetastore cuts them."""
+    names = {"BF16": "bfloat16", "F32": "float32", "I64": "int64"}
+    raw = path.read_bytes()
+    (header_bytes,) = struct.unpack_from("<Q", raw)
+    header = json.loads(raw[8 : 8 + header_bytes])
+    header.pop("__metadata__", None)
+    chunks = []
+    for tensor in header.values():
+        position = 8 + header_bytes + tensor["data_offsets"][0]
+        for length in chunking.grid_lengths(names[tensor["dtype"]], tuple(tensor["shape"])):
+            chunks.append((names[tensor["dtype"]], raw[position : position + length]))
+            position += length
+    return chunks
+
+
+@pytest.mark.skipif(not os.path.exists(DATA / "minilm-finetuned.bf16.safetensors"), reason=f"no real weights in {DATA}")
+def test_a_real_fine_tune_takes_the_share_that_the_design_promises() -> None:
+    raw_bytes = stored_bytes = 0
+    for (dtype, base), (_, raw) in zip(
+        chunks_of(DATA / "minilm.bf16.safetensors"), chunks_of(DATA / "minilm-finetuned.bf16.safetensors"), strict=True
+    ):
+        candidates = [coded for coded in (encode(raw, dtype), encode_difference(raw, base, dtype)) if coded is not None]
+        stored_bytes += min(len(coded.stored) for coded in candidates)
+        raw_bytes += len(raw)
+
+    assert stored_bytes <= 0.135 * raw_bytes
