@@ -223,3 +223,17 @@ def test_a_real_fine_tune_takes_the_share_that_the_design_promises() -> None:
         raw_bytes += len(raw)
 
     assert stored_bytes <= 0.135 * raw_bytes
+
+
+def test_planes_of_so_few_elements_that_a_frame_is_as_long_come_back() -> None:
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        base = rng.integers(0, 256, 4000, dtype=np.uint8)
+        raw = base.copy()
+        raw[: int(rng.integers(14, 64))] += rng.integers(1, 3 + seed % 4, 1, dtype=np.uint8)
+        raw[: int(rng.integers(14, 64)) : int(rng.integers(1, 4))] += np.uint8(1)
+
+        coded = encode_difference(raw, base, None)
+
+        assert coded is not None
+        assert decoded(coded, base.tobytes()) == raw.tobytes()

@@ -67,8 +67,8 @@ def compress_plane(plane: Buffer) -> bytes:
 
 
 def pays(stored_bytes: int, raw_bytes: int) -> bool:
-    """Tell whether so small a saving is worth the time that decoding takes: 1/64 or more."""
-    return stored_bytes <= raw_bytes - (raw_bytes >> 6)
+    """Tell whether so small a saving is worth the time that decoding takes: 1/64 or more, and at least a byte."""
+    return stored_bytes <= raw_bytes - max(raw_bytes >> 6, 1)
 
 
 def decompress_into(frame: memoryview, out: memoryview) -> None:
