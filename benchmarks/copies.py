@@ -256,12 +256,12 @@ def measure(case: Case, weights: Weights) -> dict[str, Any]:
             stored_bytes += len(encode(raw, dtype).stored)
             times.spend("plain")
             continue
-        coded = copies.encode(raw, plan.recipe, dtype)
+        stored = copies.encode(raw, plan.recipe, dtype)
         times.spend("encode")
-        stored_bytes += len(coded.stored)
+        stored_bytes += len(stored)
         out = memoryview(bytearray(raw.nbytes))
         times.spend(None)
-        copies.decode(memoryview(coded.stored), out, [known[base] for base in plan.bases])
+        copies.decode(memoryview(stored), out, [known[base] for base in plan.bases])
         times.spend("decode")
         assert out == raw, "copies gave other bytes"
         reused += plan.reused_bytes

@@ -32,8 +32,8 @@ def bytes_of(array: np.ndarray) -> bytes:
 
 def rebuilt(raw: bytes, plan: CopyPlan, bases: dict[Digest, bytes]) -> bytes:
     out = bytearray(b"\xa5" * len(raw))
-    coded = copies.encode(raw, plan.recipe, "bfloat16")
-    copies.decode(memoryview(coded.stored), memoryview(out), [bases[base] for base in plan.bases])
+    stored = copies.encode(memoryview(raw), plan.recipe, "bfloat16")
+    copies.decode(memoryview(stored), memoryview(out), [bases[base] for base in plan.bases])
     return bytes(out)
 
 

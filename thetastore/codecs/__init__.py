@@ -1,8 +1,8 @@
 """Codecs: reversible transforms of bytes, each under a released name.
 
-`encode` picks the codec that suits the bytes and their element type, `encode_difference` tries them against a base;
-`decode` undoes any of them into memory that the caller allocated, so that no stored length is believed before it was
-checked.
+`encode` picks the codec that suits the bytes and their element type, `encode_difference` tries them against a base,
+`encode_copies` takes ranges of several; `decode` undoes any of them into memory that the caller allocated, so that no
+stored length is believed before it was checked.
 
 | name | for | stored bytes |
 | --- | --- | --- |
@@ -11,6 +11,7 @@ checked.
 | `zstd` | opaque bytes, repetitive integers | one zstd frame |
 | `planes` | floats and most integers | byte planes, each as it is smallest (`thetastore.codecs.planes`) |
 | `difference` | a chunk whose base is known | what it has more than its base (`thetastore.codecs.difference`) |
+| `copies` | a chunk made of pieces of others | ranges of its bases, and what they lack (`thetastore.codecs.copies`) |
 
 No codec of this version has parameters: `Coded.params` is empty. The bytes are specified in
 `docs/format/codecs.md`. numpy is imported when the first typed chunk of `_PLANES_FROM_BYTES` comes, not before:
@@ -28,11 +29,12 @@ from thetastore.errors import MalformedError, UnsupportedError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from thetastore.codecs.copies import Recipe
     from thetastore.digest import Buffer
 
-__all__ = ["CODEC_NAMES", "Coded", "decode", "encode", "encode_difference"]
+__all__ = ["CODEC_NAMES", "Coded", "decode", "encode", "encode_copies", "encode_difference"]
 
-CODEC_NAMES = ("literal", "constant", "zstd", "planes", "difference")
+CODEC_NAMES = ("literal", "constant", "zstd", "planes", "difference", "copies")
 """Every codec that this version writes and reads."""
 
 _PLANES_FROM_BYTES = 1024
@@ -40,6 +42,10 @@ _PLANES_FROM_BYTES = 1024
 
 _DIFFERENCE_FROM_BYTES = 256
 """Below this headers outweigh what a difference saves, and a second record has to be read."""
+
+_BASE_COUNTS = {"difference": range(1, 2), "copies": range(1, 17)}
+"""How many bases a record must have; none, where the codec is not listed."""
+_NO_BASES = range(1)
 
 _ZSTD_FROM_BYTES = 64
 _SAMPLE_PIECES = 2
@@ -122,6 +128,20 @@ def encode_difference(raw: Buffer, base: Buffer, dtype: str | None = None) -> Co
     return None if payload is None or payload.nbytes >= view.nbytes else Coded("difference", b"", payload)
 
 
+def encode_copies(raw: Buffer, recipe: Recipe, dtype: str | None = None) -> Coded | None:
+    """Code `raw` as copies and literals for the rest, or return None where that is no smaller. Thread-safe.
+
+    Args:
+        raw: as for `encode`.
+        recipe: which ranges of which bases: `thetastore.matching.find_copies` finds and compares them.
+        dtype: as for `encode`, for the literals.
+    """
+    from thetastore.codecs import copies
+
+    payload = copies.encode(memoryview(raw).cast("B"), recipe, dtype)
+    return None if len(payload) >= memoryview(raw).nbytes else Coded("copies", b"", payload)
+
+
 def _zstd_suits_better(raw: memoryview, dtype: str) -> bool:
     """Tell by a sample whether whole values repeat, so that a dictionary coder beats the planes."""
     from thetastore.codecs import planes
@@ -149,7 +169,8 @@ def decode(codec: str, params: bytes, stored: Buffer, out: memoryview, bases: Se
         params: as `encode` gave them.
         stored: as `encode` gave them; not kept.
         out: writable, contiguous, exactly as long as the raw bytes; its content is undefined after an error.
-        bases: raw bytes of the objects that the record names as its bases, in that order; only `difference` has one.
+        bases: raw bytes of the objects that the record names as its bases, in that order: one for `difference`, which
+            may be `out` itself; 1 to 16 for `copies`, which share no memory with `out`; else none.
 
     Raises:
         MalformedError: `stored` is not what the codec writes for that many raw bytes, or the bases are not as many
@@ -160,13 +181,17 @@ def decode(codec: str, params: bytes, stored: Buffer, out: memoryview, bases: Se
         raise UnsupportedError(f"codec '{codec}' is unknown; this version knows {', '.join(CODEC_NAMES)}: upgrade")
     if params:
         raise MalformedError(f"codec '{codec}' has no parameters, {len(params)} bytes of them are stored")
-    base_count = 1 if codec == "difference" else 0
-    if len(bases) != base_count:
-        raise MalformedError(f"codec '{codec}' has {base_count} bases, {len(bases)} of them are given")
+    base_counts = _BASE_COUNTS.get(codec, _NO_BASES)
+    if len(bases) not in base_counts:
+        raise MalformedError(f"codec '{codec}' has {base_counts[0]} to {base_counts[-1]} bases, {len(bases)} are given")
     if codec == "difference":
         from thetastore.codecs import difference
 
         difference.decode(memoryview(stored).cast("B"), memoryview(bases[0]).cast("B"), out.cast("B"))
+    elif codec == "copies":
+        from thetastore.codecs import copies
+
+        copies.decode(memoryview(stored).cast("B"), out.cast("B"), bases)
     else:
         _DECODERS[codec](memoryview(stored).cast("B"), out.cast("B"))
 

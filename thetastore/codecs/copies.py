@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from thetastore.errors import MalformedError, UnsupportedError
 
 if TYPE_CHECKING:
-    from thetastore.codecs import Coded
     from thetastore.digest import Buffer
 
 VERSION: Final = 0
@@ -73,8 +72,8 @@ class Recipe(NamedTuple):
     """Ascending, apart from each other; they cover at least what the ranges do not."""
 
 
-def encode(raw: Buffer, recipe: Recipe, dtype: str | None) -> Coded:
-    """Code `raw` by a recipe that fits it: the caller has compared the bytes. May come out larger than `raw`.
+def encode(raw: memoryview, recipe: Recipe, dtype: str | None) -> bytes:
+    """Return the payload for `raw` by a recipe that fits it, whose bytes the caller has compared; it may be the larger.
 
     Args:
         raw: the chunk's bytes.
@@ -83,14 +82,13 @@ def encode(raw: Buffer, recipe: Recipe, dtype: str | None) -> Coded:
     """
     from thetastore import codecs
 
-    view = memoryview(raw).cast("B")
-    literals = b"".join([view[patch.start : patch.start + patch.nbytes] for patch in recipe.patches])
+    literals = b"".join([raw[patch.start : patch.start + patch.nbytes] for patch in recipe.patches])
     codec, _, stored = codecs.encode(literals, dtype)
     count, patch_count = len(recipe.ranges), len(recipe.patches)
-    header = _HEADER.pack(VERSION, count, LITERAL_CODECS.index(codec), 0, patch_count, 0, view.nbytes)
+    header = _HEADER.pack(VERSION, count, LITERAL_CODECS.index(codec), 0, patch_count, 0, raw.nbytes)
     ranges = itertools.starmap(_RANGE.pack, recipe.ranges)
     patches = itertools.starmap(_PATCH.pack, recipe.patches)
-    return codecs.Coded("copies", b"", b"".join([header, *ranges, *patches, stored]))
+    return b"".join([header, *ranges, *patches, stored])
 
 
 def decode(stored: memoryview, out: memoryview, bases: Sequence[Buffer]) -> None:
