@@ -16,7 +16,7 @@ from thetastore.chunking import grid_lengths
 from thetastore.dtypes import DTYPES
 from thetastore.errors import NotThisFormat
 from thetastore.formats import MAX_HEADER_BYTES, NeedBytes
-from thetastore.formats.gguf import _DTYPES, MAX_KEY_BYTES, MAX_METADATA, MAX_NESTING, Gguf
+from thetastore.formats.gguf import _DTYPES, MAX_KEY_BYTES, MAX_METADATA, MAX_NESTING, Gguf, UnpaddedGguf
 from thetastore.formats.registry import candidates
 from thetastore.layout import MAX_TENSORS, Layout, Span, Tensor
 from thetastore.testing.formats import FormatConformance, Sample, mutations, scan_bytes
@@ -73,6 +73,19 @@ class TestConformance(FormatConformance):
             self.check_damaged(sample, 20_000, seed=77)
 
 
+class TestUnpadded(FormatConformance):
+    def make_format(self) -> UnpaddedGguf:
+        return UnpaddedGguf()
+
+    def samples(self) -> list[Sample]:
+        samples = []
+        for padded in TestConformance().samples():
+            end = max(span.offset + span.raw_bytes for span in scan(padded.raw).spans)
+            if end < len(padded.raw):
+                samples.append(padded._replace(raw=padded.raw[:end]))
+        return samples
+
+
 def test_every_type_of_ggml_has_its_name_and_the_right_size() -> None:
     for name, (number, elements, nbytes) in expected()["types"].items():
         dtype = DTYPES[_DTYPES[number]]
@@ -108,10 +121,16 @@ def test_a_big_endian_file_is_not_taken_for_one() -> None:
         scan(raw)
 
 
-def test_a_file_without_tensors_ends_with_its_metadata(gguf_file: Gguf4) -> None:
+def test_a_file_without_tensors_is_padded_or_not(gguf_file: Gguf4) -> None:
     raw = gguf_file({}, [entry(b"k", 0, b"x")])
 
-    assert scan(raw) == Layout("gguf", 0, len(raw), (), ())
+    assert scan_bytes(UnpaddedGguf(), raw) == Layout("gguf", 0, len(raw), (), ())
+    assert scan(raw) == Layout("gguf", 0, len(raw) + -len(raw) % 32, (), ())
+
+
+def test_a_file_whose_last_tensor_needs_no_padding_is_asked_about_once(gguf_file: Gguf4) -> None:
+    with pytest.raises(NotThisFormat, match="no padding"):
+        scan_bytes(UnpaddedGguf(), gguf_file({"t": (0, (8,), bytes(32))}))
 
 
 def test_tensors_need_not_follow_each_other_nor_be_listed_in_order(gguf_file: Gguf4) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from thetastore.dtypes import DTYPES
 from thetastore.formats import MAX_HEADER_BYTES, gguf, npy_header, pickle_machine, torch_state, zip_directory
-from thetastore.formats.gguf import Gguf
+from thetastore.formats.gguf import Gguf, UnpaddedGguf
 from thetastore.formats.npy import FortranNpy, Npy
 from thetastore.formats.npz import Npz
 from thetastore.formats.safetensors import _DTYPES, Safetensors
@@ -35,6 +35,7 @@ def document(name: str = "layouts.md") -> str:
         f"`safetensors` version {Safetensors.version}",
         f"`torch-zip` version {TorchZip.version}",
         f"`gguf` version {Gguf.version}",
+        f"`gguf` version {UnpaddedGguf.version}",
         f"`npy` version {Npy.version}",
         f"`npy` version {FortranNpy.version}",
         f"`npz` version {Npz.version}",

@@ -22,7 +22,7 @@ ZIP_HEAD = b"PK\3\4" + bytes(60)
 def test_a_file_is_known_by_its_first_bytes() -> None:
     assert [format.name for format in candidates(SAFETENSORS_HEAD)] == ["safetensors"]
     assert [format.name for format in candidates(ZIP_HEAD)] == ["torch-zip", "npz"]
-    assert [format.name for format in candidates(b"GGUF\3\0\0\0")] == ["gguf"]
+    assert [format.name for format in candidates(b"GGUF\3\0\0\0")] == ["gguf", "gguf"]
     assert [format.name for format in candidates(b"\x93NUMPY\1\0")] == ["npy"]
     assert [format.name for format in candidates(b"\x93NUMPY\1\0v\0{'fortran_order': True")] == ["npy", "npy"]
     assert [format.name for format in candidates(b"plain text")] == []

@@ -15,6 +15,7 @@ from thetastore.digest import Digest, digest_of
 from thetastore.manifest import Chunk, Manifest
 from thetastore.rebuild import iter_chunks
 from thetastore.store import Store
+from thetastore.testing.formats import mutations
 
 FIXTURES = os.path.join(os.path.dirname(__file__), "..", "fixtures")
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -93,6 +94,17 @@ def test_another_container_adds_nothing_but_its_skeleton(store: Store, gguf_file
         assert sum(chunk.raw_bytes for chunk in new) <= len(raw) - sum(array.nbytes for array in arrays.values())
 
 
+def test_padding_at_the_end_of_a_gguf_file_may_be_left_out(store: Store, gguf_file: Callable[..., bytes]) -> None:
+    arrays = weights()
+    raw = as_gguf(arrays, gguf_file)
+    padded = put(store, raw)
+
+    unpadded = put(store, raw[: -(-arrays["positions"].nbytes % 32)])
+
+    assert (padded.format, unpadded.format) == ("gguf", "gguf")
+    assert unpadded.tensors == padded.tensors
+
+
 def test_an_array_in_a_file_of_its_own_adds_nothing_but_its_header(store: Store) -> None:
     arrays = weights()
     first = put(store, as_safetensors(arrays))
@@ -150,3 +162,19 @@ def test_what_is_cut_short_is_kept_as_opaque_bytes(
     arrays = weights()
     for raw in (as_gguf(arrays, gguf_file), as_npz(arrays), as_npy(arrays["embed"]), as_npy(arrays["embed"].T)):
         assert put(store, raw[:-missing_bytes]).format == "opaque"
+
+
+def test_damaged_files_come_back_whatever_they_are_taken_for(store: Store, gguf_file: Callable[..., bytes]) -> None:
+    small = {name: np.ascontiguousarray(array[:7, ...]) for name, array in weights().items() if array.ndim == 2}
+    originals = [
+        as_gguf(small, gguf_file),
+        as_npz(small),
+        as_npy(small["embed"]),
+        as_npy(np.asfortranarray(small["embed"])),
+    ]
+    formats = set()
+    for seed, original in enumerate(originals):
+        for raw in mutations(original, 60, seed):
+            formats.add(put(store, raw).format)
+
+    assert formats == {"gguf", "npz", "npy", "opaque"}

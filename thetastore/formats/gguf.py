@@ -6,16 +6,22 @@ walked over without being kept; a vocabulary of 256,000 strings is nearly all of
 GGML lists the fastest axis first; shapes here are in C order, so that a tensor has the shape, and is cut as, in a
 safetensors file.
 
+Two plug-ins make the one format, since a format that is read from its start has to know where the file ends.
+
 Source: https://github.com/ggml-org/ggml, docs/gguf.md; what a reader refuses: llama.cpp, ggml/src/gguf.cpp.
 """
 
 from __future__ import annotations
 
 import struct
+from typing import NamedTuple
 
 from thetastore.errors import NotThisFormat
 from thetastore.formats import MAX_HEADER_BYTES, NeedBytes
 from thetastore.layout import MAX_DIMENSIONS, MAX_NAME_BYTES, MAX_TENSORS, Layout, Span, Tensor, checked_layout
+
+_NAME = "gguf"
+_VERSION = 0
 
 MAX_METADATA = 200_000
 """Of these, and of arrays in arrays. Keys are held to find one that is there twice; real files have under a hundred."""
@@ -78,34 +84,73 @@ _DTYPES = {
 
 
 class Gguf:
-    """`*.gguf`, versions 2 and 3, little-endian."""
+    """`*.gguf`, versions 2 and 3, little-endian, padded at the end too, as GGML's own writers do."""
 
-    name = "gguf"
-    version = 0
+    name = _NAME
+    version = _VERSION
 
     def sniff(self, head: bytes) -> bool:
-        """Tell whether the magic and a known version are there; a big-endian file has another version by its bytes."""
-        return head[:4] == b"GGUF" and head[4:8] in (b"\2\0\0\0", b"\3\0\0\0")
+        """Tell whether the magic and a known version are there."""
+        return _is_gguf(head)
 
     def scan_header(self, prefix: bytes) -> Layout:
         """Locate the tensors; see `HeaderFormat.scan_header`. Peak memory: about 1 kB a tensor beside the prefix."""
-        cursor = _Cursor(prefix)
-        _, _, tensor_count, metadata_count = cursor.unpack(_HEAD)
-        if not self.sniff(prefix):
-            raise NotThisFormat("not the magic of GGUF, or a version that is not known")
-        if tensor_count > MAX_TENSORS or metadata_count > MAX_METADATA:
-            raise NotThisFormat(f"{tensor_count} tensors and {metadata_count} metadata are beyond the limit")
-        cursor.expect(metadata_count * _MIN_METADATA_BYTES + tensor_count * _MIN_TENSOR_BYTES)
-        alignment = _read_alignment(cursor, metadata_count)
-        infos = [_read_tensor(cursor) for _ in range(tensor_count)]
-        start = _aligned(cursor.at, alignment) if infos else cursor.at
-        tensors = [info._replace(offset=start + info.offset) for info in infos]
-        for tensor in tensors:
-            if (tensor.offset - start) % alignment:
-                raise NotThisFormat(f"tensor '{tensor.name[:80]}' is not at a multiple of {alignment} bytes")
-        end = max((tensor.offset + _aligned(tensor.raw_bytes, alignment) for tensor in tensors), default=start)
-        spans = [Span(tensor.offset, tensor.raw_bytes, tensor.dtype, tensor.shape) for tensor in tensors]
-        return checked_layout(self.name, self.version, end, spans, tensors)
+        directory = _read_directory(prefix)
+        return _layout_of(directory, _aligned(directory.end, directory.alignment))
+
+
+class UnpaddedGguf:
+    """The same without padding at the end, which the specification does not ask for and some writers leave out."""
+
+    name = _NAME
+    version = _VERSION
+
+    def sniff(self, head: bytes) -> bool:
+        """Tell whether the magic and a known version are there."""
+        return _is_gguf(head)
+
+    def scan_header(self, prefix: bytes) -> Layout:
+        """Locate the tensors; see `HeaderFormat.scan_header`. Peak memory: about 1 kB a tensor beside the prefix."""
+        directory = _read_directory(prefix)
+        if not directory.end % directory.alignment:
+            raise NotThisFormat("a file that needs no padding at its end")
+        return _layout_of(directory, directory.end)
+
+
+class _Directory(NamedTuple):
+    tensors: list[Tensor]
+    alignment: int
+    end: int
+    """Where the last tensor ends, or without tensors the directory."""
+
+
+def _is_gguf(head: bytes) -> bool:
+    """Tell whether a file is of a known version; a big-endian one has another version by its bytes."""
+    return head[:4] == b"GGUF" and head[4:8] in (b"\2\0\0\0", b"\3\0\0\0")
+
+
+def _read_directory(prefix: bytes) -> _Directory:
+    cursor = _Cursor(prefix)
+    _, _, tensor_count, metadata_count = cursor.unpack(_HEAD)
+    if not _is_gguf(prefix):
+        raise NotThisFormat("not the magic of GGUF, or a version that is not known")
+    if tensor_count > MAX_TENSORS or metadata_count > MAX_METADATA:
+        raise NotThisFormat(f"{tensor_count} tensors and {metadata_count} metadata are beyond the limit")
+    cursor.expect(metadata_count * _MIN_METADATA_BYTES + tensor_count * _MIN_TENSOR_BYTES)
+    alignment = _read_alignment(cursor, metadata_count)
+    infos = [_read_tensor(cursor) for _ in range(tensor_count)]
+    start = _aligned(cursor.at, alignment)
+    for info in infos:
+        if info.offset % alignment:
+            raise NotThisFormat(f"tensor '{info.name[:80]}' is not at a multiple of {alignment} bytes")
+    tensors = [info._replace(offset=start + info.offset) for info in infos]
+    end = max((tensor.offset + tensor.raw_bytes for tensor in tensors), default=cursor.at)
+    return _Directory(tensors, alignment, end)
+
+
+def _layout_of(directory: _Directory, file_bytes: int) -> Layout:
+    spans = [Span(tensor.offset, tensor.raw_bytes, tensor.dtype, tensor.shape) for tensor in directory.tensors]
+    return checked_layout(_NAME, _VERSION, file_bytes, spans, directory.tensors)
 
 
 def _aligned(nbytes: int, alignment: int) -> int:

@@ -25,7 +25,7 @@ class Npz:
         return head[:4] == b"PK\3\4"
 
     def scan(self, file: RandomAccess) -> Layout:
-        """Locate the arrays; see `WholeFormat.scan`. Peak memory: about 1.5 kB a member."""
+        """Locate the arrays; see `WholeFormat.scan`. Peak memory: about 1 kB a member."""
         entries = read_directory(file)
         if any(name.endswith("/data.pkl") and name.count("/") == 1 for name in entries):
             raise NotThisFormat("a zip file made by torch")

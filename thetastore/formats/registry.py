@@ -23,6 +23,7 @@ _BUILT_IN = (
     (0, b"PK\3\4", "npz", "Npz"),
     (8, b"{", "safetensors", "Safetensors"),
     (0, b"GGUF", "gguf", "Gguf"),
+    (0, b"GGUF", "gguf", "UnpaddedGguf"),
     (0, b"\x93NUMPY", "npy", "Npy"),
     (0, b"\x93NUMPY", "npy", "FortranNpy"),
 )
