@@ -34,7 +34,7 @@ PLAIN = {
     "I64": "int64",
 }
 
-Gguf4 = Callable[..., bytes]
+MakeGguf = Callable[..., bytes]
 
 
 def fixture(name: str) -> bytes:
@@ -95,7 +95,7 @@ def test_every_type_of_ggml_has_its_name_and_the_right_size() -> None:
     assert len(_DTYPES) == len(expected()["types"])
 
 
-def test_each_tensor_is_a_span_and_its_shape_is_in_c_order(gguf_file: Gguf4) -> None:
+def test_each_tensor_is_a_span_and_its_shape_is_in_c_order(gguf_file: MakeGguf) -> None:
     raw = gguf_file({"a": (0, (2, 3), bytes(24)), "b": (2, (5, 64), bytes(180))})
 
     layout = scan(raw)
@@ -121,19 +121,19 @@ def test_a_big_endian_file_is_not_taken_for_one() -> None:
         scan(raw)
 
 
-def test_a_file_without_tensors_is_padded_or_not(gguf_file: Gguf4) -> None:
+def test_a_file_without_tensors_is_padded_or_not(gguf_file: MakeGguf) -> None:
     raw = gguf_file({}, [entry(b"k", 0, b"x")])
 
     assert scan_bytes(UnpaddedGguf(), raw) == Layout("gguf", 0, len(raw), (), ())
     assert scan(raw) == Layout("gguf", 0, len(raw) + -len(raw) % 32, (), ())
 
 
-def test_a_file_whose_last_tensor_needs_no_padding_is_asked_about_once(gguf_file: Gguf4) -> None:
+def test_a_file_whose_last_tensor_needs_no_padding_is_asked_about_once(gguf_file: MakeGguf) -> None:
     with pytest.raises(NotThisFormat, match="no padding"):
         scan_bytes(UnpaddedGguf(), gguf_file({"t": (0, (8,), bytes(32))}))
 
 
-def test_tensors_need_not_follow_each_other_nor_be_listed_in_order(gguf_file: Gguf4) -> None:
+def test_tensors_need_not_follow_each_other_nor_be_listed_in_order(gguf_file: MakeGguf) -> None:
     raw = bytearray(gguf_file({"a": (24, (32,), bytes(32)), "gap": (24, (32,), bytes(32)), "b": (24, (8,), bytes(8))}))
     at = raw.index(b"gap") + 3 + 4 + 8 + 4
     struct.pack_into("<Q", raw, at, 96)
@@ -168,7 +168,7 @@ METADATA = {
 
 
 @pytest.mark.parametrize("name", METADATA)
-def test_metadata_are_walked_over(name: str, gguf_file: Gguf4) -> None:
+def test_metadata_are_walked_over(name: str, gguf_file: MakeGguf) -> None:
     raw = gguf_file({"t": (0, (4,), bytes(16))}, [METADATA[name], entry(b"last", 7, b"\1")])
 
     layout = scan(raw)
@@ -176,7 +176,7 @@ def test_metadata_are_walked_over(name: str, gguf_file: Gguf4) -> None:
     assert (layout.file_bytes, layout.tensors[0].name) == (len(raw), "t")
 
 
-def test_more_is_asked_for_only_where_it_must_be_there(gguf_file: Gguf4) -> None:
+def test_more_is_asked_for_only_where_it_must_be_there(gguf_file: MakeGguf) -> None:
     for metadata in METADATA.values():
         raw = gguf_file({"t": (0, (4,), bytes(16))}, [metadata])
         end = raw.index(b"t" + struct.pack("<IQ", 1, 4)) + 1 + 4 + 8 + 12
@@ -188,7 +188,7 @@ def test_more_is_asked_for_only_where_it_must_be_there(gguf_file: Gguf4) -> None
             assert nbytes < need.value.nbytes <= end
 
 
-def test_a_vocabulary_of_many_strings_is_read_a_few_times_only(gguf_file: Gguf4) -> None:
+def test_a_vocabulary_of_many_strings_is_read_a_few_times_only(gguf_file: MakeGguf) -> None:
     words = b"".join(string(b"%d" % number) for number in range(100_000))
     raw = gguf_file({"t": (0, (4,), bytes(16))}, [entry(b"tokens", 9, array(8, 100_000, words))])
     offered = []
@@ -335,7 +335,7 @@ def test_a_directory_of_32_mib_takes_bounded_memory_and_time(attack: str) -> Non
     assert elapsed_s < 20
 
 
-def test_damaged_directories_are_read_or_declined(gguf_file: Gguf4) -> None:
+def test_damaged_directories_are_read_or_declined(gguf_file: MakeGguf) -> None:
     raw = gguf_file(
         one(),
         list(
