@@ -242,12 +242,17 @@ fill.update_index.__defaults__ = (0.01,)
     assert is_as_if_nothing_happened(versions)
 
 
-def test_a_rename_that_fails_is_reported_and_made_up_for(versions: Worktree) -> None:
-    sabotage = """
+@pytest.mark.parametrize(
+    "broken", ["work_files.exchange = full", "work_files.exchange = no; work_files.os.rename = full"]
+)
+def test_a_rename_that_fails_is_reported_and_made_up_for(versions: Worktree, broken: str) -> None:
+    sabotage = f"""
 from gitbridge import work_files
+def no(*_):
+    return False
 def full(*_, **__):
     raise OSError(28, "No space left on device")
-work_files.os.rename = full
+{broken}
 """
     done = versions.run(*with_sabotage(versions, sabotage), "checkout", "-q", "v1")
     assert "'m.bin': " in done.stderr
@@ -258,6 +263,35 @@ work_files.os.rename = full
 
     assert versions.read("m.bin") == versions.weights_1
     assert is_as_if_nothing_happened(versions)
+
+
+def test_where_files_cannot_change_names_a_rename_does(versions: Worktree) -> None:
+    sabotage = "from gitbridge import work_files; work_files.exchange = lambda *_: False"
+
+    versions.run(*with_sabotage(versions, sabotage), "checkout", "-q", "v1")
+
+    assert versions.read("m.bin") == versions.weights_1
+    assert is_as_if_nothing_happened(versions)
+
+
+def test_a_file_that_is_put_there_at_the_last_moment_stays(versions: Worktree) -> None:
+    sabotage = """
+import os
+from gitbridge import work_files
+really = work_files.exchange
+def raced(directory, one, other):
+    if not os.path.exists("was-raced"):
+        open("was-raced", "x").close()
+        with open("saved-by-user", "xb") as file:
+            file.write(b"training went on")
+        os.rename("saved-by-user", "m.bin")
+    return really(directory, one, other)
+work_files.exchange = raced
+"""
+    versions.run(*with_sabotage(versions, sabotage), "checkout", "-q", "v1")
+
+    assert versions.read("m.bin") == b"training went on"
+    assert strays(versions) == []
 
 
 def test_a_full_disk_while_a_file_is_made_makes_git_fail(versions: Worktree) -> None:
