@@ -49,6 +49,9 @@ _SPARSE_UP_TO: Final = {1: 0.25, 2: 0.5, 4: 0.75, 8: 0.75}
 """By width: the share of differing elements up to which places + values are smaller than all differences. A bit an
 element weighs less, the wider the elements are."""
 
+_SAMPLING_ERROR: Final = 0.05
+"""Where the sample has this much more than that, the elements are not compared: three deviations of 1024 of them."""
+
 _ADVANTAGE: Final = 0.97
 """A difference is tried only where a sample of it takes this much less: a base costs its readers a second read."""
 
@@ -65,26 +68,33 @@ def encode(raw: memoryview, base: memoryview, dtype: str | None) -> memoryview |
     if not width <= raw.nbytes <= MAX_RAW_BYTES:
         return None
     words, base_words = _words_of(raw, width, "target"), _words_of(base, width, "base")
-    if not _promises_to_pay(words, base_words, exponent_first):
+    sampled = _sampled_differences(words, base_words)
+    bits = sampling.bits_of_planes(sampled + _BIASES[width])
+    if not _promises_to_pay(bits, words, exponent_first):
         return None
     tail = raw[words.nbytes :]
     digits = scratch("digits", raw.nbytes)
     differences: Words = digits[: words.nbytes].view(words.dtype)
     np.subtract(words, base_words, out=differences)
-    differs = np.not_equal(differences, 0, out=scratch("differs", words.size).view(np.bool_))
-    changed_count = int(np.count_nonzero(differs))
-    if 0 < changed_count <= _SPARSE_UP_TO[width] * words.size:
-        return _encode_sparse(differences, differs, changed_count, tail)
-    return memoryview(_HEADER.pack(VERSION, _DENSE, width, 0) + _encode_digits(digits, differences, tail))
+    if np.count_nonzero(sampled) <= (_SPARSE_UP_TO[width] + _SAMPLING_ERROR) * sampled.size:
+        differs = np.not_equal(differences, 0, out=scratch("differs", words.size).view(np.bool_))
+        changed_count = int(np.count_nonzero(differs))
+        if 0 < changed_count <= _SPARSE_UP_TO[width] * words.size:
+            return _encode_sparse(differences, differs, changed_count, tail)
+    return memoryview(_HEADER.pack(VERSION, _DENSE, width, 0) + _encode_digits(digits, differences, bits, tail))
 
 
-def _promises_to_pay(words: Words, base: Words, exponent_first: bool) -> bool:
-    """Tell by a sample whether the planes of the differences take fewer bits than those of the elements themselves."""
-    sample, base_sample = sampling.spread_sample(words), sampling.spread_sample(base)
-    differences = sample - base_sample + _BIASES[words.itemsize]
+def _sampled_differences(words: Words, base: Words) -> Words:
+    sampled: Words = sampling.spread_sample(words) - sampling.spread_sample(base)
+    return sampled
+
+
+def _promises_to_pay(bits: list[float], words: Words, exponent_first: bool) -> bool:
+    """Tell whether planes of so many bits, the differences', take less than those of the elements themselves."""
+    sampled = sampling.spread_sample(words)
     if exponent_first:
-        sample = np.left_shift(sample, 1)  # a byte of its own for the exponent; the sign is worth a bit of noise
-    return sampling.coded_bits(differences) < _ADVANTAGE * sampling.coded_bits(sample)
+        sampled = np.left_shift(sampled, 1)  # a byte of its own for the exponent; the sign is worth a bit of noise
+    return sampling.coded_bits(bits) < _ADVANTAGE * sampling.coded_bits(sampling.bits_of_planes(sampled))
 
 
 def _encode_sparse(differences: Words, differs: Words, changed_count: int, tail: memoryview) -> memoryview:
@@ -97,14 +107,15 @@ def _encode_sparse(differences: Words, differs: Words, changed_count: int, tail:
     raw_bytes = differences.nbytes + tail.nbytes
     fields = _SPARSE_FIELDS.pack(raw_bytes, changed_count, len(stored))
     header = _HEADER.pack(VERSION, _SPARSE, width, coding) + fields
-    return memoryview(b"".join((header, stored, _encode_digits(digits, values, tail))))
+    bits = sampling.bits_of_planes(sampling.spread_sample(values) + _BIASES[width])
+    return memoryview(b"".join((header, stored, _encode_digits(digits, values, bits, tail))))
 
 
-def _encode_digits(digits: Words, differences: Words, tail: memoryview) -> memoryview:
-    """Code differences and tail by planes. `differences` is the beginning of `digits`, and is overwritten."""
+def _encode_digits(digits: Words, differences: Words, bits: list[float], tail: memoryview) -> memoryview:
+    """Code differences and tail by planes of about so many bits. `differences` begins `digits`, and is overwritten."""
     np.add(differences, _BIASES[differences.itemsize], out=differences)
     digits.data[differences.nbytes :] = tail
-    payload = planes.encode(digits.data, sampling.plan_of_integers(differences), at_any_size=True)
+    payload = planes.encode(digits.data, sampling.plan_of_bits(bits), at_any_size=True)
     assert payload is not None, "a payload at any size was asked for"
     return payload
 

@@ -59,7 +59,8 @@ def _encode_gaps(places: Places) -> memoryview:
     gaps[0] = places[0]
     np.subtract(places[1:], places[:-1], out=gaps[1:], casting="unsafe")
     np.subtract(gaps[1:], 1, out=gaps[1:])
-    payload = planes.encode(gap_bytes.data, sampling.plan_of_integers(gaps), at_any_size=True)
+    plan = sampling.plan_of_bits(sampling.bits_of_planes(gaps))
+    payload = planes.encode(gap_bytes.data, plan, at_any_size=True)
     assert payload is not None, "a payload at any size was asked for"
     return payload
 

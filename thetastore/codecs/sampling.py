@@ -74,16 +74,19 @@ def plan_for(words: Words, dtype: str) -> Plan:
     return Plan(width, exponent_first, tuple(pays), not is_number or max(bits) < limit)
 
 
-def plan_of_integers(words: Words) -> Plan:
+def bits_of_planes(words: Words) -> list[float]:
+    """Estimate the entropy of every byte plane, as they are, by a sample; the lowest plane first."""
+    return _entropies(spread_sample(words), words.itemsize) if words.size else [8.0] * words.itemsize
+
+
+def plan_of_bits(bits: list[float]) -> Plan:
     """Decide which planes of integers to code, as they are, where nothing but the statistics of bytes counts."""
-    width = words.itemsize
-    bits = _entropies(spread_sample(words), width) if words.size else [8.0] * width
-    return Plan(width, False, tuple(entropy <= _PAYS_BITS for entropy in bits), False)
+    return Plan(len(bits), False, tuple(entropy <= _PAYS_BITS for entropy in bits), False)
 
 
-def coded_bits(sample: Words) -> float:
-    """Estimate how many bits an element's planes take, as they are."""
-    return sum(8.0 if entropy > _PAYS_BITS else entropy for entropy in _entropies(sample, sample.itemsize))
+def coded_bits(bits: list[float]) -> float:
+    """Return how many bits an element takes, once the planes that pay are coded."""
+    return sum(8.0 if entropy > _PAYS_BITS else entropy for entropy in bits)
 
 
 def spread_sample(words: Words) -> Words:
