@@ -8,12 +8,17 @@ same pointer at worst.
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from gitbridge.errors import GitError, RevisionError
 from gitbridge.index_file import OID_BYTES, IndexLookup, IndexUnsupportedError, read_index
 from gitbridge.pointers import MAX_POINTER_BYTES, is_pointer
 from gitbridge.repository import Repository
 from thetastore.digest import Digest
+from thetastore.errors import MalformedError
+
+if TYPE_CHECKING:
+    from gitbridge.cat_file import BlobHead
 
 _HEAD_BYTES = 2048
 """Holds all of a pointer but its tensors."""
@@ -36,6 +41,7 @@ class BlobsAtPaths:
         self._repository = repository
         self._index: tuple[tuple[int, ...], IndexLookup | None] | None = None
         self._directories: dict[bytes, dict[bytes, bytes]] = {}
+        self._last_head: tuple[bytes, BlobHead | None] | None = None
 
     def oid(self, path: bytes) -> bytes | None:
         """Return the oid at a path: of the index at stage 0, else 2, else of HEAD; None where there is none."""
@@ -48,15 +54,36 @@ class BlobsAtPaths:
 
         One exchange with git where the answer is no, as it is for every file that has changed.
         """
+        head = self._pointer_head(oid)
+        if head is None or b"\ndigest %b\n" % str(file_digest).encode() not in head.head:
+            return None
         try:
-            head = next(iter(self._repository.cat_file().read_heads([oid.hex()], _HEAD_BYTES)))
-            if not is_pointer(head.head) or head.size_bytes > MAX_POINTER_BYTES:
-                return None
-            if b"\ndigest %b\n" % str(file_digest).encode() not in head.head:
-                return None
             return head.head if head.size_bytes <= _HEAD_BYTES else self._repository.read_object(oid.hex())
         except (RevisionError, GitError):
             return None
+
+    def manifest_digest(self, oid: bytes) -> Digest | None:
+        """Return the manifest that a blob names if it is a pointer, at the cost of one exchange with git."""
+        head = self._pointer_head(oid)
+        if head is None:
+            return None
+        try:
+            return Digest.parse(head.head.partition(b"\nmanifest ")[2][:64])
+        except MalformedError:
+            return None
+
+    def _pointer_head(self, oid: bytes) -> BlobHead | None:
+        """Return how a blob begins if it is a pointer; the last answer is kept, since clean asks twice."""
+        if self._last_head is None or self._last_head[0] != oid:
+            self._last_head = (oid, self._read_pointer_head(oid))
+        return self._last_head[1]
+
+    def _read_pointer_head(self, oid: bytes) -> BlobHead | None:
+        try:
+            head = next(iter(self._repository.cat_file().read_heads([oid.hex()], _HEAD_BYTES)))
+        except (RevisionError, GitError):
+            return None
+        return head if is_pointer(head.head) and head.size_bytes <= MAX_POINTER_BYTES else None
 
     def _current_index(self) -> IndexLookup | None:
         path = self._repository.index_path

@@ -58,7 +58,8 @@ class Cleaner:
             return self._checked_pointer(path, head + content.read(MAX_POINTER_BYTES + 1 - len(head)))
         if not head:
             return b""
-        stored = self.store().put_file(_Resumed(head, content))
+        # Where the file before this one is, git is asked only if a difference from it may be worth something.
+        stored = self.store().put_file(_Resumed(head, content), lambda: self._parent(path))
         text = render_pointer(stored.manifest, stored.manifest_digest)
         return self._stable(path, text, stored.manifest.file_digest)
 
@@ -77,6 +78,11 @@ class Cleaner:
         if self._store is not None:
             self._store.close()
             self._store = None
+
+    def _parent(self, path: bytes) -> Digest | None:
+        """Return the manifest of what Git holds at a path already."""
+        oid = self._blobs.oid(path)
+        return None if oid is None else self._blobs.manifest_digest(oid)
 
     def _stable(self, path: bytes, text: bytes, file_digest: Digest) -> bytes:
         oid = self._blobs.oid(path)

@@ -8,11 +8,12 @@ time, and when difference after difference turns out to be no use, nothing more 
 
 from __future__ import annotations
 
+import _thread
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
 from math import prod
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from thetastore import codecs
 from thetastore.choice import LEAST_DIFFERENCE_BYTES
@@ -31,7 +32,8 @@ _MANY_TENSORS = 4096
 """Where a model has more, only the first candidate is looked at: reading its manifest takes 10 us a tensor."""
 _PROBES = 3
 _PROBE_BYTES = 64 << 10
-_FREE_FAILURES = 6
+_FREE_FAILURES = 24
+"""Useless guesses, 0.5 ms each, until there are no more; as many are in flight when the first one comes back."""
 _MOST_PAGES = 8
 
 
@@ -132,13 +134,8 @@ def _by_offset(chunks: Sequence[Chunk], start: int) -> dict[int, Chunk]:
     return dict(zip(accumulate((chunk.raw_bytes for chunk in chunks), initial=start), chunks, strict=False))
 
 
-class _Tried(NamedTuple):
-    failures: int = 0
-    successes: int = 0
-
-
 class Bases:
-    """Guesses bases for the chunks of one file. Used by one thread; nothing is read before the first guess."""
+    """Guesses bases for the chunks of one file. Thread-safe; nothing is read before the first guess is asked for."""
 
     def __init__(self, objects: Objects, tensors: Sequence[PlacedTensor], parent: BaseHint = None) -> None:
         """Guess for a file with these tensors, whose earlier version is `parent`."""
@@ -150,36 +147,41 @@ class Bases:
         self._probes_left = _PROBES
         self._has_parent = False
         self._family_keys: tuple[str, ...] | None = None
-        self._tried = _Tried()
+        self._guessed_count = 0
+        self._useful_count = 0
+        self._lock = _thread.allocate_lock()
 
-    def guess(self, offset: int, raw: memoryview, dtype: str | None) -> tuple[Digest, ...]:
-        """Return what a chunk may be a difference of, the best first.
+    def guess(self, offset: int, raw: memoryview, dtype: str | None) -> Iterator[Digest]:
+        """Yield what a chunk may be a difference of, the best first; all work is done when that is asked for.
 
         Args:
             offset: where it lies in the file.
             raw: its bytes.
             dtype: its element type; opaque bytes have no base.
         """
-        if dtype is None or len(raw) < LEAST_DIFFERENCE_BYTES or self._candidates == []:
-            return ()
+        if dtype is not None and len(raw) >= LEAST_DIFFERENCE_BYTES:
+            with self._lock:
+                found = self._guess(offset, raw, dtype)
+            yield from found
+
+    def learn(self, prepared: Prepared) -> None:
+        """Take note of what became of a chunk, so that guessing ends where it is useless."""
+        if prepared.entry is not None and prepared.entry.bases:
+            self._useful_count += 1
+
+    def _guess(self, offset: int, raw: memoryview, dtype: str) -> list[Digest]:
+        if self._guessed_count > _FREE_FAILURES + 3 * self._useful_count:
+            return []
         candidates, tensors = self._opened()
         tensor = tensors.at(offset, len(raw))
         if tensor is None or not candidates:
-            return ()
+            return []
         guesses = [(candidate, candidate.chunk_like(tensor, offset, len(raw))) for candidate in candidates]
         found = [(candidate, digest) for candidate, digest in guesses if digest is not None]
         if len(candidates) > 1 and len(raw) >= _PROBE_BYTES:
             self._probe(found, raw, dtype)
-        return tuple(digest for _, digest in found[:1])
-
-    def learn(self, prepared: Prepared) -> None:
-        """Take note of what became of a chunk with a guess, so that useless guessing ends."""
-        if prepared.entry is None:
-            return
-        failures, successes = self._tried
-        self._tried = _Tried(failures, successes + 1) if prepared.entry.bases else _Tried(failures + 1, successes)
-        if self._tried.failures > _FREE_FAILURES + 2 * self._tried.successes:
-            self._candidates = []
+        self._guessed_count += bool(found)
+        return [digest for _, digest in found[:1]]
 
     def register(self, manifest_digest: Digest) -> None:
         """Make the file known to its family, unless it is but a version of what is known."""

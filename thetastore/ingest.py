@@ -127,8 +127,8 @@ class _Piece(NamedTuple):
     offset: int
     raw: memoryview
     dtype: str | None
-    bases: tuple[Digest, ...]
-    """What it may be a difference of."""
+    bases: Iterator[Digest]
+    """What it may be a difference of; looked for when it is asked."""
 
 
 class _Run:
@@ -152,8 +152,7 @@ class _Run:
         """Store the chunks and describe the file; None if the file is not as long as its layout says."""
         for piece, prepared in self._pool.map_bounded(self._prepare, self._pieces(), _is_small):
             digest = self._objects.add(prepared)
-            if piece.bases:
-                self._bases.learn(prepared)
+            self._bases.learn(prepared)
             self._chunks.append(Chunk(len(piece.raw), digest))
             self._tensor_digests.adopt(piece.offset, len(piece.raw), digest)
             self._buffers.give(piece.raw)

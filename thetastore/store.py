@@ -16,11 +16,13 @@ from thetastore.backends.directory import DirectoryBackend
 from thetastore.bases import BaseHint
 from thetastore.digest import Digest, Kind
 from thetastore.errors import MalformedError, ObjectMissingError, StoreMissingError, UnsupportedError
+from thetastore.families import register
 from thetastore.ingest import Ingested, Source, ingest
-from thetastore.manifest import Manifest, parse_manifest, parse_page
+from thetastore.manifest import Manifest, parse_manifest
 from thetastore.objects import Objects
 from thetastore.pool import Pool
 from thetastore.rebuild import iter_chunks, read_file, write_file
+from thetastore.shipment import Shipment
 from thetastore.transfer import CopyReport, copy_objects
 
 DESCRIPTOR = "thetastore.json"
@@ -130,6 +132,8 @@ class Store:
     ) -> CopyReport:
         """Copy to another store what it lacks of some files; durable there when this returns.
 
+        Differences are sent with the bases that these files need too, or that are there; others are coded again.
+
         Args:
             target: the other store.
             manifest_digests: the files.
@@ -139,23 +143,12 @@ class Store:
             ObjectMissingError: neither store has an object.
             ObjectCorruptError: an object of this store is damaged; it was not sent.
         """
-        copied = copy_objects(self.objects, target.objects, self._needs_in_order(target, manifest_digests), report)
+        shipment = Shipment(lambda kind, digest: self._get_from_either(target, kind, digest), manifest_digests)
+        copied = copy_objects(self.objects, target.objects, shipment, report, shipment)
         target.seal()
+        for keys, manifest_digest in shipment.families.items():
+            register(target.backend, keys, manifest_digest)
         return copied
-
-    def _needs_in_order(self, target: Store, manifest_digests: Iterable[Digest]) -> Iterator[Digest]:
-        """Yield what files need, each manifest and page after what it lists; pages that files share, once."""
-        seen: set[Digest] = set()
-        for manifest_digest in dict.fromkeys(manifest_digests):
-            manifest = parse_manifest(self._get_from_either(target, Kind.MANIFEST, manifest_digest))
-            yield from (chunk.digest for chunk in manifest.chunks)
-            for page in manifest.pages:
-                if page.digest not in seen:
-                    seen.add(page.digest)
-                    chunks = parse_page(self._get_from_either(target, Kind.PAGE, page.digest), page)
-                    yield from (chunk.digest for chunk in chunks)
-                    yield page.digest
-            yield manifest_digest
 
     def _get_from_either(self, other: Store, kind: Kind, digest: Digest) -> memoryview:
         try:

@@ -1,14 +1,22 @@
-"""Objects from one store to another, as they are stored: nothing is decoded, nothing coded again."""
+"""Objects from one store to another: as they are stored, or coded again where their bases do not come along.
+
+A delta goes as it is where the target has its base, or gets it because something else needs it too. A base that only
+deltas would need is not sent: an object coded by itself takes less than a base and a difference. What is coded again
+may become a difference from what the target has instead, so that of ten fine-tunes of a model that stays behind the
+first is whole, and the others are differences from that.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from thetastore.digest import Digest
-from thetastore.errors import ObjectCorruptError
+from thetastore.digest import Digest, Kind
+from thetastore.errors import ObjectCorruptError, UnsupportedError
 from thetastore.objects import Objects
 from thetastore.packs.records import MAX_DEPTH, Entry
+
+_MOST_STAND_INS = 1 << 16
 
 
 class CopyReport(NamedTuple):
@@ -19,11 +27,22 @@ class CopyReport(NamedTuple):
     raw_bytes: int
 
 
+class Copied(Protocol):
+    """What is known of the objects that are copied."""
+
+    def dtype(self) -> str | None:
+        """Return the element type of the object that was asked for last."""
+
+    def wants(self, digest: Digest) -> bool:
+        """Tell whether an object is to be copied for its own sake, now or later."""
+
+
 def copy_objects(
     source: Objects,
     target: Objects,
     digests: Iterable[Digest],
     report: Callable[[int, int], None] | None = None,
+    copied: Copied | None = None,
 ) -> CopyReport:
     """Copy what `target` lacks, each object after its bases, checking the checksum of stored bytes.
 
@@ -34,14 +53,16 @@ def copy_objects(
         target: Where they go.
         digests: What to copy; order is kept, so that neighbours stay neighbours.
         report: Called after each object with the counts of objects and stored bytes so far.
+        copied: What is known of `digests`; without it all bases are copied, wanted or not.
 
     Raises:
         ObjectMissingError, ObjectCorruptError, UnsupportedError: by `source`; what was copied before stays.
         BackendError: by either.
     """
+    copying = _Copying(source, target, copied)
     total = CopyReport(0, 0, 0)
     for digest in digests:
-        for entry in _copy_with_bases(source, target, digest, MAX_DEPTH + 1):
+        for entry in copying.copy(digest, MAX_DEPTH + 1):
             stored_bytes, raw_bytes = total.stored_bytes + entry.stored_bytes, total.raw_bytes + entry.raw_bytes
             total = CopyReport(total.object_count + 1, stored_bytes, raw_bytes)
             if report is not None:
@@ -49,19 +70,75 @@ def copy_objects(
     return total
 
 
-def _copy_with_bases(source: Objects, target: Objects, digest: Digest, below: int) -> Iterator[Entry]:
-    """Copy one object, bases first, and yield what was copied; refuse one whose depth is not `below`.
+class _Copying:
+    """One copy from store to store."""
 
-    Depth falls from an object to its bases, so the recursion ends, whatever a hostile store says.
-    """
-    if target.contains(digest):
-        return
-    entry, stored = source.representation(digest)
-    if entry.depth >= below:
-        raise ObjectCorruptError(
-            str(digest), source.backend.url, f"it is a base of depth {entry.depth}, not below {below}"
+    def __init__(self, source: Objects, target: Objects, copied: Copied | None) -> None:
+        self._source = source
+        self._target = target
+        self._copied = copied
+        self._stand_ins: dict[Digest, Digest] = {}
+        """By a base that is not sent: an object of the target that was a difference from it."""
+
+    def copy(self, digest: Digest, below: int) -> Iterator[Entry]:
+        """Copy one object, bases first, and yield what was copied; refuse one whose depth is not `below`.
+
+        Depth falls from an object to its bases, so the recursion ends, whatever a hostile store says.
+        """
+        if self._target.contains(digest):
+            return
+        entry, stored = self._source.representation(digest)
+        if entry.depth >= below:
+            place = self._source.backend.url
+            raise ObjectCorruptError(str(digest), place, f"it is a base of depth {entry.depth}, not below {below}")
+        if all(map(self._comes_along, entry.bases)):
+            for base in entry.bases:
+                yield from self.copy(base, entry.depth)
+        if not self._serves(entry):
+            again = self._code_again(entry)
+            if again is not None:
+                yield again
+                return
+            for base in entry.bases:
+                yield from self.copy(base, entry.depth)
+            if not self._serves(entry):
+                raise UnsupportedError(f"object '{digest}' needs codec '{entry.codec}' to be copied: update thetastore")
+        self._target.add_representation(entry, stored)
+        yield entry
+
+    def _comes_along(self, base: Digest) -> bool:
+        return self._copied is None or self._target.contains(base) or self._copied.wants(base)
+
+    def _serves(self, entry: Entry) -> bool:
+        """Tell whether a record can be read in the target as it is: its bases are there, and not too deep."""
+        target = self._target
+        return all(
+            target.contains(base) and target.representations.shallowest(base).depth < entry.depth
+            for base in entry.bases
         )
-    for base in entry.bases:
-        yield from _copy_with_bases(source, target, base, entry.depth)
-    target.add_representation(entry, stored)
-    yield entry
+
+    def _code_again(self, entry: Entry) -> Entry | None:
+        """Decode an object, and store it as suits what the target has; None where this version cannot decode it."""
+        if entry.kind != Kind.CHUNK:
+            return None
+        try:
+            decoded = self._source.representations.decode(entry.digest, entry.raw_bytes)
+        except UnsupportedError:
+            return None
+        try:
+            bases = [self._stand_ins.get(base, base) for base in entry.bases]
+            bases = [base for base in bases if self._target.contains(base)]
+            dtype = self._copied.dtype() if self._copied is not None else None
+            prepared = self._target.prepare(Kind.CHUNK, decoded.raw, dtype, bases)
+            self._target.add(prepared)
+        finally:
+            self._source.representations.give(decoded.raw)
+        self._remember(entry)
+        return prepared.entry
+
+    def _remember(self, entry: Entry) -> None:
+        for base in entry.bases:
+            if not self._target.contains(base):
+                if len(self._stand_ins) >= _MOST_STAND_INS:
+                    del self._stand_ins[next(iter(self._stand_ins))]
+                self._stand_ins.setdefault(base, entry.digest)
