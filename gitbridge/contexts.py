@@ -12,6 +12,7 @@ import os
 from typing import NamedTuple
 
 from gitbridge import hooks
+from gitbridge.caller import git_command
 from gitbridge.repository import Repository
 
 _REBASE = "rebase-merge"
@@ -55,9 +56,17 @@ class Request(NamedTuple):
         )
 
 
-def wants_pointer(request: Request) -> bool:
-    """Tell whether a request is of the kind that gets `Answer.POINTER`."""
+def is_for_diff(request: Request) -> bool:
+    """Tell whether a request is what a diff sends, and a few others that only the command line tells from it."""
     return bool(request.blob) and not request.can_delay and not request.treeish
+
+
+def leaves_work_tree(command: list[bytes]) -> bool:
+    """Tell whether a git command hands the file to somebody else: nobody would ever fill a pointer there."""
+    options = (b"--prefix=", b"--temp")
+    return command[:1] == [b"cat-file"] or (
+        command[:1] == [b"checkout-index"] and any(word.startswith(options) for word in command[1:])
+    )
 
 
 class Contexts:
@@ -66,14 +75,20 @@ class Contexts:
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
         self._hooks: dict[str, hooks.Hook] = {}
+        self._leaves_work_tree: bool | None = None
 
     def answer(self, request: Request) -> Answer:
         """Tell what a request gets."""
-        if wants_pointer(request):
-            return Answer.POINTER
+        if is_for_diff(request):
+            return Answer.BYTES if self._bytes_leave() else Answer.POINTER
         if request.can_delay and request.blob and self._repository.work_tree:
             return Answer.BYTES if self._programs_come_first(request) else Answer.FILL
         return Answer.BYTES
+
+    def _bytes_leave(self) -> bool:
+        if self._leaves_work_tree is None:
+            self._leaves_work_tree = leaves_work_tree(git_command())
+        return self._leaves_work_tree
 
     def _programs_come_first(self, request: Request) -> bool:
         """Tell whether git will run a program of the user's on the work tree before it lets us fill."""

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from gitbridge.contexts import Answer, Contexts, Request, wants_pointer
+from gitbridge.contexts import Answer, Contexts, Request
 from gitbridge.errors import PointerError, PointerVersionError
 from gitbridge.fill import Failure, Filling, Wanted
 from gitbridge.materialize import complain, fill_all
@@ -70,21 +70,22 @@ class Smudger:
             self._pass_through(start, content)
 
     def _smudge_pointer(self, request: Request, text: bytes) -> None:
+        answer = self._contexts.answer(request)
         try:
             wanted = Wanted.of(request.path, request.blob or "", text)
         except PointerError as error:
-            if isinstance(error, PointerVersionError) and not wants_pointer(request):
+            if isinstance(error, PointerVersionError) and answer is not Answer.POINTER:
                 raise
             # A conflict that git wrote into it, say. It is what Git holds, so it is what the work tree gets.
             complain(os.fsdecode(request.path), error)
             self._writer.answer(text)
             return
-        if wants_pointer(request):
+        if answer is Answer.POINTER:
             self._answer_pointer_for_now(wanted, text)
         elif wanted.file_bytes < DIRECT_BYTES and self._was_sent_from_store(wanted):
             return
         elif request.can_delay:
-            self._delayed[request.path] = _Delayed(wanted, self._contexts.answer(request), request.treeish)
+            self._delayed[request.path] = _Delayed(wanted, answer, request.treeish)
             self._is_fetched = False
             self._writer.lines(b"status=delayed")
         else:
