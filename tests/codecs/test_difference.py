@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thetastore import chunking
-from thetastore.codecs import Coded, decode, difference, encode, encode_difference
+from thetastore.codecs import Coded, decode, difference, encode, encode_difference, places
 from thetastore.dtypes import DTYPES
 
 DATA = Path(__file__).parents[3] / "shared/data"
@@ -237,3 +237,16 @@ def test_planes_of_so_few_elements_that_a_frame_is_as_long_come_back() -> None:
 
         assert coded is not None
         assert decoded(coded, base.tobytes()) == raw.tobytes()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.019, 0.021, 0.05, 0.099, 0.101, 0.3, 1.0])
+@pytest.mark.parametrize("element_count", [8, 4096, 100_000])
+def test_places_are_found_and_come_back_at_every_share(share, element_count) -> None:
+    rng = np.random.default_rng(element_count)
+    is_named = rng.permutation(element_count) < share * element_count
+    expected = np.flatnonzero(is_named)
+
+    assert (places.find(is_named, expected.size) == expected).all()
+    if expected.size:
+        coding, stored = places.encode(is_named, expected)
+        assert (places.decode(memoryview(stored), coding, expected.size, element_count) == expected).all()

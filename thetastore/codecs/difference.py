@@ -77,7 +77,9 @@ def encode(raw: memoryview, base: memoryview, dtype: str | None) -> memoryview |
     differences: Words = digits[: words.nbytes].view(words.dtype)
     np.subtract(words, base_words, out=differences)
     if np.count_nonzero(sampled) <= (_SPARSE_UP_TO[width] + _SAMPLING_ERROR) * sampled.size:
-        differs = np.not_equal(differences, 0, out=scratch("differs", words.size).view(np.bool_))
+        differs = scratch("differs", -(-words.size // 8) * 8).view(np.bool_)
+        differs[words.size :] = False
+        np.not_equal(differences, 0, out=differs[: words.size])
         changed_count = int(np.count_nonzero(differs))
         if 0 < changed_count <= _SPARSE_UP_TO[width] * words.size:
             return _encode_sparse(differences, differs, changed_count, tail)
@@ -99,7 +101,7 @@ def _promises_to_pay(bits: list[float], words: Words, exponent_first: bool) -> b
 
 def _encode_sparse(differences: Words, differs: Words, changed_count: int, tail: memoryview) -> memoryview:
     width = differences.itemsize
-    changed = np.flatnonzero(differs)
+    changed = places.find(differs, changed_count)
     coding, stored = places.encode(differs, changed)
     digits = scratch("changed", changed_count * width + tail.nbytes)
     values: Words = digits[: changed_count * width].view(differences.dtype)

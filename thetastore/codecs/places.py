@@ -28,6 +28,11 @@ _GAPS_FROM: Final = 11
 """Gaps are smaller where no more than one element in 11 is named (measured on fine-tuned bfloat16)."""
 
 
+_SPARSE_FROM, _SPARSE_TO = 0.02, 0.1
+"""Up to 10 % numpy takes a branch an element, which is mispredicted the more often the more there are: 0.7 ms for 512 Ki
+elements at 10 %, and 0.23 ms above. Between these shares groups of 8 are searched first: 0.1 to 0.27 ms."""
+
+
 class Coding(IntEnum):
     """How places are stored. Released numbers: never reused."""
 
@@ -39,11 +44,24 @@ class Coding(IntEnum):
     """One zstd frame, whose content is the bitmap."""
 
 
+def find(is_named: Words, place_count: int) -> Places:
+    """Return where `is_named`, bools aligned to 8 and a multiple of 8 long, is true, which is `place_count` times."""
+    if not _SPARSE_FROM * is_named.size < place_count <= _SPARSE_TO * is_named.size:
+        return np.flatnonzero(is_named)
+    groups = is_named.view(np.uint64)
+    hits = np.flatnonzero(groups != 0)
+    within = np.flatnonzero(groups[hits].view(np.bool_))
+    found: Places = np.take(hits, within >> 3)
+    np.left_shift(found, 3, out=found)
+    np.bitwise_and(within, 7, out=within)
+    return np.add(found, within, out=found)
+
+
 def encode(is_named: Words, places: Places) -> tuple[Coding, bytes | memoryview]:
     """Return the coding, and the bytes to store.
 
     Args:
-        is_named: one bool an element.
+        is_named: one bool an element, and up to 7 more that are false.
         places: where `is_named` is true.
     """
     if places.size * _GAPS_FROM <= is_named.size:
@@ -75,7 +93,7 @@ def decode(stored: memoryview, coding: int, place_count: int, element_count: int
     if coding == Coding.GAPS:
         places = _decode_gaps(stored, place_count, element_count)
     else:
-        places = np.flatnonzero(_read_bitmap(stored, coding, element_count))
+        places = find(_read_bitmap(stored, coding, element_count), place_count)
     if places.size != place_count or (place_count and places[-1] >= element_count):
         raise MalformedError(f"places name {places.size} elements of {element_count}, {place_count} were expected")
     return places
