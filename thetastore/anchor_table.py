@@ -141,22 +141,25 @@ class AnchorTable:
         """Write what was added as a run; merge runs if there are many.
 
         Raises:
-            BackendError: the run was not written. What was added can still be found here, and flushed later.
+            BackendError: the run was not written, and what was added is forgotten, lest it fill the memory.
         """
+        if not self._pending:
+            return
         import numpy
 
-        if self._pending:
-            numbers: dict[Digest, int] = {}
-            rows = [
-                (identity, numbers.setdefault(hit.base, len(numbers)), hit.base_offset)
-                for identity, hits in sorted(self._pending.items())
-                for hit in hits
-            ]
-            identities = numpy.array([row[0] for row in rows], dtype="<u8")
-            places = numpy.array([row[1:] for row in rows], dtype="<u4")
-            runs = self._opened()
+        numbers: dict[Digest, int] = {}
+        rows = [
+            (identity, numbers.setdefault(hit.base, len(numbers)), hit.base_offset)
+            for identity, hits in sorted(self._pending.items())
+            for hit in hits
+        ]
+        identities = numpy.array([row[0] for row in rows], dtype="<u8")
+        places = numpy.array([row[1:] for row in rows], dtype="<u4")
+        runs = self._opened()
+        try:
             run = self._open(write_run(self._backend, identities, places, b"".join(numbers)))
             self._runs = (*runs, run) if run else runs
+        finally:
             self._pending = {}
             self._pending_count = 0
         if len(self._opened()) > MOST_RUNS:
@@ -197,7 +200,10 @@ class AnchorTable:
         """Return the runs that could be opened; the first call lists them."""
         runs = self._runs
         if runs is None:
-            names = sorted(name for name in self._backend.list("anchors") if name.endswith(".run"))
+            try:
+                names = sorted(name for name in self._backend.list("anchors") if name.endswith(".run"))
+            except BackendError:
+                names = []
             opened = (self._open(name) for name in names)
             runs = self._runs = tuple(run for run in opened if run is not None)
         return runs

@@ -60,7 +60,7 @@ def anchors_of(raw: Buffer, item_bytes: int) -> list[Anchor]:
 
     Args:
         raw: the chunk's bytes, contiguous.
-        item_bytes: width of an element; anchors lie at its multiples, or at those of 4 where it is wider.
+        item_bytes: width of an element or block; anchors lie at multiples of 4, 2 or 1, whichever divides it.
     """
     view = memoryview(raw).cast("B")
     if view.nbytes < MIN_CHUNK_BYTES:
@@ -100,8 +100,8 @@ def _chosen(raw: memoryview, item_bytes: int) -> list[int]:
     """Return the ascending offsets of the elements that the hash chooses, each with `IDENTITY_BYTES` behind it."""
     import numpy
 
-    word_bytes = 4 if item_bytes >= 4 else 2
-    step_bytes = min(item_bytes, word_bytes)
+    word_bytes = 4 if item_bytes % 4 == 0 else 2
+    step_bytes = 1 if item_bytes % 2 else word_bytes
     octets: Any = numpy.frombuffer(raw, dtype=numpy.uint8)
     usable_bytes = raw.nbytes - IDENTITY_BYTES
     offsets: list[int] = []

@@ -19,7 +19,7 @@ from thetastore.digest import Digest
 if TYPE_CHECKING:
     from thetastore.digest import Buffer
 
-MIN_REUSED: Final = 1 / 16
+MIN_REUSED: Final = 1 / 8
 """Share of a chunk that has to be found for copies to be worth their reads."""
 MAX_READS: Final = 24
 """Objects looked at for one chunk. A read costs about what coding half a chunk does."""
@@ -74,7 +74,7 @@ class _Piece(NamedTuple):
 def find_copies(
     raw: Buffer, item_bytes: int, hits: Iterable[Hit], read_base: Callable[[Digest], Buffer | None]
 ) -> CopyPlan | None:
-    """Return how to store a chunk as copies of other objects; None where they have less than a sixteenth of it.
+    """Return how to store a chunk as copies of other objects; None where they have less than an eighth of it.
 
     Thread-safe if `read_base` is. Takes bounded time whatever the hits are, at most 24 reads, and keeps what it read
     until it returns.

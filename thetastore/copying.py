@@ -1,0 +1,124 @@
+"""Copies for new chunks: what their anchors lead to in a store, within what readers accept and reads are worth.
+
+Copies are what is tried where no difference is: their bases have other lengths and lie elsewhere. Reading a chunk of
+copies means reading its bases, two of them as a rule, since a shifted chunk straddles two. Neighbours share them, so
+that a whole file costs little more than itself; what a single chunk may cost is bounded here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from thetastore.anchor_table import AnchorTable
+from thetastore.anchors import Anchor, anchors_of, to_remember
+from thetastore.backends import Backend
+from thetastore.digest import Digest
+from thetastore.dtypes import DTYPES
+from thetastore.errors import BackendError, ThetaError
+from thetastore.matching import CopyPlan, find_copies
+from thetastore.packs.records import base_cost_bytes, most_base_bytes
+from thetastore.representations import Representations
+
+MOST_READ = 4
+"""Raw bytes of bases, theirs included, by those of the chunk that is made of copies of them."""
+LEAST_READ_BYTES = 1 << 20
+"""So much may be read for any chunk, however short: one whole chunk of the grid."""
+
+
+class Found(NamedTuple):
+    """What a chunk is made of, as far as the store has it."""
+
+    plan: CopyPlan
+    depth: int
+    """That of a record with these bases."""
+
+
+class Copying:
+    """The copies that a store's new chunks can be made of. `anchors` and `find` are thread-safe."""
+
+    def __init__(self, backend: Backend, representations: Representations) -> None:
+        self._representations = representations
+        self._table = AnchorTable(backend)
+
+    @staticmethod
+    def anchors(raw: memoryview, dtype: str | None) -> list[Anchor]:
+        """Return the anchors of a chunk; opaque bytes have none, since they are cut where their content says."""
+        return anchors_of(raw, _item_bytes(dtype)) if dtype in DTYPES else []
+
+    def find(self, raw: memoryview, dtype: str | None, anchors: Sequence[Anchor], most_depth: int) -> Found | None:
+        """Return what a chunk can be made of by a record of at most that depth; None where that is too little."""
+        hits = self._table.find(anchors)
+        if not hits or dtype is None:
+            return None
+        bases = _BaseReader(self._representations, raw.nbytes, most_depth - 1)
+        try:
+            plan = find_copies(raw, _item_bytes(dtype), hits, bases.read)
+        finally:
+            bases.close()
+        return None if plan is None else Found(plan, 1 + max(bases.depths[base] for base in plan.bases))
+
+    @staticmethod
+    def memorable(anchors: Sequence[Anchor], raw_bytes: int, found: Found | None = None) -> list[Anchor]:
+        """Return the anchors of a chunk for `remember`; of one made of copies only those of what no base has."""
+        if found is not None:
+            anchors = [anchor for anchor in anchors if not found.plan.has(anchor.offset, 1)]
+        return to_remember(anchors, raw_bytes)
+
+    def remember(self, chunk: Digest, anchors: Sequence[Anchor]) -> None:
+        """Take note of the anchors of a chunk that was stored. In one thread; it is no error if that fails."""
+        try:
+            self._table.add(chunk, anchors)
+        except BackendError:
+            pass  # hints; the disk's state will be said by what has to be written
+
+    def flush(self) -> None:
+        """Let other processes find what was remembered. It is no error if that cannot be written."""
+        try:
+            self._table.flush()
+        except BackendError:
+            pass
+
+
+def _item_bytes(dtype: str) -> int:
+    return max(1, DTYPES[dtype].bits // 8)
+
+
+class _BaseReader:
+    """Reads bases for one chunk as long as that is cheap enough for whoever reads the chunk."""
+
+    def __init__(self, representations: Representations, raw_bytes: int, most_depth: int) -> None:
+        self.depths: dict[Digest, int] = {}
+        self._representations = representations
+        # Half of what readers allow: a base may come to stand on others by a repacking.
+        self._left_bytes = min(max(MOST_READ * raw_bytes, LEAST_READ_BYTES), most_base_bytes(raw_bytes) // 2)
+        self._most_depth = most_depth
+        self._views: list[memoryview] = []
+
+    def read(self, digest: Digest) -> memoryview | None:
+        """Return the bytes of an object, valid until `close`; None if it is gone, damaged, too deep or too dear."""
+        try:
+            entry = self._representations.entry(digest)
+            cost_bytes = self._cost_bytes(digest, self._most_depth)
+            if entry.depth > self._most_depth or cost_bytes > self._left_bytes:
+                return None
+            decoded = self._representations.decode(digest, entry.raw_bytes)
+        except ThetaError:
+            return None
+        self._views.append(decoded.raw)
+        if decoded.depth > self._most_depth:  # it was read from another place than its entry
+            return None
+        self._left_bytes -= cost_bytes
+        self.depths[digest] = decoded.depth
+        return decoded.raw
+
+    def _cost_bytes(self, digest: Digest, most_depth: int) -> int:
+        """Return what a reader is charged for a base and all behind it."""
+        entry = self._representations.entry(digest)
+        behind = (self._cost_bytes(base, most_depth - 1) for base in entry.bases if most_depth)
+        return base_cost_bytes(entry.raw_bytes) + sum(behind)
+
+    def close(self) -> None:
+        """Give back the memory of what was read."""
+        for view in self._views:
+            self._representations.give(view)
