@@ -29,8 +29,8 @@ _GAPS_FROM: Final = 11
 
 
 _SPARSE_FROM, _SPARSE_TO = 0.02, 0.1
-"""Up to 10 % numpy takes a branch an element, which is mispredicted the more often the more there are: 0.7 ms for 512 Ki
-elements at 10 %, and 0.23 ms above. Between these shares groups of 8 are searched first: 0.1 to 0.27 ms."""
+"""Up to 10 % numpy takes a branch an element, which is mispredicted the more often the more there are: 512 Ki elements
+take 0.7 ms at 10 %, and 0.23 ms above. Between these shares groups of 8 are searched first: 0.1 to 0.27 ms."""
 
 
 class Coding(IntEnum):
