@@ -164,13 +164,21 @@ class Bases:
                 found = self._guess(offset, raw, dtype)
             yield from found
 
+    def is_hopeful(self) -> bool:
+        """Tell whether there is a model to guess from, and guessing was of use so far."""
+        with self._lock:
+            return not self._is_useless() and bool(self._opened()[0])
+
+    def _is_useless(self) -> bool:
+        return self._guessed_count > _FREE_FAILURES + 3 * self._useful_count
+
     def learn(self, prepared: Prepared) -> None:
         """Take note of what became of a chunk, so that guessing ends where it is useless."""
         if prepared.entry is not None and prepared.entry.bases:
             self._useful_count += 1
 
     def _guess(self, offset: int, raw: memoryview, dtype: str) -> list[Digest]:
-        if self._guessed_count > _FREE_FAILURES + 3 * self._useful_count:
+        if self._is_useless():
             return []
         candidates, tensors = self._opened()
         tensor = tensors.at(offset, len(raw))

@@ -6,10 +6,11 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 
-from thetastore.bases import TensorMap
+from thetastore.bases import Bases, TensorMap
 from thetastore.digest import Digest, Kind
 from thetastore.families import family_keys
 from thetastore.manifest import Chunk, Manifest, parse_manifest, parse_page
+from thetastore.objects import Objects
 
 GetObject = Callable[[Kind, Digest], memoryview]
 
@@ -17,14 +18,16 @@ GetObject = Callable[[Kind, Digest], memoryview]
 class Shipment:
     """The objects of some files. Iterating yields them, each manifest and page after what it lists."""
 
-    def __init__(self, get: GetObject, manifest_digests: Iterable[Digest]) -> None:
-        """Ship the files of these manifests, which `get` returns, and their pages."""
+    def __init__(self, get: GetObject, target: Objects, manifest_digests: Iterable[Digest]) -> None:
+        """Ship the files of these manifests, which `get` returns, and their pages, to `target`."""
         self.families: dict[tuple[str, ...], Digest] = {}
         """Of what was yielded so far: the first manifest under its keys in the family table."""
         self._get = get
+        self._target = target
         self._manifest_digests = tuple(dict.fromkeys(manifest_digests))
         self._manifest: Manifest | None = None
         self._map: TensorMap | None = None
+        self._bases: Bases | None = None
         self._offset = 0
         self._raw_bytes = 0
         self._words: array[int] | None = None
@@ -33,7 +36,7 @@ class Shipment:
         seen: set[Digest] = set()
         for manifest_digest in self._manifest_digests:
             manifest = parse_manifest(self._get(Kind.MANIFEST, manifest_digest))
-            self._manifest, self._map, self._offset, self._raw_bytes = manifest, None, 0, 0
+            self._manifest, self._map, self._bases, self._offset, self._raw_bytes = manifest, None, None, 0, 0
             yield from self._chunks(manifest.chunks)
             for page in manifest.pages:
                 if page.digest in seen:  # files share pages
@@ -58,13 +61,23 @@ class Shipment:
         tensor = self._map.at(self._offset, self._raw_bytes)
         return None if tensor is None else tensor.dtype
 
+    def bases(self) -> Bases:
+        """Return what guesses bases, in the target, for the chunks of the file whose object was yielded last."""
+        if self._bases is None:
+            self._bases = Bases(self._target, self._manifest.tensors if self._manifest is not None else ())
+        return self._bases
+
+    def guess(self, raw: memoryview) -> Iterator[Digest]:
+        """Yield chunks of the target of which the chunk that was yielded last may be a difference."""
+        return self.bases().guess(self._offset, raw, self.dtype())
+
     def wants(self, digest: Digest) -> bool:
         """Tell whether an object is among those yielded at any time.
 
         The first call reads all manifests once more; 8 bytes an object are kept.
         """
         if self._words is None:
-            every = Shipment(self._get, self._manifest_digests)
+            every = Shipment(self._get, self._target, self._manifest_digests)
             self._words = array("Q", sorted(_word(needed) for needed in every))
         at = bisect_left(self._words, _word(digest))
         return at < len(self._words) and self._words[at] == _word(digest)

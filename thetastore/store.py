@@ -132,7 +132,8 @@ class Store:
     ) -> CopyReport:
         """Copy to another store what it lacks of some files; durable there when this returns.
 
-        Differences are sent with the bases that these files need too, or that are there; others are coded again.
+        Differences are sent with the bases that these files need too, or that are there; others are coded again,
+        and what is no difference here may become one there.
 
         Args:
             target: the other store.
@@ -143,7 +144,9 @@ class Store:
             ObjectMissingError: neither store has an object.
             ObjectCorruptError: an object of this store is damaged; it was not sent.
         """
-        shipment = Shipment(lambda kind, digest: self._get_from_either(target, kind, digest), manifest_digests)
+        shipment = Shipment(
+            lambda kind, digest: self._get_from_either(target, kind, digest), target.objects, manifest_digests
+        )
         copied = copy_objects(self.objects, target.objects, shipment, report, shipment)
         target.seal()
         for keys, manifest_digest in shipment.families.items():

@@ -3,18 +3,21 @@
 A delta goes as it is where the target has its base, or gets it because something else needs it too. A base that only
 deltas would need is not sent: an object coded by itself takes less than a base and a difference. What is coded again
 may become a difference from what the target has instead, so that of ten fine-tunes of a model that stays behind the
-first is whole, and the others are differences from that.
+first is whole, and the others are differences from that. And what has no base here may have one there: the model that
+it was made from, put into a shared store by somebody else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
+from thetastore.choice import Choice
 from thetastore.digest import Digest, Kind
 from thetastore.errors import ObjectCorruptError, UnsupportedError
 from thetastore.objects import Objects
 from thetastore.packs.records import MAX_DEPTH, Entry
+from thetastore.shipment import Shipment
 
 _MOST_STAND_INS = 1 << 16
 
@@ -27,22 +30,12 @@ class CopyReport(NamedTuple):
     raw_bytes: int
 
 
-class Copied(Protocol):
-    """What is known of the objects that are copied."""
-
-    def dtype(self) -> str | None:
-        """Return the element type of the object that was asked for last."""
-
-    def wants(self, digest: Digest) -> bool:
-        """Tell whether an object is to be copied for its own sake, now or later."""
-
-
 def copy_objects(
     source: Objects,
     target: Objects,
     digests: Iterable[Digest],
     report: Callable[[int, int], None] | None = None,
-    copied: Copied | None = None,
+    shipment: Shipment | None = None,
 ) -> CopyReport:
     """Copy what `target` lacks, each object after its bases, checking the checksum of stored bytes.
 
@@ -53,13 +46,14 @@ def copy_objects(
         target: Where they go.
         digests: What to copy; order is kept, so that neighbours stay neighbours.
         report: Called after each object with the counts of objects and stored bytes so far.
-        copied: What is known of `digests`; without it all bases are copied, wanted or not.
+        shipment: What is known of `digests`, if they are one; without it everything goes as it is stored, and all
+            bases are copied, wanted or not.
 
     Raises:
         ObjectMissingError, ObjectCorruptError, UnsupportedError: by `source`; what was copied before stays.
         BackendError: by either.
     """
-    copying = _Copying(source, target, copied)
+    copying = _Copying(source, target, shipment)
     total = CopyReport(0, 0, 0)
     for digest in digests:
         for entry in copying.copy(digest, MAX_DEPTH + 1):
@@ -73,10 +67,10 @@ def copy_objects(
 class _Copying:
     """One copy from store to store."""
 
-    def __init__(self, source: Objects, target: Objects, copied: Copied | None) -> None:
+    def __init__(self, source: Objects, target: Objects, shipment: Shipment | None) -> None:
         self._source = source
         self._target = target
-        self._copied = copied
+        self._shipment = shipment
         self._stand_ins: dict[Digest, Digest] = {}
         """By a base that is not sent: an object of the target that was a difference from it."""
 
@@ -94,8 +88,8 @@ class _Copying:
         if all(map(self._comes_along, entry.bases)):
             for base in entry.bases:
                 yield from self.copy(base, entry.depth)
-        if not self._serves(entry):
-            again = self._code_again(entry)
+        if self._may_be_better(entry) or not self._serves(entry):
+            again = self._choose_again(entry, stored)
             if again is not None:
                 yield again
                 return
@@ -107,7 +101,7 @@ class _Copying:
         yield entry
 
     def _comes_along(self, base: Digest) -> bool:
-        return self._copied is None or self._target.contains(base) or self._copied.wants(base)
+        return self._shipment is None or self._target.contains(base) or self._shipment.wants(base)
 
     def _serves(self, entry: Entry) -> bool:
         """Tell whether a record can be read in the target as it is: its bases are there, and not too deep."""
@@ -117,24 +111,39 @@ class _Copying:
             for base in entry.bases
         )
 
-    def _code_again(self, entry: Entry) -> Entry | None:
-        """Decode an object, and store it as suits what the target has; None where this version cannot decode it."""
+    def _may_be_better(self, entry: Entry) -> bool:
+        """Tell whether a chunk coded by itself may be a difference from what the target has, as the source had not."""
+        return entry.codec == "planes" and self._shipment is not None and self._shipment.bases().is_hopeful()
+
+    def _choose_again(self, entry: Entry, stored: memoryview) -> Entry | None:
+        """Store an object as suits what the target has; None where this version cannot decode it."""
         if entry.kind != Kind.CHUNK:
             return None
         try:
             decoded = self._source.representations.decode(entry.digest, entry.raw_bytes)
         except UnsupportedError:
             return None
+        alone = None if entry.bases else Choice(entry.codec, entry.params, stored)
+        dtype = self._shipment.dtype() if self._shipment is not None else None
         try:
-            bases = [self._stand_ins.get(base, base) for base in entry.bases]
-            bases = [base for base in bases if self._target.contains(base)]
-            dtype = self._copied.dtype() if self._copied is not None else None
-            prepared = self._target.prepare(Kind.CHUNK, decoded.raw, dtype, bases)
+            guesses = self._guesses(entry, decoded.raw)
+            prepared = self._target.prepare(Kind.CHUNK, decoded.raw, dtype, guesses, alone)
             self._target.add(prepared)
         finally:
             self._source.representations.give(decoded.raw)
+        if self._shipment is not None:
+            self._shipment.bases().learn(prepared)
         self._remember(entry)
         return prepared.entry
+
+    def _guesses(self, entry: Entry, raw: memoryview) -> Iterator[Digest]:
+        """Yield what is in the target and may be a base: the bases, what stands in for them, what its family has."""
+        for base in entry.bases:
+            base = self._stand_ins.get(base, base)
+            if self._target.contains(base):
+                yield base
+        if self._shipment is not None:
+            yield from self._shipment.guess(raw)
 
     def _remember(self, entry: Entry) -> None:
         for base in entry.bases:

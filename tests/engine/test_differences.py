@@ -348,6 +348,28 @@ def test_bases_that_are_deeper_in_the_target_are_no_obstacle(store, other):
     check_whole(other)
 
 
+def test_a_model_arrives_as_differences_from_the_base_that_only_the_target_has(store, other):
+    put(other, model())
+    fine_tune = put(store, tuned(model()))
+    assert delta_count(store, fine_tune) == 0
+
+    report = store.send_to(other, [fine_tune])
+
+    assert delta_count(other, fine_tune) == 4
+    assert report.stored_bytes < 0.5 * stored_bytes(store, fine_tune)
+    assert content(other, fine_tune) == file_of(tuned(model()))
+    check_whole(other)
+
+
+def test_what_is_no_difference_from_the_targets_models_arrives_as_it_was(store, other):
+    put(other, model(1))
+    digest = put(store, model(2))
+
+    store.send_to(other, [digest])
+
+    assert entries(other, digest) == entries(store, digest)
+
+
 def test_what_was_sent_finds_its_family_there(store, other):
     store.send_to(other, [put(store, model())])
 
