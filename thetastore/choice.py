@@ -1,23 +1,29 @@
-"""How to represent a chunk: coded by itself, or as the difference from a base.
+"""How to represent a chunk: coded by itself, as the difference from a base, or as copies of other chunks.
 
 Bases are guesses. A wrong one costs reading it and looking at a sample; the whole of a difference is made only
 where the sample promises something. What a difference saves is paid for at every read, by reading its base too:
 so at most `HOT_DEPTH` bases stand behind an object, and all of them together are at most half as much again to read
 as the object coded by itself. Where a base stands too deep or costs too much, its own base is tried in its place: a
 chain of versions becomes a fan, and begins anew with a whole copy when it has moved too far.
+
+Copies are looked for where no difference will do; `copying` bounds what they cost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from thetastore import codecs
 from thetastore.digest import Buffer, Digest
 from thetastore.errors import ThetaError
 from thetastore.packs.records import MAX_DEPTH
 from thetastore.representations import Representations
+
+if TYPE_CHECKING:
+    from thetastore.anchors import Anchor
+    from thetastore.copying import Copying
 
 HOT_DEPTH = 2
 """Depth of what is written by adding; archives may go deeper."""
@@ -36,6 +42,8 @@ class Choice(NamedTuple):
     stored: Buffer
     bases: tuple[Digest, ...] = ()
     depth: int = 0
+    anchors: Sequence[Anchor] = ()
+    """Where later chunks may find this one; for `Copying.remember`, once it is stored."""
 
 
 def plain(raw: Buffer, dtype: str | None) -> Choice:
@@ -49,8 +57,9 @@ def choose(
     dtype: str | None,
     bases: Iterable[Digest],
     alone: Choice | None = None,
+    copying: Copying | None = None,
 ) -> Choice:
-    """Return the smaller of a chunk's own representation and a difference that stays within the limits.
+    """Return a chunk as a difference within the limits, where that is smaller; else as copies, else by itself.
 
     Args:
         representations: where bases are read.
@@ -58,17 +67,37 @@ def choose(
         dtype: its element type.
         bases: guesses, the best first; the first of which a difference can be taken is the one that counts.
         alone: the chunk's own representation, if it is known; else it is made where it is needed.
+        copying: finds copies; None where none are wanted.
     """
     view = memoryview(raw)
-    if view.nbytes >= LEAST_DIFFERENCE_BYTES:
+    delta, alone = _best_difference(representations, view, dtype, bases, alone)
+    if copying is None:
+        return delta or alone or plain(raw, dtype)
+    anchors = copying.anchors(view, dtype)
+    found = copying.find(view, dtype, anchors, HOT_DEPTH) if delta is None else None
+    if found is not None:
+        copies = codecs.encode_copies(raw, found.plan.recipe, dtype)
+        if copies is not None:
+            return Choice(*copies, found.plan.bases, found.depth, copying.memorable(anchors, view.nbytes, found))
+    chosen = delta or alone or plain(raw, dtype)
+    return chosen._replace(anchors=copying.memorable(anchors, view.nbytes))
+
+
+def _best_difference(
+    representations: Representations,
+    raw: memoryview,
+    dtype: str | None,
+    bases: Iterable[Digest],
+    alone: Choice | None,
+) -> tuple[Choice | None, Choice | None]:
+    """Return the difference from the best guess that gives one, and the plain choice if it was made."""
+    if raw.nbytes >= LEAST_DIFFERENCE_BYTES:
         for base in islice(bases, _MOST_GUESSES):
             before = alone
-            delta, alone = _difference(representations, view, dtype, base, alone)
-            if delta is not None:
-                return delta
-            if alone is not before:
-                break  # a difference was made and was no good
-    return alone or plain(raw, dtype)
+            delta, alone = _difference(representations, raw, dtype, base, alone)
+            if delta is not None or alone is not before:  # else no difference was made that was any good
+                return delta, alone
+    return None, alone
 
 
 def _difference(

@@ -11,8 +11,9 @@ Reading is thread-safe, and so is `prepare`, which does the work of writing: has
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+import _thread
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from thetastore.backends import Backend
 from thetastore.choice import Choice, choose, plain
@@ -25,6 +26,13 @@ from thetastore.packs.upkeep import Upkeep
 from thetastore.packs.writer import PackWriter, Row
 from thetastore.representations import Representations
 
+if TYPE_CHECKING:
+    from thetastore.anchors import Anchor
+    from thetastore.copying import Copying
+
+_COPIES_FROM_BYTES = 16 << 10
+"""Shorter chunks have no anchors; the modules and numpy are not imported for them."""
+
 
 class Prepared(NamedTuple):
     """An object hashed and, unless the store had it, coded; `Objects.add` stores it."""
@@ -34,6 +42,8 @@ class Prepared(NamedTuple):
     """None where the store has the object."""
     stored: Buffer
     """May be the caller's own memory: it must not change before `add`."""
+    anchors: Sequence[Anchor] = ()
+    """What is to be remembered of it once it is stored."""
 
 
 class Objects:
@@ -51,6 +61,8 @@ class Objects:
         self._added: dict[Digest, tuple[PackWriter, Row]] = {}
         self.representations = Representations(self.packs, self.catalog, backend.url, self._own_place)
         """Reads what is stored."""
+        self._copying: Copying | None = None
+        self._lock = _thread.allocate_lock()
 
     def __enter__(self) -> Objects:
         return self
@@ -85,16 +97,26 @@ class Objects:
         digest = digest_of(raw, kind)
         if self.contains(digest):
             return Prepared(digest, None, b"")
+        raw_bytes = memoryview(raw).nbytes
         if kind is Kind.CHUNK:
-            coded = choose(self.representations, raw, dtype, bases, alone)
+            copying = self._opened_copying() if dtype is not None and raw_bytes >= _COPIES_FROM_BYTES else None
+            coded = choose(self.representations, raw, dtype, bases, alone, copying)
         else:
             coded = plain(raw, dtype)
-        raw_bytes, stored_bytes = memoryview(raw).nbytes, memoryview(coded.stored).nbytes
+        stored_bytes = memoryview(coded.stored).nbytes
         checksum = checksum_of(coded.stored)
         entry = Entry(
             kind, digest, coded.codec, coded.params, raw_bytes, stored_bytes, coded.bases, coded.depth, checksum
         )
-        return Prepared(digest, entry, coded.stored)
+        return Prepared(digest, entry, coded.stored, coded.anchors)
+
+    def _opened_copying(self) -> Copying:
+        with self._lock:
+            if self._copying is None:
+                from thetastore.copying import Copying
+
+                self._copying = Copying(self.backend, self.representations)
+            return self._copying
 
     def add(self, prepared: Prepared) -> Digest:
         """Store a prepared object, unless the store has it; other processes can read it when this returns.
@@ -106,6 +128,8 @@ class Objects:
         """
         if prepared.entry is not None:
             self.add_representation(prepared.entry, prepared.stored)
+            if prepared.anchors:
+                self._opened_copying().remember(prepared.digest, prepared.anchors)
         return prepared.digest
 
     def add_representation(self, entry: Entry, stored: Buffer) -> None:
@@ -161,6 +185,8 @@ class Objects:
             self._upkeep.seal(self._writers)
         finally:
             self._writers = [writer for writer in self._writers if not writer.is_sealed]
+        if self._copying is not None:
+            self._copying.flush()
 
     def rebuild_index(self) -> int:
         """Make the index anew from the packs alone; return how many records it lists.
