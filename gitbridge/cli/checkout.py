@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from gitbridge.cli.opening import open_work_tree
+from gitbridge.cli.opening import make_ready, open_work_tree
 from gitbridge.repository import Repository
 
 
@@ -24,9 +24,12 @@ def fill(repository: Repository, arguments: list[str] | None) -> int:
     """Fill pointers, say how many, and name those that could not be; return the exit status."""
     from gitbridge.materialize import complain_all, materialize
     from gitbridge.render import Progress, count_text, size_text
+    from gitbridge.setup import is_configured
     from gitbridge.states import select
     from gitbridge.trees import tracked_in_index
 
+    if not is_configured(repository):
+        make_ready(repository)
     if arguments:
         select(repository, tracked_in_index(repository), arguments)  # a name that means nothing is an error
     progress = Progress("filling files")
@@ -38,23 +41,7 @@ def fill(repository: Repository, arguments: list[str] | None) -> int:
     if report.filled:
         print(f"git theta: filled {count_text(len(report.filled), 'file')}, {size_text(report.raw_bytes)}")
     elif not report.failures:
-        print(_nothing_filled(repository))
+        from gitbridge.absent import remark_on_absent
+
+        print(f"git theta: {remark_on_absent(repository) or 'nothing to fill: no file here is a pointer'}")
     return 2 if report.failures else 0
-
-
-def _nothing_filled(repository: Repository) -> str:
-    """Tell a work tree that is full from one that a failed clone or checkout left empty."""
-    from gitbridge.errors import RevisionError
-    from gitbridge.trees import tracked_in_index, tracked_in_tree
-
-    try:
-        in_head = {file.path for file in tracked_in_tree(repository, "HEAD")}
-    except RevisionError:
-        in_head = set()
-    absent = in_head - {file.path for file in tracked_in_index(repository)}
-    if absent:
-        return (
-            f"git theta: '{min(absent)}' is in HEAD, and not in the index (a checkout that failed?)\n"
-            "to bring back all files of HEAD: git restore --source=HEAD --staged --worktree :/"
-        )
-    return "git theta: nothing to fill: no file here is a pointer"

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from gitbridge.absent import remark_on_absent
 from gitbridge.cli.opening import open_repository
 from gitbridge.errors import RevisionError, UsageError
 from gitbridge.render import count_text, printable, shape_text, size_text, table
@@ -32,6 +33,8 @@ def ls_files(arguments: list[str]) -> int:
         revision, paths = _split(repository, names, arguments)
         files = tracked_in_tree(repository, revision) if revision else tracked_in_index(repository)
         files = select(repository, files, paths)
+        if not files and not paths and revision is None:
+            _explain_nothing(repository)
         if options.nul:
             sys.stdout.buffer.write(b"".join(os.fsencode(file.path) + b"\0" for file in files))
             return 0
@@ -70,7 +73,8 @@ def _split(repository: Repository, names: list[str], arguments: list[str]) -> tu
             raise UsageError("only one revision may stand before --")
         return (names[0] if before else None), names[before:]
     if not names:
-        return None, []
+        # A bare repository has no index, and its work tree is nowhere.
+        return (None if repository.work_tree or not _has_commits(repository) else "HEAD"), []
     is_revision = not names[0].startswith("-") and bool(
         repository.git("rev-parse", "--verify", "--quiet", f"{names[0]}^{{tree}}", check=False)
     )
@@ -79,6 +83,17 @@ def _split(repository: Repository, names: list[str], arguments: list[str]) -> tu
     if not is_revision and repository.work_tree is None:
         raise RevisionError(f"'{names[0]}' is not a revision", "git log --all")
     return (names[0], names[1:]) if is_revision else (None, names)
+
+
+def _explain_nothing(repository: Repository) -> None:
+    """Say on stderr why nothing is listed, where a clone or a checkout that failed is why."""
+    remark = remark_on_absent(repository, ())
+    if remark:
+        print(f"git theta: {remark}", file=sys.stderr)
+
+
+def _has_commits(repository: Repository) -> bool:
+    return bool(repository.git("rev-parse", "--verify", "--quiet", "HEAD", check=False))
 
 
 def _print_json(repository: Repository, rows: Sequence[tuple[TrackedFile, str]], with_tensors: bool) -> None:

@@ -26,6 +26,24 @@ def has_journals(repository: Repository) -> bool:
         return False
 
 
+def make_ready(repository: Repository) -> None:
+    """Have git call us in this repository, if it does not yet, and put our hooks in.
+
+    Without the filter, git would take files with weights in them for changed ones, and commit them whole.
+
+    Raises:
+        ConfigError: the configuration cannot be written.
+        HookError: a hook cannot be put beside the user's.
+    """
+    from gitbridge import hooks, setup
+
+    if not setup.is_configured(repository):
+        setup.configure(repository, "--local")
+        repository.forget_config()
+        print("git theta was not installed: it is now, for this repository (git theta install: for all of yours)")
+    hooks.install(repository)
+
+
 def open_work_tree() -> Repository:
     """Find the repository, and insist on a work tree.
 

@@ -6,8 +6,12 @@ import argparse
 import json
 import sys
 
+from gitbridge.absent import remark_on_absent
+from gitbridge.attributes import tracked_patterns
 from gitbridge.cli.opening import open_work_tree
 from gitbridge.render import count_text, printable, size_text, table
+from gitbridge.repository import Repository
+from gitbridge.setup import is_configured
 from gitbridge.states import MISSING
 from gitbridge.status import Status
 from gitbridge.status import status as look
@@ -24,10 +28,10 @@ def status(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     with open_work_tree() as repository:
         found = look(repository)
-    if options.json:
-        _print_json(found)
-    else:
-        _print_text(found)
+        if options.json:
+            _print_json(found)
+        else:
+            _print_text(repository, found)
     return 1 if found.plain or any(_is_lost(row.state, row.is_stored, row.is_pushed) for row in found.files) else 0
 
 
@@ -35,23 +39,29 @@ def _is_lost(state: str, is_stored: bool, is_pushed: bool | None) -> bool:
     return state == MISSING or not (is_stored or is_pushed)
 
 
-def _print_text(found: Status) -> None:
+def _print_text(repository: Repository, found: Status) -> None:
     rows = [(row, row.remarks()) for row in found.files]
     lines = [(printable(row.file.path), size_text(row.file.file_bytes), ", ".join(said)) for row, said in rows if said]
     lines += [(printable(path), "", "tracked, but in git as a plain file") for path in found.plain]
     sys.stdout.write(table(lines, right=(1,)))
     if lines:
         sys.stdout.write("\n")
-    for text in _summary(found):
+    for text in _summary(repository, found):
         print(text)
-    for text in _hints(found):
+    for text in _hints(repository, found):
         print(f"hint: {text}")
 
 
-def _summary(found: Status) -> list[str]:
+def _summary(repository: Repository, found: Status) -> list[str]:
     if not found.files:
+        absent = remark_on_absent(repository, [row.file for row in found.files])
+        if absent:
+            return [absent]
         if found.plain:
             return ["no weights are in the store yet"]
+        patterns = [one.pattern for one in tracked_patterns(repository)]
+        if patterns:
+            return [f"no file is tracked yet; git add takes those that match {', '.join(patterns[:5])}"]
         return ["no file is tracked yet; to start: git theta track '*.safetensors', then git add"]
     total = size_text(sum(row.file.file_bytes for row in found.files))
     quiet = sum(not row.remarks() for row in found.files)
@@ -70,11 +80,17 @@ def _summary(found: Status) -> list[str]:
     return lines
 
 
-def _hints(found: Status) -> list[str]:
+def _hints(repository: Repository, found: Status) -> list[str]:
     from shlex import quote
 
     hints = []
     remarks = {said for row in found.files for said in row.remarks()}
+    if found.files and not is_configured(repository):
+        hints.append("git theta install (it is not installed here, so git add would put weights into git itself)")
+    if "conflict" in remarks:
+        hints.append("git checkout --ours (or --theirs) -- FILE, then git add FILE, decides a conflict")
+    if "deleted" in remarks:
+        hints.append(remark_on_absent(repository, [row.file for row in found.files]).partition("\n")[2])
     if "pointer only" in remarks:
         hints.append("git theta pull fills pointers with their weights")
     if "not pushed" in remarks:

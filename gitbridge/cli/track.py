@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 
-from gitbridge import attributes, hooks, setup
-from gitbridge.cli.opening import open_work_tree
+from gitbridge import attributes
+from gitbridge.cli.opening import make_ready, open_work_tree
 from gitbridge.errors import UsageError
 from gitbridge.repository import Repository
 
@@ -30,7 +30,7 @@ def _track(repository: Repository, arguments: list[str]) -> int:
     added = _add(repository, path, patterns)
     for pattern in dict.fromkeys(patterns):
         print(f"tracking '{pattern}'" if pattern in added else f"'{pattern}' is tracked already")
-    _make_ready(repository)
+    make_ready(repository)
     _name_plain_files(repository, directory)
     return 0
 
@@ -90,14 +90,6 @@ def _add(repository: Repository, path: str, patterns: list[str]) -> list[str]:
             "name the files more closely: git theta track '*.safetensors' 'models/**'",
         )
     return added
-
-
-def _make_ready(repository: Repository) -> None:
-    if not setup.is_configured(repository):
-        setup.configure(repository, "--local")
-        repository.forget_config()
-        print("git theta was not installed: it is now, for this repository (git theta install: for all of yours)")
-    hooks.install(repository)
 
 
 def _name_plain_files(repository: Repository, directory: str) -> None:

@@ -53,6 +53,7 @@ def push(arguments: list[str]) -> int:
 
     with open_repository() as repository:
         remote = options.remote or _push_remote(repository)
+        _check_is_remote(repository, options.remote)
         oids = _all_refs(repository) if options.all else [_resolve(repository, ref) for ref in options.refs or ["HEAD"]]
         progress = Progress("sending weights")
         try:
@@ -98,8 +99,7 @@ def _parser(name: str, description: str) -> argparse.ArgumentParser:
 def _fetch(repository: Repository, remote: str | None, refs: list[str], everything: bool) -> CopyReport:
     from gitbridge.sync import fetch_manifests
 
-    if remote is not None and remote not in remote_names(repository) and not _is_place(remote):
-        raise ConfigError(f"there is no remote '{remote}'", "git remote lists them")
+    _check_is_remote(repository, remote)
     files = _wanted(repository, refs, everything)
     progress = Progress("fetching weights")
     try:
@@ -111,8 +111,13 @@ def _fetch(repository: Repository, remote: str | None, refs: list[str], everythi
         progress.done()
 
 
-def _is_place(remote: str) -> bool:
-    return "/" in remote or ":" in remote
+def _check_is_remote(repository: Repository, remote: str | None) -> None:
+    if remote is None or remote in remote_names(repository) or "/" in remote or ":" in remote:
+        return
+    known = remote_names(repository)
+    is_revision = repository.git("rev-parse", "--verify", "--quiet", "--end-of-options", remote, check=False)
+    hint = f"the remote comes first: git theta push {known[0]} {remote}" if is_revision and known else ""
+    raise ConfigError(f"there is no remote '{remote}'", hint or "git remote lists them")
 
 
 def _wanted(repository: Repository, refs: list[str], everything: bool) -> list[TrackedFile]:

@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 import struct
+import subprocess
 
 import pytest
 
@@ -104,6 +105,7 @@ def test_a_bare_repository_lists_revisions(work, make_work):
     bare = make_work("bare.git", "--bare", clone=work.path)
 
     assert states(bare, "main") == {"w": "pointer"}
+    assert states(bare) == {"w": "pointer"}
 
 
 def test_people_get_aligned_lines(work):
@@ -130,6 +132,7 @@ def remarks(work) -> dict[str, str]:
 
 
 def test_a_clean_repository_gets_one_quiet_line(work, tmp_path):
+    work.theta("install")
     work.put("w", weights(1))
     (work.path / "w").write_bytes(weights(1))
     work.git("update-index", "--assume-unchanged", "w")
@@ -161,6 +164,52 @@ def test_each_thing_worth_knowing_is_said(work, tmp_path):
         "pushed": "pointer only",
         "staged": "staged, pointer only, not pushed",
     }
+
+
+def test_status_says_where_git_does_not_call_us(work):
+    work.put("w", weights(1))
+    assert "hint: git theta install" in work.theta("status").out
+
+    work.theta("install")
+
+    assert "git theta install" not in work.theta("status").out
+
+
+def test_status_of_patterns_without_files_does_not_ask_for_patterns(work):
+    assert "git theta track" in work.theta("status").out
+
+    work.theta("track", "*.bin")
+
+    assert work.theta("status").out == "no file is tracked yet; git add takes those that match *.bin\n"
+
+
+def test_what_is_in_head_but_not_in_the_index_is_not_called_untracked(work):
+    work.put("w", weights(1))
+    work.commit()
+    work.git("rm", "-q", "--cached", "w")
+
+    for done in (work.theta("status"), work.theta("checkout")):
+        assert "'w' is in HEAD, and not in the index" in done.out
+        assert "git restore --source=HEAD --staged --worktree :/" in done.out
+    listed = work.theta("ls-files")
+    assert (listed.out, "'w' is in HEAD" in listed.err) == ("", True)
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_files_that_a_dead_checkout_has_removed_come_back_by_the_command_that_is_named(work, count):
+    work.theta("install")
+    (work.path / "d").mkdir()
+    for n in range(count):
+        work.put(f"d/a b{n}", weights(n))
+        (work.path / f"d/a b{n}").unlink()
+    work.commit()
+
+    told = work.theta("checkout", cwd="d").out
+
+    assert "'d/a b0' " in told
+    subprocess.run(told.rpartition("deleted: ")[2], shell=True, cwd=work.path / "d", check=True)
+    assert work.git("ls-files", "--deleted").out == ""
+    assert told.rpartition("deleted: ")[2] not in work.theta("status").out
 
 
 def test_weights_that_are_nowhere_are_a_problem(work):

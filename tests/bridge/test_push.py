@@ -450,6 +450,17 @@ def test_git_theta_push_dry_run_changes_nothing(pushing, shared):
     assert not shared.exists()
 
 
+def test_a_remote_that_is_none_is_an_error_and_a_branch_in_its_place_is_understood(pushing, shared):
+    pushing.put("w", weights(1))
+    pushing.commit()
+
+    assert pushing.theta("push", "nowhere").err.startswith("git theta: there is no remote 'nowhere'")
+    done = pushing.theta("push", "main")
+
+    assert (done.status, done.err.splitlines()[1]) == (2, "hint: the remote comes first: git theta push origin main")
+    assert not shared.exists()
+
+
 def test_git_theta_push_sends_named_refs(pushing, shared):
     one = pushing.put("w", weights(1))
     pushing.commit()

@@ -119,7 +119,7 @@ def test_a_bucket_is_named_as_not_in_this_version(work):
     work.put("w", weights(1))
     work.commit()
 
-    done = work.theta("push", "origin")
+    done = work.theta("push")
 
     assert done.status == 2
     assert "directories only" in done.err

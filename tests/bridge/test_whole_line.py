@@ -97,6 +97,21 @@ def test_checkout_and_pull_fill_what_is_a_pointer(line):
     assert line.theta("checkout", "no-such-file").status == 2
 
 
+@pytest.mark.parametrize("command", ["checkout", "pull"])
+def test_filling_a_clone_made_before_the_installation_installs_there(line, make_work, tmp_path, alone, command):
+    line.theta("uninstall", "--global")
+    clone = make_work("clone", clone=tmp_path / "bare.git")
+    assert content(clone).startswith(b"version ")
+
+    done = clone.theta(command)
+
+    assert "git theta was not installed: it is now, for this repository" in done.out
+    assert content(clone) == checkpoint(1, 2)
+    (clone.path / "m 1.safetensors").touch()
+    assert clone.git("status", "--porcelain").out == ""
+    assert (clone.path / ".git" / "hooks" / "pre-push").exists()
+
+
 def test_diffs_show_which_tensors_changed(line):
     (line.path / "m 1.safetensors").write_bytes(checkpoint(1, 3))
 
