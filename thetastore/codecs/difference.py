@@ -27,7 +27,7 @@ import numpy as np
 
 from thetastore.codecs import places, planes, sampling
 from thetastore.codecs.payload import MAX_RAW_BYTES
-from thetastore.codecs.scratch import scratch
+from thetastore.codecs.scratch import scratch, words_of
 from thetastore.codecs.splitting import Words
 from thetastore.dtypes import DTYPES
 from thetastore.errors import MalformedError, UnsupportedError
@@ -67,7 +67,7 @@ def encode(raw: memoryview, base: memoryview, dtype: str | None) -> memoryview |
     width, exponent_first = sampling.arrangement_of(dtype) if dtype in DTYPES else (1, False)
     if not width <= raw.nbytes <= MAX_RAW_BYTES:
         return None
-    words, base_words = _words_of(raw, width, "target"), _words_of(base, width, "base")
+    words, base_words = words_of(raw, width, "target"), words_of(base, width, "base")
     sampled = _sampled_differences(words, base_words)
     bits = sampling.bits_of_planes(sampled + _BIASES[width])
     if not _promises_to_pay(bits, words, exponent_first):
@@ -122,16 +122,6 @@ def _encode_digits(digits: Words, differences: Words, bits: list[float], tail: m
     return payload
 
 
-def _words_of(raw: memoryview, width: int, use: str) -> Words:
-    """View the whole elements of `raw`; copy them to scratch memory where they are not aligned."""
-    words: Words = np.frombuffer(raw, dtype=f"<u{width}", count=raw.nbytes // width)
-    if words.flags.aligned:
-        return words
-    copy: Words = scratch(use, words.nbytes).view(words.dtype)
-    np.copyto(copy, words)
-    return copy
-
-
 def decode(payload: memoryview, base: memoryview, out: memoryview) -> None:
     """Fill `out` with the raw bytes; `out` may be the base's own memory.
 
@@ -140,7 +130,7 @@ def decode(payload: memoryview, base: memoryview, out: memoryview) -> None:
         UnsupportedError: the payload has a later version.
     """
     layout, width, coding = _read_header(payload, base, out)
-    base_words = _words_of(base, width, "base")
+    base_words = words_of(base, width, "base")
     words: Words = np.frombuffer(out, dtype=base_words.dtype, count=base_words.size)
     stored = payload[_HEADER.size :]
     if layout == _DENSE:

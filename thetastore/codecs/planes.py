@@ -15,7 +15,7 @@ import numpy as np
 from thetastore.codecs import frames, splitting
 from thetastore.codecs.payload import MAX_RAW_BYTES, Coding, Group, Header, raw_bytes_of, read_header, write_header
 from thetastore.codecs.sampling import Plan, arrangement_of, plan_for
-from thetastore.codecs.scratch import scratch
+from thetastore.codecs.scratch import scratch, words_of
 from thetastore.codecs.splitting import Bytes, Words
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _Coded = tuple[Coding, bytes]
 
 def plan(raw: memoryview, dtype: str) -> Plan:
     """Decide by the element type and a sample how to code `raw`."""
-    return plan_for(_words_of(raw, arrangement_of(dtype)[0]), dtype)
+    return plan_for(words_of(raw, arrangement_of(dtype)[0], "words"), dtype)
 
 
 def encode(raw: memoryview, plan: Plan, *, at_any_size: bool = False) -> memoryview | None:
@@ -37,7 +37,7 @@ def encode(raw: memoryview, plan: Plan, *, at_any_size: bool = False) -> memoryv
 
     `at_any_size` gives a payload even where nothing is saved, for users who have no other codec to fall back on.
     """
-    elements = _Elements.of(_words_of(raw, plan.width), plan.exponent_first)
+    elements = _Elements.of(words_of(raw, plan.width, "words"), plan.exponent_first)
     coded = [_code_plane(elements, plane) if pays else None for plane, pays in enumerate(plan.pays)]
     groups = _join_raw_planes(coded, elements)
     header = Header(plan.width, plan.exponent_first, raw.nbytes, groups)
@@ -57,16 +57,6 @@ def encode(raw: memoryview, plan: Plan, *, at_any_size: bool = False) -> memoryv
         position += group.stored_bytes
     payload.data[position:] = raw[elements.words.nbytes :]
     return payload.data
-
-
-def _words_of(raw: memoryview, width: int) -> Words:
-    """View the whole elements of `raw`; copy them to scratch memory where they are not aligned."""
-    words: Words = np.frombuffer(raw, dtype=f"<u{width}", count=raw.nbytes // width)
-    if words.flags.aligned:
-        return words
-    copy: Words = scratch("words", words.nbytes).view(words.dtype)
-    np.copyto(copy, words)
-    return copy
 
 
 class _Elements(NamedTuple):

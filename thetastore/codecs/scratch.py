@@ -31,6 +31,16 @@ def scratch(use: str, nbytes: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return fresh[:nbytes]
 
 
+def words_of(raw: memoryview, width: int, use: str) -> np.ndarray[Any, np.dtype[Any]]:
+    """View the whole elements of `raw` as unsigned integers; copy them to scratch memory where they are not aligned."""
+    words: np.ndarray[Any, np.dtype[Any]] = np.frombuffer(raw, dtype=f"<u{width}", count=raw.nbytes // width)
+    if words.flags.aligned:
+        return words
+    copy: np.ndarray[Any, np.dtype[Any]] = scratch(use, words.nbytes).view(words.dtype)
+    np.copyto(copy, words)
+    return copy
+
+
 def _make_allocator_keep_freed_memory() -> None:
     """Have malloc serve payloads of up to 16 MiB from memory that was freed, and return it only above twice that.
 
