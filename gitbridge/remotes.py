@@ -249,6 +249,27 @@ def _places_of_origin(repository: Repository, path: str, depth: int) -> list[Pla
         return []
 
 
+def name_in_bare_remote(repository: Repository, remote: str, place: Place) -> str | None:
+    """Write into a bare Git remote on this machine where its weights are, so that clones of it find them.
+
+    Only where nothing says so yet: no setting of its own, no committed file.
+
+    Returns:
+        The path of the remote if it was written to, else None.
+    """
+    path = local_path(repository, remote)
+    if path is None or place.source == COMMITTED_NAME:
+        return None
+    try:
+        with Repository.at(path) as bare:
+            if bare.work_tree is not None or _places(bare, None, None, None, _DEEPEST_ORIGIN):
+                return None
+            bare.git("config", "theta.url", place.directory)
+    except (GitError, RepositoryMissingError, ConfigError):
+        return None  # not ours to write to: whoever clones it is told what to set
+    return path
+
+
 def is_store(path: str) -> bool:
     """Tell whether a store lies in a directory (`.git/theta` also holds journals, which make no store)."""
     return os.path.isfile(os.path.join(path, "thetastore.json"))

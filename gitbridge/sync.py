@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from gitbridge.errors import ConfigError, RemoteError
 from gitbridge.pins import Pin, PinName, pin_names, repository_id, write_pin
-from gitbridge.remotes import COMMITTED_NAME, Place, consent, default_remote, open_place, places, remote_names
+from gitbridge.remotes import (
+    COMMITTED_NAME,
+    Place,
+    consent,
+    default_remote,
+    name_in_bare_remote,
+    open_place,
+    places,
+    remote_names,
+)
 from gitbridge.repository import Repository
 from gitbridge.trees import TrackedFile
 from gitbridge.unpushed import Scan, independent, remember_without_pointers, scan
@@ -61,6 +70,8 @@ class Pushed(NamedTuple):
     sent_count: int
     """Those of them that the store lacked something of."""
     copied: CopyReport
+    told: str | None = None
+    """Path of the Git remote that was told where its weights are."""
 
 
 _NOTHING = CopyReport(0, 0, 0)
@@ -212,7 +223,7 @@ def push(
     if not dry_run:
         consent(repository, place)
     try:
-        return _push_to(repository, place, scans, files, known, dry_run, report)
+        pushed = _push_to(repository, place, scans, files, known, dry_run, report)
     except OSError as error:  # BackendError is one
         if isinstance(error, StoreMissingError):
             raise
@@ -220,6 +231,9 @@ def push(
             f"the weights could not all be sent to '{place.url}': {error.strerror or error}",
             "mend it and push again: what arrived stays, and the rest is sent then",
         ) from error
+    if not dry_run:
+        pushed = pushed._replace(told=name_in_bare_remote(repository, git_url or remote, place))
+    return pushed
 
 
 def _push_to(

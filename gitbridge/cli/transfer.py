@@ -73,7 +73,8 @@ def summary(pushed: Pushed) -> str:
     if not pushed.copied.object_count:
         return f"git theta: '{pushed.place.url}' has everything already"
     what = f"{count_text(pushed.copied.object_count, 'object')}, {size_text(pushed.copied.stored_bytes)}"
-    return f"git theta: sent {what}, to '{pushed.place.url}'"
+    told = f" ('{pushed.told}' now says so, for those who clone it)" if pushed.told else ""
+    return f"git theta: sent {what}, to '{pushed.place.url}'{told}"
 
 
 def _would(pushed: Pushed) -> str:

@@ -14,6 +14,7 @@ import pytest
 
 from gitbridge import hooks
 from gitbridge.pins import encode_pin, pin_names, read_pin
+from gitbridge.remotes import places
 from thetastore.store import Store
 
 
@@ -60,6 +61,37 @@ def test_the_first_push_creates_the_store_and_pins_the_commit(pushing, shared):
     assert has(shared, digest)
     [pin] = pins(shared)
     assert (pin.repository, pin.commit, pin.whole_history, pin.manifests) == (commit, commit, True, (digest,))
+
+
+def test_a_bare_remote_on_this_machine_is_told_where_its_weights_are(pushing, shared, make_work):
+    pushing.put("w", weights(1))
+    pushing.commit()
+
+    done = pushing.git("push", "origin", "main")
+
+    bare = pushing.git("remote", "get-url", "origin").out.strip()
+    assert "now says so" in done.err
+    assert pushing.git("-C", bare, "config", "--local", "theta.url").out.strip() == str(shared)
+    with make_work("elsewhere", clone=bare).repository() as clone:
+        assert [place.directory for place in places(clone, None)] == [str(shared)]
+
+
+@pytest.mark.parametrize("setting", ["theta.url", None])
+def test_a_remote_that_says_already_where_its_weights_are_is_left_alone(pushing, shared, setting):
+    bare = pushing.git("remote", "get-url", "origin").out.strip()
+    if setting:
+        pushing.git("-C", bare, "config", setting, "/elsewhere")
+    else:
+        pushing.git("config", "--unset", "theta.url")
+        pushing.git("config", "-f", ".thetaconfig", "theta.url", str(shared))
+        pushing.git("add", ".thetaconfig")
+    before = (Path(bare) / "config").read_bytes()
+    pushing.put("w", weights(1))
+    pushing.commit()
+
+    pushing.git("push", "-q", "origin", "main")
+
+    assert (Path(bare) / "config").read_bytes() == before
 
 
 def test_a_second_push_sends_only_what_is_new(pushing, shared):
