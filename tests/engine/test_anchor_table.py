@@ -109,6 +109,24 @@ def test_merging_drops_chunks_that_are_gone_and_surplus_places() -> None:
     assert chunk(0) not in {run.chunk(number) for number in range(run.chunk_count)}
 
 
+def test_a_large_run_is_searched_as_well_as_a_small_one() -> None:
+    rng = np.random.default_rng(1)
+    identities = np.sort(rng.integers(0, (1 << 64) - 1, 300_000, dtype=np.uint64))
+    identities[1000:1004] = identities[1000]
+    places = np.stack([np.zeros(identities.size), np.arange(identities.size)], axis=1).astype("<u4")
+    backend = MemoryBackend()
+    write_run(backend, identities, places, chunk(0))
+    table = AnchorTable(backend)
+
+    for start in range(0, 300_000, 1500):
+        part = range(start, min(start + 1500, 300_000), 17)
+        hits = table.find([Anchor(number, int(identities[number])) for number in part])
+        assert {hit.offset for hit in hits} == set(part)
+        assert all(hit.base_offset == hit.offset or 1000 <= hit.base_offset < 1004 for hit in hits)
+    assert len(table.find([Anchor(0, int(identities[1000]))])) == MOST_PLACES
+    assert table.find([Anchor(0, int(identities[5]) + 1), Anchor(0, 0), Anchor(0, (1 << 64) - 1)]) == []
+
+
 def test_only_one_process_merges_and_nobody_waits(backend) -> None:
     tables = [AnchorTable(backend) for _ in range(MOST_RUNS + 3)]
     with backend.try_lock("locks/anchors"):
