@@ -1,5 +1,7 @@
 """The text of pointers: docs/format/pointer.md."""
 
+import math
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -26,7 +28,9 @@ lines = st.builds(
     PointerTensor,
     digests,
     st.sampled_from(sorted(DTYPES)),
-    st.lists(st.integers(0, 2**62), max_size=4).map(tuple),
+    st.lists(st.integers(0, 2**62), max_size=4)
+    .filter(lambda shape: math.prod(n for n in shape if n) <= 2**62)
+    .map(tuple),
     names,
 )
 pointers = st.builds(
@@ -101,6 +105,10 @@ def test_a_manifest_is_rendered_with_all_its_tensors():
         (b"tensors 2", b"tensors 1"),
         (b"[2,3]", b"[2, 3]"),
         (b"[2,3]", b"[2,,3]"),
+        (b"[2,3]", b"[,]"),
+        (b"[2,3]", b"[%d,2]" % 2**62),
+        (b"[2,3]", b"[" + b"9" * 4000 + b"]"),
+        (b"[2,3]", b"[" + b"1," * 64 + b"1]"),
         (b"bool", b"boool"),
         (b"# The weights", b"# the weights"),
         (b'"a b"\n', b'"\\u00ff"\n'),
@@ -122,6 +130,32 @@ def test_a_pointer_of_a_newer_version_says_to_update():
     assert is_pointer(text)
     with pytest.raises(PointerError, match="version '7'.*update"):
         parse_pointer(text)
+
+
+@pytest.mark.parametrize("filler", [b"\n", b",", b"1,", b'"', b"\\u0001"])
+def test_a_hostile_pointer_takes_memory_in_proportion_to_its_text(filler):
+    start = pointer_text(SMALL).replace(b"[2,3]", b"[2,")
+    text = start + filler * ((8 << 20) // len(filler))
+
+    tracemalloc.start()
+    try:
+        with pytest.raises(PointerError):
+            parse_pointer(text)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert peak_bytes < 4 * len(text)
+
+
+def test_what_a_pointer_says_cannot_steer_the_terminal():
+    newer = pointer_text(SMALL).replace(b"#pointer-0", b"#pointer-\x1b[31m")
+    edited = pointer_text(SMALL).replace(b'"a b"', b'"\x1b]0;a\x07')
+
+    for text in (newer, edited):
+        with pytest.raises(PointerError) as caught:
+            parse_pointer(text)
+        assert str(caught.value).isprintable()
 
 
 def test_the_document_shows_the_head_that_the_code_writes():
