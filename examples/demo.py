@@ -149,7 +149,6 @@ class Demo:
         """Push to a bare repository and a store beside it."""
         self.screen.step("Push: commits to a Git host, weights to a store that others can read")
         self.git(self.scratch, "init", "--quiet", "--bare", "host.git", quiet=True)
-        self.git(self.model, "config", "theta.url", "../weights")
         self.git(self.model, "remote", "add", "origin", "../host.git")
         self.git(self.model, "push", "--quiet", "origin", "main", "v1", "v2")
         self.screen.figure("sent to the store", bytes_below(self.shared), "both versions")
