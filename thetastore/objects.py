@@ -71,8 +71,12 @@ class Objects:
         self.close()
 
     def contains(self, digest: Digest) -> bool:
-        """Tell whether the store held an object when it was first asked, or was given it since."""
-        return digest in self._added or self.catalog.snapshot().contains(digest)
+        """Tell whether the store held an object, and its bases, when it was first asked, or was given it since."""
+        if digest in self._added:
+            return True
+        snapshot = self.catalog.snapshot()
+        # Bases are written before their deltas, so they can only be gone where a pack is.
+        return snapshot.contains(digest) and (not snapshot.lost or self.representations.has_bases(digest))
 
     def prepare(
         self,

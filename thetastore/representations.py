@@ -21,6 +21,8 @@ from thetastore.packs.records import MAX_DEPTH, MAX_HEAD_BYTES, Entry, base_cost
 
 _MOST_LISTINGS = 8
 """How often a missing object's store is listed while it keeps changing."""
+_MOST_HEADS = 1024
+"""Looked at to tell whether an object has its bases. A hostile store may name 16 bases on each of 8 levels."""
 _SPARE_BUFFERS = 16
 _BUFFER_BYTES = (1 << 20) + (64 << 10) + MAX_HEAD_BYTES
 """Holds every record of a chunk on the grid. Buffers are at least this long, so that any will do; what is not
@@ -142,6 +144,25 @@ class Representations:
                 continue
         return entry
 
+    def has_bases(self, digest: Digest) -> bool:
+        """Tell whether some representation of an object has its bases, and they theirs, as far as heads tell."""
+        return self._has_bases(digest, MAX_DEPTH + 1, [_MOST_HEADS])
+
+    def _has_bases(self, digest: Digest, below: int, heads_left: list[int]) -> bool:
+        """Tell the same of representations of a depth `below`, looking at so many heads in all."""
+        own = self._own_place(digest)
+        for place in [own] if own is not None else self._catalog.snapshot().find(digest):
+            heads_left[0] -= 1
+            if heads_left[0] < 0:
+                return False
+            try:
+                entry = self._read_entry(place, digest)
+            except (FileNotFoundError, ObjectCorruptError):
+                continue
+            if entry.depth < below and all(self._has_bases(base, entry.depth, heads_left) for base in entry.bases):
+                return True
+        return False
+
     def stored(self, digest: Digest) -> tuple[Entry, memoryview]:
         """Return what is stored for an object, and its stored bytes in new memory, their checksum checked.
 
@@ -205,8 +226,8 @@ class Representations:
         """Decode a record into `out`, its bases first."""
         bases: list[memoryview] = []
         try:
-            if entry.bases and entry.codec not in codecs.CODEC_NAMES:
-                raise UnsupportedError(f"codec '{entry.codec}' is unknown: upgrade")
+            if entry.bases:
+                _check_known(entry.codec)  # before bases are read for nothing
             if entry.codec == _IN_PLACE and len(entry.bases) == 1:
                 base = self._decode_base(entry, place, entry.bases[0], lambda _: out, effort)
                 codecs.decode(entry.codec, entry.params, stored, out, (base,))
@@ -266,6 +287,11 @@ class Representations:
 
 def _new_memory(nbytes: int) -> memoryview:
     return memoryview(bytearray(nbytes))
+
+
+def _check_known(codec: str) -> None:
+    if codec not in codecs.CODEC_NAMES:
+        raise UnsupportedError(f"codec '{codec}' is unknown: upgrade")
 
 
 def _explained(entry: Entry, stored: memoryview, place: Place, error: ThetaError | None) -> ThetaError:

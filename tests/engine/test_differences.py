@@ -378,6 +378,30 @@ def test_what_was_sent_finds_its_family_there(store, other):
     assert delta_count(other, second) == 4
 
 
+@pytest.mark.parametrize("how", ["put", "sent"])
+def test_where_the_base_was_lost_a_version_is_stored_again(tmp_path, other, how):
+    path = tmp_path / "store"
+    with Store.open(str(path), create=True) as store:
+        first = put(store, model())
+    packs = set((path / "packs").iterdir())
+    with Store.open(str(path)) as store:
+        second = put(store, tuned(model()), first)
+        assert delta_count(store, second) == 4
+    put(other, tuned(model()))
+    for pack in packs:
+        pack.unlink()
+
+    with Store.open(str(path)) as store:
+        assert store.missing_objects([second])
+        if how == "put":
+            put(store, tuned(model()))
+        else:
+            other.send_to(store, [second])
+    with Store.open(str(path)) as store:
+        assert store.missing_objects([second]) == []
+        assert content(store, second) == file_of(tuned(model()))
+
+
 def test_a_store_that_cannot_be_written_to_is_no_error_for_the_family_table(monkeypatch):
     backend = MemoryBackend()
 
