@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     init.set_defaults(function=_init)
     put = commands.add_parser("put", help="store a file; print the digest of its manifest")
     put.add_argument("file", help="the file, or - for standard input")
+    put.add_argument("--base", metavar="MANIFEST", help="digest of an earlier version, to store differences from")
     put.set_defaults(function=_put)
     get = commands.add_parser("get", help="write the file of a manifest")
     get.add_argument("manifest", help="digest of the manifest, as `put` printed it")
@@ -73,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("manifest", help="digest of the manifest")
     show.set_defaults(function=_show)
     verify = commands.add_parser("verify", help="check what is stored")
-    verify.add_argument("--level", choices=["index", "stored", "raw"], default="raw", help="how deep (default: raw)")
+    verify.add_argument("--level", choices=["tables", "stored", "raw"], default="raw", help="how deep (default: raw)")
     verify.set_defaults(function=_verify)
     for command in (init, put, get, show, verify):
         command.add_argument("--store", required=True, metavar="DIRECTORY", help="where the store is")
@@ -93,10 +94,13 @@ def _init(options: argparse.Namespace) -> int:
 
 
 def _put(options: argparse.Namespace) -> int:
+    from thetastore.digest import Digest
+
+    base = Digest.parse(options.base) if options.base else None
     with _store(options) as store:
         source: int | str = sys.stdin.fileno() if options.file == "-" else options.file
         with open(source, "rb", buffering=0) as file:
-            ingested = store.put_file(file)
+            ingested = store.put_file(file, base)
     print(ingested.manifest_digest)
     return EXIT_DONE
 

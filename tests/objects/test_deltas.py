@@ -330,6 +330,31 @@ def test_merging_packs_keeps_what_other_deltas_stand_on(monkeypatch, place, orde
     assert [objects.get(Kind.CHUNK, digest_of(raw)) for raw in (one, two)] == [one, two]
 
 
+def test_every_flipped_byte_of_deltas_and_bases_is_noticed():
+    raws = [weights(0, 1100)]
+    while len(raws) < 3:
+        raws.append(tuned(raws[-1], len(raws), 2e-9))
+    backend = MemoryBackend()
+    with Objects(backend) as objects:
+        digests = put_chain(objects, raws)
+        assert [objects.entry(digest).depth for digest in digests] == [0, 1, 2]
+    files = {name: backend.read(name) for name in backend.list("packs")}
+    ((name, whole),) = files.items()
+
+    for at in range(0, len(whole), 7):
+        damaged = MemoryBackend()
+        damaged.create(name, whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
+        objects = Objects(damaged)
+        for digest, raw in zip(digests, raws, strict=True):
+            try:
+                assert objects.get(Kind.CHUNK, digest) == raw
+            except (ObjectCorruptError, ObjectMissingError) as error:
+                named = error.digest
+            else:
+                named = str(digest)
+            assert named == str(digest)
+
+
 def test_threads_read_and_write_deltas_at_once(place):
     objects = Objects(place())
     chains = [[tuned(weights(seed), number) for number in range(3)] for seed in range(8)]
