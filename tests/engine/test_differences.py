@@ -15,6 +15,7 @@ from thetastore import families
 from thetastore.backends.memory import MemoryBackend
 from thetastore.bases import Bases, TensorMap
 from thetastore.digest import Digest, Kind, digest_of
+from thetastore.errors import BackendError
 from thetastore.families import MOST_MEMBERS, family_keys, find_relatives, register
 from thetastore.layout import Tensor
 from thetastore.packs.records import Entry
@@ -405,12 +406,10 @@ def test_where_the_base_was_lost_a_version_is_stored_again(tmp_path, other, how)
 def test_a_store_that_cannot_be_written_to_is_no_error_for_the_family_table(monkeypatch):
     backend = MemoryBackend()
 
-    def refuse(name: str, stored: bytes) -> None:
-        from thetastore.errors import BackendError
-
+    def refuse(name: str) -> None:
         raise BackendError(28, "No space left on device", name)
 
-    monkeypatch.setattr(backend, "create", refuse)
+    monkeypatch.setattr(backend, "appender", refuse)
     families.register(backend, ("0" * 32,), digest_of(b"any"))
 
     assert find_relatives(backend, ("0" * 32,)) == []
