@@ -13,6 +13,7 @@ Two kinds of annotation are kept apart, because formats differ in them:
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from thetastore.dtypes import DTYPES, raw_bytes_of
@@ -120,12 +121,21 @@ def _check_table(tensors: list[Tensor], file_bytes: int) -> None:
     """Check what can be said only of all tensors together."""
     if len({tensor.name for tensor in tensors}) != len(tensors):
         raise NotThisFormat("two tensors have the same name")
+    check_amplification(tensors, file_bytes)
+    if sum(map(table_bytes, tensors)) > MAX_TABLE_BYTES:
+        raise NotThisFormat(f"a table of its tensors would take more than {MAX_TABLE_BYTES} bytes")
+
+
+def check_amplification(tensors: Iterable[Tensor], file_bytes: int) -> None:
+    """Check that hashing all tensors takes a time in proportion to their file.
+
+    Raises:
+        NotThisFormat: it would not.
+    """
     # Tied tensors share one place and are hashed once.
     places = {(tensor.offset, tensor.strides, tensor.dtype, tensor.shape): tensor.raw_bytes for tensor in tensors}
     if sum(places.values()) > MAX_AMPLIFICATION * file_bytes:
         raise NotThisFormat(f"its tensors name more than {MAX_AMPLIFICATION} times the bytes of the file")
-    if sum(map(table_bytes, tensors)) > MAX_TABLE_BYTES:
-        raise NotThisFormat(f"a table of its tensors would take more than {MAX_TABLE_BYTES} bytes")
 
 
 def table_bytes(tensor: Tensor) -> int:

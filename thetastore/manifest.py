@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from thetastore.chunking import MAX_CHUNK_BYTES
 from thetastore.digest import Buffer, Digest
 from thetastore.errors import MalformedError, NotThisFormat, UnsupportedError
-from thetastore.layout import MAX_DIMENSIONS, MAX_FILE_BYTES, MAX_TENSORS, check_tensor
+from thetastore.layout import MAX_DIMENSIONS, MAX_FILE_BYTES, MAX_TENSORS, check_amplification, check_tensor
 from thetastore.layout import Tensor as PlacedTensor
 
 VERSION = 0
@@ -19,6 +19,12 @@ INLINE_CHUNKS = 512
 PAGE_MIN_CHUNKS = 128
 PAGE_MAX_CHUNKS = 2048
 PAGE_MODULUS = 512
+MAX_PAGES = 1 << 18
+"""Enough for 80 TB, in a root of 11 MB. What a root claims is held in memory, and costs a forger nothing."""
+MAX_SMALL_CHUNKS = 4 << 20
+MEAN_CHUNK_BYTES = 4 << 10
+"""Beyond so many chunks, whatever their length, they must have so many bytes each: spans and the gaps between them
+can be short, but no format has a million of them. Else a list of 1-byte chunks would keep a reader busy for hours."""
 
 _PAGED = 1
 _STRIDED = 1
@@ -161,10 +167,14 @@ def parse_manifest(raw: Buffer) -> Manifest:
     chunks: tuple[Chunk, ...] = ()
     pages: tuple[PageRef, ...] = ()
     if flags & _PAGED:
+        if entry_count > MAX_PAGES:
+            raise MalformedError(f"a manifest has {entry_count} pages, the limit is {MAX_PAGES}")
         pages = _checked_pages(reader.records(_PAGE_REF, entry_count), file_bytes)
     else:
+        if entry_count > INLINE_CHUNKS:
+            raise MalformedError(f"a manifest lists {entry_count} chunks outside of pages, at most {INLINE_CHUNKS} may")
         chunks = _checked_chunks(reader.records(_CHUNK, entry_count), file_bytes)
-    tensors = _checked_order([_parse_tensor(reader, file_bytes) for _ in range(tensor_count)])
+    tensors = _checked_table([_parse_tensor(reader, file_bytes) for _ in range(tensor_count)], file_bytes)
     reader.expect_end()
     return Manifest(format_name, layout_version, file_bytes, Digest(file_digest), tensors, chunks, pages)
 
@@ -220,6 +230,9 @@ def _checked_pages(records: Iterable[tuple[Any, ...]], file_bytes: int) -> tuple
     total = sum(page.raw_bytes for page in pages)
     if total != file_bytes:
         raise MalformedError(f"the pages cover {total} bytes, the file has {file_bytes}")
+    count = sum(page.chunk_count for page in pages)
+    if count > MAX_SMALL_CHUNKS + file_bytes // MEAN_CHUNK_BYTES:
+        raise MalformedError(f"the pages claim {count} chunks for {file_bytes} bytes: no file is cut so small")
     return pages
 
 
@@ -247,8 +260,12 @@ def _parse_tensor(reader: _Reader, file_bytes: int) -> Tensor:
     return Tensor(name, dtype, shape, offset, strides, Digest(digest))
 
 
-def _checked_order(tensors: list[Tensor]) -> tuple[Tensor, ...]:
+def _checked_table(tensors: list[Tensor], file_bytes: int) -> tuple[Tensor, ...]:
     for before, after in itertools.pairwise(tensors):
         if before.name >= after.name:
             raise MalformedError(f"tensors are out of order: '{after.name}' after '{before.name}'")
+    try:
+        check_amplification((tensor.placed() for tensor in tensors), file_bytes)
+    except NotThisFormat as error:
+        raise MalformedError(f"the tensors of a manifest are a trap: {error}") from None
     return tuple(tensors)

@@ -5,14 +5,16 @@ import struct
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from thetastore.digest import Digest, Kind, digest_of
 from thetastore.dtypes import DTYPES, raw_bytes_of
 from thetastore.errors import MalformedError, UnsupportedError
-from thetastore.layout import contiguous_strides
+from thetastore.layout import MAX_AMPLIFICATION, contiguous_strides
 from thetastore.manifest import (
+    INLINE_CHUNKS,
+    MAX_PAGES,
     PAGE_MAX_CHUNKS,
     PAGE_MIN_CHUNKS,
     Chunk,
@@ -44,6 +46,7 @@ def manifests(draw):
         if room >= 0:
             strides = contiguous_strides(shape[::-1])[::-1] if draw(st.booleans()) else None
             tensors.append(Tensor(name, dtype, shape, draw(st.integers(0, room)), strides, draw(digests)))
+    assume(sum(tensor.raw_bytes for tensor in tensors) <= MAX_AMPLIFICATION * file_bytes)
     return Manifest("some-format", draw(st.integers(0, 65535)), file_bytes, draw(digests), tuple(tensors), chunks)
 
 
@@ -137,6 +140,42 @@ def test_tensors_outside_of_the_file_and_in_wrong_order_are_refused():
     for wrong in (tensors, outside, (tensors[0], tensors[0])):
         with pytest.raises(MalformedError):
             parse_manifest(encode_manifest(abcd()._replace(tensors=wrong)))
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        (Tensor("a", "uint8", (2**61,), 0, (0,), digest_of(b"")),),
+        (Tensor("a", "uint8", (2,) * 60, 0, (0,) * 60, digest_of(b"")),),
+        tuple(Tensor(f"{at:02}", "uint8", (1000 - at,), at, None, digest_of(b"")) for at in range(9)),
+    ],
+    ids=["one element for ever", "in many dimensions", "overlapping"],
+)
+def test_tensors_that_would_be_hashed_for_ever_are_refused(tensors):
+    whole = abcd()._replace(file_bytes=1000, chunks=(Chunk(1000, digest_of(b"")),), tensors=tensors)
+
+    with pytest.raises(MalformedError, match="times the bytes of the file"):
+        parse_manifest(encode_manifest(whole))
+
+
+def test_tied_tensors_are_no_trap():
+    tensors = tuple(Tensor(f"{at:02}", "uint8", (4,), 0, None, digest_of(b"abcd")) for at in range(99))
+
+    assert parse_manifest(encode_manifest(abcd()._replace(tensors=tensors))).tensors == tensors
+
+
+def test_a_root_that_lists_more_than_any_file_has_is_refused():
+    inline = abcd()._replace(file_bytes=INLINE_CHUNKS + 1, chunks=(Chunk(1, digest_of(b"")),) * (INLINE_CHUNKS + 1))
+    tiny = (PageRef(2048, 2048, digest_of(b"")),) * 3000
+    many = (PageRef(2048 << 20, 2048, digest_of(b"")),) * (MAX_PAGES + 1)
+
+    for wrong in (
+        inline,
+        abcd()._replace(file_bytes=2048 * 3000, chunks=(), pages=tiny),
+        abcd()._replace(file_bytes=(2048 << 20) * len(many), chunks=(), pages=many),
+    ):
+        with pytest.raises(MalformedError, match="chunks|pages"):
+            parse_manifest(encode_manifest(wrong))
 
 
 def long_list(count: int) -> list[Chunk]:
