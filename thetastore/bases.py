@@ -208,8 +208,7 @@ class Bases:
         return self._candidates or [], self._map
 
     def _find(self) -> Iterator[_Candidate]:
-        parent = self._parent() if callable(self._parent) else self._parent
-        candidate = self._read(parent) if parent is not None else None
+        candidate = self._read(self._parent) if self._parent is not None else None
         if candidate is not None:
             self._has_parent = True
             yield candidate
@@ -221,11 +220,12 @@ class Bases:
             if candidate is not None:
                 yield candidate
 
-    def _read(self, manifest_digest: Digest) -> _Candidate | None:
+    def _read(self, hint: BaseHint) -> _Candidate | None:
         try:
-            if not self._objects.contains(manifest_digest):
+            digest = hint() if callable(hint) else hint
+            if digest is None or not self._objects.contains(digest):
                 return None
-            return _Candidate(self._objects, parse_manifest(self._objects.get(Kind.MANIFEST, manifest_digest)))
+            return _Candidate(self._objects, parse_manifest(self._objects.get(Kind.MANIFEST, digest)))
         except ThetaError:
             return None
 

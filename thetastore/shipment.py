@@ -77,8 +77,11 @@ class Shipment:
         The first call reads all manifests once more; 8 bytes an object are kept.
         """
         if self._words is None:
+            import numpy
+
             every = Shipment(self._get, self._target, self._manifest_digests)
-            self._words = array("Q", sorted(_word(needed) for needed in every))
+            self._words = array("Q", map(_word, every))
+            numpy.frombuffer(self._words, dtype=numpy.uint64).sort()
         at = bisect_left(self._words, _word(digest))
         return at < len(self._words) and self._words[at] == _word(digest)
 
