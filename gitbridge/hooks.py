@@ -241,11 +241,11 @@ def _take_out(hook: Hook) -> bool:
 
 
 def _write(path: str, content: bytes, mode: int) -> None:
-    """Replace a file in one step, so that git never runs half a hook; the umask cuts 0o777 as git's own."""
+    """Replace a file in one step, so that git never runs half a hook; the umask cuts what a new file gets, as git's."""
     temporary = f"{path}.theta-{os.getpid()}"
     with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as stream:
         stream.write(content)
-    if mode != 0o777:
+    if mode not in (0o777, 0o666):
         os.chmod(temporary, mode)
     os.rename(temporary, path)
 

@@ -247,3 +247,14 @@ def test_a_hooks_path_for_one_command_is_left_alone(work, monkeypatch):
     monkeypatch.setenv("GIT_CONFIG_PARAMETERS", "'core.hooksPath=/dev/null'")
 
     assert hooks.install_missing(work.repository()) == []
+
+
+def test_what_we_write_is_writable_by_nobody_else(work):
+    previous = os.umask(0o022)
+    try:
+        hooks.install(work.repository())
+    finally:
+        os.umask(previous)
+
+    written = [work.path / ".git" / "theta" / "hooks", *(work.path / ".git" / "hooks" / name for name in hooks.HOOKS)]
+    assert [path.stat().st_mode & 0o022 for path in written] == [0] * 5
