@@ -17,7 +17,10 @@ ThetaError
 
 from __future__ import annotations
 
-from thetastore.errors import MalformedError, ThetaError
+import errno
+import os
+
+from thetastore.errors import BackendError, MalformedError, ThetaError
 
 
 class BridgeError(ThetaError):
@@ -94,3 +97,16 @@ class UsageError(BridgeError):
     """Arguments that make no sense together."""
 
     code = "usage"
+
+
+def words_for(error: Exception) -> tuple[str, str]:
+    """Return what to tell a person of an error: what is wrong, and the way out (empty where none is known)."""
+    if isinstance(error, BridgeError):
+        return error.message, error.hint
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error), ""
+    name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+    where = f"'{name}'{' in the store' if isinstance(error, BackendError) else ''}: " if name else ""
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    hint = "make room and run the command again (git theta env says where the store is)" if is_full else ""
+    return f"{where}{error.strerror}", hint

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from gitbridge.errors import PointerError
+from gitbridge.excludes import exclude
 from gitbridge.index_file import Filled, IndexLockedError, IndexUnsupportedError, update_index
 from gitbridge.journal import TEMPORARY_MARK, Identity, Journal, Placement
 from gitbridge.pointers import parse_pointer, render_pointer
@@ -113,7 +114,8 @@ class Filling:
 
     def _started_journal(self) -> Journal:
         if self._journal is None:
-            exclude_temporaries(self._repository)
+            # Or a `git add .` after a crash would take whole weights into Git.
+            exclude(self._repository.common_dir, _EXCLUDED)
             self._journal = Journal.create(journal_directory(self._repository))
         return self._journal
 
@@ -151,19 +153,6 @@ class Filling:
             self._journal.remove()
         self._journal = None
         return failures
-
-
-def exclude_temporaries(repository: Repository) -> None:
-    """Make git ignore temporary files, or a `git add .` after a crash would take whole weights into Git."""
-    path = os.path.join(repository.common_dir, "info", "exclude")
-    try:
-        with open(path, "a+b") as stream:
-            stream.seek(0)
-            content = stream.read()
-            if _EXCLUDED not in content.splitlines():
-                stream.write((b"" if content.endswith(b"\n") or not content else b"\n") + _EXCLUDED + b"\n")
-    except OSError:
-        return  # a directory without info/, or one that is not ours to write: git works all the same
 
 
 def place(work_tree: str, placements: Iterable[Placement]) -> Placed:

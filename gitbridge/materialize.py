@@ -9,7 +9,7 @@ from typing import NamedTuple
 from gitbridge import sync
 from gitbridge.blobs import blob_oid
 from gitbridge.contexts import is_rebasing
-from gitbridge.errors import BridgeError, PointerError
+from gitbridge.errors import BridgeError, PointerError, words_for
 from gitbridge.fill import Failure, Filling, Wanted, journal_directory, patch_index_of, place
 from gitbridge.journal import FoundJournal, Placement, Records, found_journals
 from gitbridge.pointers import MAX_POINTER_BYTES, MIN_POINTER_BYTES, is_pointer
@@ -222,8 +222,7 @@ def complain(path: str, error: Exception) -> None:
     """Say on stderr what is wrong with a file, and the way out if there is one."""
     import sys
 
-    message = error.message if isinstance(error, BridgeError) else str(error)
-    hint = error.hint if isinstance(error, BridgeError) else ""
+    message, hint = words_for(error)
     text = f"git theta: '{path}': {message}\n" + (f"hint: {hint}\n" if hint else "")
     sys.stderr.buffer.write(text.encode("utf-8", "backslashreplace"))
     sys.stderr.flush()

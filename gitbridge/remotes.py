@@ -41,6 +41,11 @@ class Place(NamedTuple):
         """Whether only a committed file names it."""
         return self.source == COMMITTED_NAME
 
+    @property
+    def setting(self) -> str:
+        """What to set to have another place, as `git config` takes it."""
+        return self.source if self.source.startswith("remote.") else "theta.url"
+
 
 def places(
     repository: Repository, remote: str | None, treeish: str | None = None, git_url: str | None = None
@@ -85,6 +90,11 @@ def open_place(place: Place, create: bool = False) -> Store:
     """
     from thetastore.store import Store
 
+    if create and not is_store(place.directory) and _is_git_repository(place.directory):
+        raise RemoteError(
+            f"'{place.url}' (from {place.source}) is a Git repository, and weights must not go among its files",
+            f"git config {place.setting} /path/to/another/directory",
+        )
     try:
         return Store.open(place.directory, create=create)
     except StoreMissingError:
@@ -95,7 +105,17 @@ def open_place(place: Place, create: bool = False) -> Store:
     except (ThetaError, OSError) as error:
         verb = "created" if create and not os.path.exists(place.directory) else "opened"
         reason = getattr(error, "strerror", None) or str(error)
-        raise RemoteError(f"the store '{place.url}' (from {place.source}) cannot be {verb}: {reason}") from error
+        raise RemoteError(
+            f"the store '{place.url}' (from {place.source}) cannot be {verb}: {reason}",
+            f"mend that, or name another directory: git config {place.setting} /path/to/directory",
+        ) from error
+
+
+def _is_git_repository(directory: str) -> bool:
+    names = ("HEAD", "objects", "refs")
+    return os.path.lexists(os.path.join(directory, ".git")) or all(
+        os.path.exists(os.path.join(directory, name)) for name in names
+    )
 
 
 def default_remote(repository: Repository) -> str | None:
@@ -130,7 +150,7 @@ def store_directory(url: str, root: str) -> str:
         raise ConfigError(f"{url!r} is not a URL of a store", "git config theta.url /path/to/store")
     scheme, separator, rest = url.partition("://")
     if not separator:
-        return os.path.normpath(os.path.join(root, os.path.expanduser(url)))
+        return _plain_directory(url, root)
     if scheme.lower() != "file":
         raise ConfigError(
             f"'{url}' is a {scheme} URL, and this version keeps remote stores in directories only",
@@ -142,6 +162,18 @@ def store_directory(url: str, root: str) -> str:
     if host not in ("", "localhost"):
         raise ConfigError(f"'{url}' names the host '{host}', expected file:///path", "mount it and name the directory")
     return os.path.normpath("/" + unquote(path))
+
+
+def _plain_directory(url: str, root: str) -> str:
+    if ":" in url.partition("/")[0]:
+        raise ConfigError(
+            f"'{url}' names a place on another machine, and this version keeps remote stores in directories only",
+            f"mount it and name the directory (or, if it is a directory: './{url}')",
+        )
+    expanded = os.path.expanduser(url)
+    if expanded.startswith("~"):
+        raise ConfigError(f"'{url}' begins with the home of somebody who is not known here", f"'./{url}' is no home")
+    return os.path.normpath(os.path.join(root, expanded))
 
 
 def consent(repository: Repository, place: Place) -> None:

@@ -16,6 +16,8 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from gitbridge.errors import ConfigError, GitError, RepositoryMissingError
+from gitbridge.excludes import exclude_directory
+from thetastore.errors import StoreMissingError
 
 if TYPE_CHECKING:
     from gitbridge.cat_file import CatFile, GitObject
@@ -250,10 +252,22 @@ class Repository:
 
         Raises:
             StoreMissingError: there is none and `create` is False.
+            ConfigError: it cannot be opened or made.
         """
         from thetastore.store import Store
 
-        return Store.open(self.store_path(), create=create)
+        path = self.store_path()
+        if create and not os.path.exists(path):
+            exclude_directory(self.common_dir, self.root, path)
+        try:
+            return Store.open(path, create=create)
+        except StoreMissingError:
+            raise
+        except OSError as error:
+            raise ConfigError(
+                f"the local store '{path}' cannot be opened: {error.strerror or error}",
+                "mend that, or have another directory: git config theta.storage /path/to/directory",
+            ) from error
 
     def remote_store_url(self, remote: str | None, treeish: str | None = None) -> str | None:
         """Return where the remote store of a Git remote lies, or None (see `gitbridge.remotes`)."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from gitbridge.errors import ConfigError, RemoteError
+from gitbridge.excludes import exclude_directory
 from gitbridge.pins import Pin, PinName, pin_names, repository_id, write_pin
 from gitbridge.remotes import (
     COMMITTED_NAME,
@@ -247,6 +248,8 @@ def _push_to(
 ) -> Pushed:
     if dry_run and not os.path.isdir(place.directory):
         return Pushed(place, len(files), len(files), _NOTHING)
+    if not dry_run and not os.path.exists(place.directory):
+        exclude_directory(repository.common_dir, repository.root, place.directory)
     with repository.open_store() as local, open_place(place, create=not dry_run) as target:
         lacking = _incomplete(target, files)
         if dry_run:

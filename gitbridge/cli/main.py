@@ -110,14 +110,11 @@ def _overview() -> str:
 
 
 def _explain(error: Exception) -> int:
+    from gitbridge.errors import words_for
     from thetastore.errors import ThetaError
 
-    if isinstance(error, ThetaError):
-        _say(getattr(error, "message", "") or str(error), getattr(error, "hint", ""))
-        return 2
-    if isinstance(error, OSError):
-        where = f"'{os.fsdecode(error.filename)}': " if isinstance(error.filename, str | bytes) else ""
-        _say(f"{where}{error.strerror or error}", "")
+    if isinstance(error, ThetaError | OSError):
+        _say(*words_for(error))
         return 2
     try:
         place = _save_traceback()

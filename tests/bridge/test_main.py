@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -13,6 +14,8 @@ import pytest
 
 from gitbridge.cli import main as main_module
 from gitbridge.cli.main import COMMANDS, main
+from gitbridge.errors import words_for
+from thetastore.errors import BackendError
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -166,3 +169,11 @@ def test_no_command_is_hidden_from_the_dispatcher():
         module = __import__(command.module, fromlist=[command.function])
         assert callable(getattr(module, command.function)), name
     assert main(["version"]) == 0
+
+
+def test_a_full_disk_is_told_in_words_and_with_the_way_out():
+    message, hint = words_for(BackendError(errno.ENOSPC, "No space left on device", "incoming/1.pack"))
+
+    assert message == "'incoming/1.pack' in the store: No space left on device"
+    assert "make room" in hint
+    assert words_for(OSError("odd")) == ("odd", "")

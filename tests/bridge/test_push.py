@@ -472,6 +472,46 @@ def test_a_committed_url_needs_consent_before_weights_go_to_somebody_elses_direc
     assert has(shared, digest)
 
 
+@pytest.mark.parametrize("kind", ["work tree", "bare"])
+def test_weights_are_not_put_among_the_files_of_a_git_repository(pushing, make_work, tmp_path, kind):
+    other = make_work("other") if kind == "work tree" else make_work("other.git", "--bare")
+    before = sorted(os.listdir(other.path))
+    pushing.git("config", "theta.url", str(other.path))
+    pushing.put("w", weights(1))
+    pushing.commit()
+
+    done = pushing.git("push", "origin", "main", check=False)
+
+    assert done.status == 1
+    assert f"'{other.path}' (from theta.url) is a Git repository" in done.err
+    assert sorted(os.listdir(other.path)) == before
+
+
+def test_a_store_inside_of_the_work_tree_is_no_file_of_the_user(pushing):
+    pushing.git("config", "theta.url", "the [remote] store")
+    pushing.git("config", "theta.storage", "a/local")
+    pushing.put("w", weights(1))
+    pushing.commit()
+    pushing.git("push", "-q", "origin", "main")
+
+    assert (pushing.path / "the [remote] store" / "thetastore.json").exists()
+    assert (pushing.path / "a" / "local" / "thetastore.json").exists()
+    assert pushing.git("status", "--porcelain").out == ""
+
+
+def test_a_local_store_that_cannot_be_opened_is_not_taken_for_the_remote_one(pushing, tmp_path):
+    pushing.put("w", weights(1))
+    pushing.commit()
+    (tmp_path / "file").touch()
+    pushing.git("config", "theta.storage", str(tmp_path / "file"))
+
+    done = pushing.theta("push")
+
+    assert done.status == 2
+    assert f"the local store '{tmp_path / 'file'}' cannot be opened: Not a directory" in done.err
+    assert "theta.storage" in done.err
+
+
 def test_git_theta_push_dry_run_changes_nothing(pushing, shared):
     pushing.put("w", weights(1))
     pushing.commit()

@@ -100,13 +100,17 @@ def test_relative_paths_count_from_the_root_also_in_a_linked_work_tree(work, tmp
         ("~/x", "~/x"),
         ("file:///a%20b/", "/a b"),
         ("file://localhost/x", "/x"),
+        ("./host:/x", "/root/host:/x"),
     ],
 )
 def test_urls_of_directories(url, directory):
     assert store_directory(url, "/root") == os.path.expanduser(directory)
 
 
-@pytest.mark.parametrize("url", ["s3://bucket/x", "https://x/y", "file://host/x", "", "a\nb", "a\0b"])
+@pytest.mark.parametrize(
+    "url",
+    ["s3://bucket/x", "https://x/y", "file://host/x", "", "a\nb", "a\0b", "host:/x", "me@host:x", "~nobody-here/x"],
+)
 def test_other_urls_are_refused_with_the_way_out(url):
     with pytest.raises(ConfigError) as caught:
         store_directory(url, "/root")
