@@ -48,7 +48,13 @@ class TensorDigests:
             range_ = self._waiting.pop()
             if range_.start == range_.end:
                 self._digests[range_] = digest_of(b"")
-            elif range_ != (offset, end):  # else the chunk's digest will be told to `adopt`
+            elif range_ == (offset, end):
+                continue  # the chunk's digest will be told to `adopt`
+            elif offset <= range_.start and range_.end <= end:
+                # No hasher is kept: each takes 2 KB, and a chunk may hold 200,000 tensors.
+                within = memoryview(piece)[range_.start - offset : range_.end - offset]
+                self._digests[range_] = digest_of(within)
+            else:
                 self._active.append(_Active(range_, new_hasher()))
         finished = False
         for active in self._active:
