@@ -26,6 +26,7 @@ from thetastore.shipment import Shipment
 from thetastore.transfer import CopyReport, copy_objects
 
 DESCRIPTOR = "thetastore.json"
+MAX_DESCRIPTOR_BYTES = 64 << 10
 _DESCRIPTOR_TEXT = b'{"format": "thetastore", "version": 0, "required_features": [], "optional_features": []}\n'
 
 
@@ -56,16 +57,16 @@ class Store:
             UnsupportedError: the store was written by a newer version.
             BackendError: the directory cannot be made or read.
         """
-        backend = DirectoryBackend(path)
+        backend = _backend_at(path)
         try:
-            _check_descriptor(backend.read(DESCRIPTOR), path)
+            _check_descriptor(backend, path)
         except FileNotFoundError:
             if not create:
                 raise StoreMissingError(f"there is no thetastore at '{path}'") from None
             try:
                 backend.create(DESCRIPTOR, _DESCRIPTOR_TEXT)
             except FileExistsError:  # another process was faster
-                _check_descriptor(backend.read(DESCRIPTOR), path)
+                _check_descriptor(backend, path)
         return cls(backend)
 
     def put_file(self, source: Source, base: BaseHint = None) -> Ingested:
@@ -179,20 +180,34 @@ class Store:
         self.close()
 
 
-def _check_descriptor(stored: bytes, path: str) -> None:
+def _backend_at(url: str) -> Backend:
+    """Return the backend for a path, a `file://` URL, or a URL of a scheme that a plug-in knows."""
+    scheme, mark, rest = url.partition("://")
+    if not mark:
+        return DirectoryBackend(url)
+    if scheme == "file":
+        return DirectoryBackend(rest)
+    from thetastore import plugins
+
+    backend: Backend = plugins.load(plugins.BACKENDS, scheme, ("file",))(url)
+    return backend
+
+
+def _check_descriptor(backend: Backend, path: str) -> None:
+    stored = backend.read(DESCRIPTOR, 0, MAX_DESCRIPTOR_BYTES + 1)
     if stored == _DESCRIPTOR_TEXT:  # the common case, without the import of json
         return
     import json
 
     try:
-        descriptor = json.loads(stored)
+        descriptor = json.loads(stored if len(stored) <= MAX_DESCRIPTOR_BYTES else b"")
         name, version, required = descriptor["format"], descriptor["version"], descriptor["required_features"]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         name = version = required = None
     if name != "thetastore":
         raise MalformedError(f"'{path}/{DESCRIPTOR}' is not the descriptor of a thetastore")
     if version != 0 or required:
         raise UnsupportedError(
-            f"the store '{path}' has version {version} and needs {required or 'no features'}: this thetastore reads "
+            f"the store '{path}' has version {version!a} and requires the features {required!a}: this thetastore reads "
             "version 0 without features; update it"
         )

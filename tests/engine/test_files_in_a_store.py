@@ -293,9 +293,20 @@ def test_a_directory_that_is_no_store_or_a_newer_one_is_refused(tmp_path):
     for text, error in (
         ('{"format": "other"}', MalformedError),
         ("[]", MalformedError),
+        ("[" * 60_000, MalformedError),
+        ('{"format": "thetastore", "required_features": [], "version": ' + "9" * 5000 + "}", MalformedError),
+        (" " * 70_000 + "{}", MalformedError),
         ('{"format": "thetastore", "version": 7, "required_features": []}', UnsupportedError),
         ('{"format": "thetastore", "version": 0, "required_features": ["x"]}', UnsupportedError),
     ):
         (tmp_path / "thetastore.json").write_text(text)
         with pytest.raises(error):
             Store.open(str(tmp_path), create=True)
+
+
+def test_a_descriptor_of_a_terabyte_is_refused_without_reading_it(tmp_path):
+    with open(tmp_path / "thetastore.json", "wb") as file:
+        file.truncate(1 << 40)
+
+    with pytest.raises(MalformedError, match="not the descriptor"):
+        Store.open(str(tmp_path))
