@@ -20,11 +20,12 @@ it costs 50 ms, and a filter that sees only opaque bytes never needs it.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, NamedTuple
 
 from thetastore.codecs import constant, frames
 from thetastore.dtypes import DTYPES
-from thetastore.errors import MalformedError, UnsupportedError
+from thetastore.errors import MalformedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -175,10 +176,11 @@ def decode(codec: str, params: bytes, stored: Buffer, out: memoryview, bases: Se
     Raises:
         MalformedError: `stored` is not what the codec writes for that many raw bytes, or the bases are not as many
             or not as long as the codec needs.
-        UnsupportedError: the codec is of a newer version, or a plug-in's.
+        UnsupportedError: the codec is of a newer version, or of a plug-in that is not installed.
     """
     if codec not in CODEC_NAMES:
-        raise UnsupportedError(f"codec '{codec}' is unknown; this version knows {', '.join(CODEC_NAMES)}: upgrade")
+        _decode_by_plugin(codec, params, stored, out, bases)
+        return
     if params:
         raise MalformedError(f"codec '{codec}' has no parameters, {len(params)} bytes of them are stored")
     base_counts = _BASE_COUNTS.get(codec, _NO_BASES)
@@ -194,6 +196,23 @@ def decode(codec: str, params: bytes, stored: Buffer, out: memoryview, bases: Se
         copies.decode(memoryview(stored).cast("B"), out.cast("B"), bases)
     else:
         _DECODERS[codec](memoryview(stored).cast("B"), out.cast("B"))
+
+
+@functools.cache
+def _plugin(codec: str) -> Callable[..., None]:
+    from thetastore import plugins
+
+    decode: Callable[..., None] = plugins.load(plugins.CODECS, codec, CODEC_NAMES)
+    return decode
+
+
+def _decode_by_plugin(codec: str, params: bytes, stored: Buffer, out: memoryview, bases: Sequence[Buffer]) -> None:
+    """Let a plug-in decode. Whatever it does, the caller compares the digest of what it wrote."""
+    decode = _plugin(codec)
+    try:
+        decode(params, memoryview(stored).cast("B"), out.cast("B"), bases)
+    except Exception as error:
+        raise MalformedError(f"the plug-in for codec '{codec}' failed: {type(error).__name__}: {error}") from error
 
 
 def _decode_literal(stored: memoryview, out: memoryview) -> None:

@@ -11,8 +11,7 @@ from typing import Any
 from thetastore.errors import NotThisFormat
 from thetastore.formats import MAX_HEADER_BYTES, Format, HeaderFormat, NeedBytes, RandomAccess
 from thetastore.layout import Layout, checked_layout
-
-ENTRY_POINT_GROUP = "thetastore.formats"
+from thetastore.plugins import FORMATS, offered
 
 MAX_VERSION = 0xFFFF
 """Manifests hold a layout version in two bytes."""
@@ -68,10 +67,8 @@ def _built_in(head: bytes) -> list[Format]:
 
 def _load_plugins() -> list[Format]:
     """Load what other packages offer. A plug-in that cannot be loaded must not keep files from being added."""
-    from importlib.metadata import entry_points
-
     plugins: list[Format] = []
-    for entry_point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: (point.name, point.value)):
+    for entry_point in offered(FORMATS):
         try:
             plugins.append(guarded(entry_point.load()()))
         except Exception:

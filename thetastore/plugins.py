@@ -1,0 +1,55 @@
+"""What other packages add to the store, found by their entry points.
+
+| group | the entry point's name | what it names |
+| --- | --- | --- |
+| `thetastore.formats` | any; they are tried in its order | a class without arguments: see `thetastore.formats` |
+| `thetastore.codecs` | name of the codec | `decode(params, stored, out, bases)`: see `thetastore.codecs` |
+| `thetastore.backends` | scheme of a URL, such as `s3` | `open(url) -> Backend`: see `thetastore.backends` |
+
+What is built in is listed in the code, and comes first. Reading entry points costs 40 ms: it is done only for what
+nothing built in knows.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from thetastore.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+FORMATS = "thetastore.formats"
+CODECS = "thetastore.codecs"
+BACKENDS = "thetastore.backends"
+
+
+def offered(group: str) -> list[EntryPoint]:
+    """Return a group's entry points, ordered by name."""
+    from importlib.metadata import entry_points
+
+    return sorted(entry_points(group=group), key=lambda point: (point.name, point.value))
+
+
+def load(group: str, name: str, built_in: tuple[str, ...]) -> Any:
+    """Return what another package offers under a name.
+
+    Args:
+        group: one of the groups above.
+        name: the entry point's name.
+        built_in: names that need no plug-in, for the message.
+
+    Raises:
+        UnsupportedError: no package offers it, or it cannot be loaded; the message lists what there is.
+    """
+    points = offered(group)
+    for point in points:
+        if point.name == name:
+            try:
+                return point.load()
+            except Exception as error:
+                raise UnsupportedError(f"the plug-in '{name}' of {group} cannot be loaded: {error}") from error
+    known = ", ".join([*built_in, *dict.fromkeys(point.name for point in points)])
+    raise UnsupportedError(
+        f"'{name:.40}' is none of the {group} that are known here ({known}): update, or install what offers it"
+    )
