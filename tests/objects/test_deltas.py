@@ -292,6 +292,23 @@ def test_where_a_delta_does_not_serve_another_representation_does(place, harm):
         assert Objects(place()).get(Kind.CHUNK, digest_of(base)) == base
 
 
+@pytest.mark.parametrize("order", [0, 1])
+def test_where_a_base_was_never_right_its_other_place_serves(place, order):
+    """The stored bytes have their checksum and decode, but to something else."""
+    base, raw = versions(2)
+    wrong = tuned(base, 77)
+    writers = [Objects(place()) for _ in range(3)]
+    for objects in writers:
+        objects.contains(digest_of(raw))
+    records = [plain(base), (plain(wrong)[0]._replace(digest=digest_of(base)), wrong)][:: 1 - 2 * order]
+    for objects, record in zip(writers, [*records, delta(raw, base)], strict=True):
+        objects.add_representation(*record)
+        objects.seal()
+
+    assert Objects(place()).get(Kind.CHUNK, digest_of(raw)) == raw
+    assert Objects(place()).representations.decode(digest_of(raw), len(raw)).raw == raw
+
+
 def test_a_delta_finds_the_shallow_one_of_its_bases_representations(place):
     base, raw = versions(2)
     first, second = Objects(place()), Objects(place())
