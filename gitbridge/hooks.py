@@ -64,6 +64,13 @@ done
 unset theta_journal theta_program
 """
 
+# Git LFS puts no hook of its own where one is, and says nothing: its files would be pushed without their content.
+_LFS = """\
+if [ -d "$(git rev-parse --git-common-dir)/lfs" ] && command -v git-lfs >/dev/null 2>&1; then
+  exec git lfs pre-push "$@"
+fi
+"""
+
 _CHAIN = f"""\
 if [ -x "$0{USER_SUFFIX}" ]; then exec "$0{USER_SUFFIX}" "$@"; fi
 """
@@ -195,8 +202,8 @@ def _is_shell_script(content: bytes) -> bool:
 
 
 def _own_file(name: str, is_chained: bool) -> bytes:
-    chain = _CHAIN.encode() if is_chained else b""
-    return b"#!/bin/sh\n" + _BEGIN_OWN + hook_lines(name) + chain + _END
+    rest = _CHAIN if is_chained else _LFS if name == "pre-push" else ""
+    return b"#!/bin/sh\n" + _BEGIN_OWN + hook_lines(name) + rest.encode() + _END
 
 
 def _put_in(hook: Hook) -> bool:

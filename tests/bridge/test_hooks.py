@@ -258,3 +258,21 @@ def test_what_we_write_is_writable_by_nobody_else(work):
 
     written = [work.path / ".git" / "theta" / "hooks", *(work.path / ".git" / "hooks" / name for name in hooks.HOOKS)]
     assert [path.stat().st_mode & 0o022 for path in written] == [0] * 5
+
+
+def test_git_lfs_still_pushes_where_our_hook_was_there_first(work, alone):
+    stand_in(alone)
+    lfs = alone / "bin" / "git-lfs"
+    lfs.write_text('#!/bin/sh\necho "lfs: $*"\nsed "s/^/lfs got: /"\nexit 5\n')
+    lfs.chmod(0o755)
+    hooks.install(work.repository())
+    assert run(work, "pre-push", "origin", "url").returncode == 0
+
+    (work.path / ".git" / "lfs").mkdir()
+    done = run(work, "pre-push", "origin", "url")
+
+    assert done.returncode == 5
+    assert b"theta: hook pre-push origin url\n" in done.stdout
+    assert done.stdout.endswith(
+        b"lfs: pre-push origin url\n" + b"".join(b"lfs got: " + r + b"\n" for r in REFS.splitlines())
+    )
