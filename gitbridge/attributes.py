@@ -106,8 +106,14 @@ def stored_pattern(pattern: str) -> str:
     return split_line(render_line(pattern))[0]
 
 
-def remove_patterns(path: str, patterns: list[str]) -> list[str]:
-    """Remove the patterns' lines, keeping attributes that are not ours; return the patterns that were there."""
+def remove_patterns(path: str, patterns: list[str], keep_file: bool = False) -> list[str]:
+    """Remove the patterns' lines, keeping attributes that are not ours; return the patterns that were there.
+
+    Args:
+        path: the file.
+        patterns: what is to go.
+        keep_file: leave an empty file where no line is left. Git takes the index's lines for a file that is gone.
+    """
     wanted = {stored_pattern(pattern): pattern for pattern in patterns}
     kept, removed = [], []
     for line in read_lines(path):
@@ -121,7 +127,7 @@ def remove_patterns(path: str, patterns: list[str]) -> list[str]:
             head = _quote(pattern) if line.lstrip().startswith('"') else line.split()[0]
             kept.append(" ".join((head, *others)) + ("\r\n" if line.endswith("\r\n") else "\n"))
     if removed:
-        if kept:
+        if kept or keep_file:
             write_lines(path, kept)
         else:
             os.unlink(path)

@@ -51,7 +51,8 @@ def _untrack(repository: Repository, arguments: list[str]) -> int:
     directory = os.getcwd()
     path = os.path.join(directory, attributes.FILE_NAME)
     patterns = [attributes.normalise(pattern, directory, _top(repository)) for pattern in arguments]
-    removed = attributes.remove_patterns(path, patterns)
+    is_in_index = bool(repository.git("--literal-pathspecs", "ls-files", "--", os.path.realpath(path)))
+    removed = attributes.remove_patterns(path, patterns, keep_file=is_in_index)
     for pattern in dict.fromkeys(patterns):
         if pattern in removed:
             print(f"no longer tracking '{pattern}'")

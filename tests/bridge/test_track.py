@@ -138,3 +138,14 @@ def test_a_pattern_outside_of_the_directory_is_refused(work):
     (work.path / "sub").mkdir()
 
     assert work.theta("track", "../x", cwd="sub").status == 2
+
+
+def test_untracking_the_last_pattern_counts_at_once_where_the_file_was_committed(work):
+    work.theta("track", "*.bin")
+    work.git("add", ".gitattributes")
+    work.commit()
+
+    work.theta("untrack", "*.bin")
+
+    assert work.git("check-attr", "filter", "a.bin").out == "a.bin: filter: unspecified\n"
+    assert (work.path / ".gitattributes").read_bytes() == b""
