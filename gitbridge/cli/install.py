@@ -43,8 +43,24 @@ def uninstall(arguments: list[str]) -> int:
         print("git theta was not installed here: nothing to remove")
         return 0
     what = [noun for noun, found in (("settings", removed), ("hooks", names)) if found]
-    print(f"git theta is uninstalled: {' and '.join(what)} removed")
+    where = "this repository" if options.scope == "--local" else "all your repositories"
+    print(f"git theta is uninstalled for {where}: {' and '.join(what)} removed")
+    if repository is not None:
+        repository.forget_config()
+        _warn(repository)
     return 0
+
+
+def _warn(repository: Repository) -> None:
+    """Say what git does from now on with the files that are tracked here."""
+    from gitbridge.attributes import tracked_patterns
+
+    if repository.work_tree is None or setup.is_configured(repository):
+        return
+    patterns = [one.pattern for one in tracked_patterns(repository)]
+    if patterns:
+        print(f"{', '.join(patterns[:5])}: still in .gitattributes, but git add now puts such files into git itself")
+        print("to go on with them later: git theta install")
 
 
 def _parser(name: str, description: str) -> argparse.ArgumentParser:

@@ -113,3 +113,17 @@ def test_in_a_virtual_environment_the_absolute_path_is_used_and_quoted(work, tmp
     work.git("add", "a")
     shown = work.git("diff", "--cached", "--no-color", PATH="/usr/bin:/bin").out
     assert "+called textconv" in shown
+
+
+def test_uninstalling_says_for_whom_and_what_becomes_of_tracked_files(work):
+    work.theta("install")
+    work.theta("install", "--local")
+    work.theta("track", "*.bin")
+
+    local = work.theta("uninstall", "--local").out
+    everywhere = work.theta("uninstall").out
+
+    assert local == "git theta is uninstalled for this repository: settings and hooks removed\n"
+    assert everywhere.startswith(
+        "git theta is uninstalled for all your repositories: settings removed\n*.bin: still in"
+    )
