@@ -11,7 +11,7 @@ seals merges them, as index runs are merged, up to a size beyond which merging w
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any, Final
 
 from thetastore.anchors import IDENTITY_BYTES, Anchor
@@ -52,7 +52,7 @@ class AnchorRun:
         Raises:
             MalformedError, UnsupportedError: the preamble, the trailer, or the length.
         """
-        import numpy
+        import numpy  # here, so that a store without anchors never needs it
 
         self.name = name
         check_preamble(view[:PREAMBLE_BYTES], RUN_MAGIC, name)
@@ -180,14 +180,33 @@ class AnchorTable:
         ]
         identities = numpy.array([row[0] for row in rows], dtype="<u8")
         places = numpy.array([row[1:] for row in rows], dtype="<u4")
-        runs = self._opened()
         try:
-            run = self._open(write_run(self._backend, identities, places, b"".join(numbers)))
-            self._runs = (*runs, run) if run else runs
+            self._write(identities, places, b"".join(numbers))
         finally:
             self._pending = {}
             self._pending_count = 0
-        if len(self._opened()) > MOST_RUNS:
+
+    def share(self, target: AnchorTable, chunks: Container[Digest]) -> None:
+        """Tell another store's table what this one knows of some chunks, which were copied there as they are stored.
+
+        Reads all of this table; so one of over 4 million anchors is not shared, and copies of these chunks will not
+        be found there.
+
+        Raises:
+            BackendError: the run was not written.
+        """
+        self.flush()
+        runs = self._opened()
+        if runs and sum(run.count for run in runs) <= MAX_RUN_ANCHORS:
+            identities, places, digests = _merged([run for run in runs if run.is_intact()], chunks.__contains__)
+            if digests:
+                target._write(identities, places, digests)
+
+    def _write(self, identities: Any, places: Any, chunks: bytes) -> None:
+        runs = self._opened()
+        run = self._open(write_run(self._backend, identities, places, chunks))
+        self._runs = (*runs, run) if run else runs
+        if len(self._runs) > MOST_RUNS:
             self.merge()
 
     def merge(self, is_wanted: Callable[[Digest], bool] = lambda _: True) -> None:
@@ -276,7 +295,8 @@ def _merged(runs: Sequence[AnchorRun], is_wanted: Callable[[Digest], bool]) -> t
     import numpy
 
     numbers: dict[Digest, int] = {}
-    all_identities, all_places = [], []
+    all_identities: list[Any] = [numpy.empty(0, "<u8")]
+    all_places: list[Any] = [numpy.empty((0, 2), "<u4")]
     for run in runs:
         chunks = [run.chunk(number) for number in range(run.chunk_count)]
         renumbered = [numbers.setdefault(chunk, len(numbers)) if is_wanted(chunk) else -1 for chunk in chunks]

@@ -7,7 +7,7 @@ that a whole file costs little more than itself; what a single chunk may cost is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import NamedTuple
 
 from thetastore.anchor_table import AnchorTable
@@ -71,6 +71,13 @@ class Copying:
             self._table.add(chunk, anchors)
         except BackendError:
             pass  # hints; the disk's state will be said by what has to be written
+
+    def share(self, target: Copying, chunks: Container[Digest]) -> None:
+        """Let another store find copies in chunks that it got from this one. It is no error if that fails."""
+        try:
+            self._table.share(target._table, chunks)
+        except BackendError:
+            pass
 
     def flush(self) -> None:
         """Let other processes find what was remembered. It is no error if that cannot be written."""

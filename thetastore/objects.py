@@ -12,7 +12,7 @@ Reading is thread-safe, and so is `prepare`, which does the work of writing: has
 from __future__ import annotations
 
 import _thread
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from thetastore.backends import Backend
@@ -113,6 +113,10 @@ class Objects:
             kind, digest, coded.codec, coded.params, raw_bytes, stored_bytes, coded.bases, coded.depth, checksum
         )
         return Prepared(digest, entry, coded.stored, coded.anchors)
+
+    def share_anchors(self, target: Objects, chunks: Container[Digest]) -> None:
+        """Let `target` find copies in chunks that it was given from here. It is no error if that fails."""
+        self._opened_copying().share(target._opened_copying(), chunks)
 
     def _opened_copying(self) -> Copying:
         with self._lock:

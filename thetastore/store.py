@@ -148,8 +148,18 @@ class Store:
         shipment = Shipment(
             lambda kind, digest: self._get_from_either(target, kind, digest), target.objects, manifest_digests
         )
-        copied = copy_objects(self.objects, target.objects, shipment, report, shipment)
+        lacking: set[Digest] = set()
+
+        def noted() -> Iterator[Digest]:
+            for digest in shipment:
+                if not target.objects.contains(digest):
+                    lacking.add(digest)
+                yield digest
+
+        copied = copy_objects(self.objects, target.objects, noted(), report, shipment)
         target.seal()
+        if lacking:
+            self.objects.share_anchors(target.objects, lacking)
         for keys, manifest_digest in shipment.families.items():
             register(target.backend, keys, manifest_digest)
         return copied

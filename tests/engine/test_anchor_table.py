@@ -127,6 +127,26 @@ def test_a_large_run_is_searched_as_well_as_a_small_one() -> None:
     assert table.find([Anchor(0, int(identities[5]) + 1), Anchor(0, 0), Anchor(0, (1 << 64) - 1)]) == []
 
 
+def test_only_what_is_known_of_some_chunks_is_shared() -> None:
+    backend = MemoryBackend()
+    source, target = AnchorTable(MemoryBackend()), AnchorTable(backend)
+    source.share(target, {chunk(1)})
+    assert runs_of(backend) == []
+    for number in range(5):
+        source.add(chunk(number), [Anchor(number, number), Anchor(9, 10 + number)])
+        source.flush()
+
+    source.share(target, {chunk(7)})
+    assert runs_of(backend) == []
+    source.share(target, {chunk(1), chunk(3), chunk(7)})
+
+    for table in (target, AnchorTable(backend)):
+        hits = table.find([Anchor(0, identity) for identity in range(20)])
+        assert {(hit.base, hit.base_offset) for hit in hits} == {
+            (chunk(1), 1), (chunk(1), 9), (chunk(3), 3), (chunk(3), 9),
+        }  # fmt: skip
+
+
 def test_only_one_process_merges_and_nobody_waits(backend) -> None:
     tables = [AnchorTable(backend) for _ in range(MOST_RUNS + 3)]
     with backend.try_lock("locks/anchors"):

@@ -165,6 +165,20 @@ def test_another_store_gets_what_copies_need_or_gets_them_coded_again(path, tmp_
             assert not target.missing_objects(wanted)
 
 
+def test_a_store_finds_copies_in_what_it_got_from_another(path, tmp_path) -> None:
+    first, second = file_of(base()), file_of(CASES["fused"](base()))
+    digest = put(path, first)
+    other = str(tmp_path / "other")
+    with Store.open(path) as store, Store.open(other, create=True) as target:
+        store.send_to(target, [digest])
+        store.send_to(target, [digest])
+    before = bytes_below(other)
+
+    assert got(other, put(other, second)) == second
+    assert bytes_below(other) - before < 0.02 * len(second) + 4096
+    assert len(os.listdir(os.path.join(other, "anchors"))) == 1
+
+
 def test_small_and_opaque_chunks_need_no_table(path) -> None:
     put(path, np.random.default_rng(1).bytes(300_000))
     put(path, file_of({"small": drawn(100, 10)}))
