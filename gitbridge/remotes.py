@@ -161,7 +161,10 @@ def store_directory(url: str, root: str) -> str:
     host, _, path = rest.partition("/")
     if host not in ("", "localhost"):
         raise ConfigError(f"'{url}' names the host '{host}', expected file:///path", "mount it and name the directory")
-    return os.path.normpath("/" + unquote(path))
+    directory = unquote(path)
+    if not directory or any(character < " " for character in directory):
+        raise ConfigError(f"'{url}' names no directory, expected file:///path", "git config theta.url /path/to/store")
+    return os.path.normpath("/" + directory)
 
 
 def _plain_directory(url: str, root: str) -> str:
@@ -179,14 +182,14 @@ def _plain_directory(url: str, root: str) -> str:
 def consent(repository: Repository, place: Place) -> None:
     """Make sure that weights may go to a place that only a committed file names.
 
-    A directory of the user's own needs no question. Of another one the terminal is asked where there is one, and
-    a yes is remembered in `theta.trustedUrl`: otherwise a commit that somebody merged could send weights to where
-    others read them.
+    A store of the user's own, or a directory that is there for it (new, or empty), needs no question. Of another one
+    the terminal is asked where there is one, and a yes is remembered in `theta.trustedUrl`: otherwise a commit that
+    somebody merged could send weights to where others read them, or strew packs over the user's home.
 
     Raises:
         ConsentError: nobody agreed.
     """
-    if not place.is_committed or _is_own(place.directory):
+    if not place.is_committed or (_is_own(place.directory) and _is_for_weights(place.directory)):
         return
     if place.directory in repository.config_all("theta.trustedUrl"):
         return
@@ -196,9 +199,10 @@ def consent(repository: Repository, place: Place) -> None:
         return
     from shlex import quote
 
+    what = "holds other files" if _is_own(place.directory) else "belongs to somebody else"
     raise ConsentError(
-        f"only the committed {COMMITTED_NAME} says that weights go to '{place.directory}', which belongs to somebody "
-        "else, and nobody here has agreed",
+        f"only the committed {COMMITTED_NAME} says that weights go to '{place.directory}', which {what}, and nobody "
+        "here has agreed",
         f"git config --add theta.trustedUrl {quote(place.directory)}",
     )
 
@@ -209,6 +213,18 @@ def _is_own(directory: str) -> bool:
         directory = os.path.dirname(directory)
     try:
         return os.stat(directory).st_uid == os.geteuid()
+    except OSError:
+        return False
+
+
+def _is_for_weights(directory: str) -> bool:
+    """Tell whether a directory is a store, or could become one without getting among other files."""
+    if is_store(directory):
+        return True
+    try:
+        return all(name.startswith("~") or name == "lost+found" for name in os.listdir(directory))
+    except FileNotFoundError:
+        return True
     except OSError:
         return False
 

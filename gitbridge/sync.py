@@ -221,6 +221,7 @@ def push(
         return Pushed(place, 0, 0, _NOTHING)
     if place is None:
         raise _no_store(repository, remote, list(files.values()))
+    _check_is_elsewhere(repository, place)
     if not dry_run:
         consent(repository, place)
     try:
@@ -235,6 +236,15 @@ def push(
     if not dry_run:
         pushed = pushed._replace(told=name_in_bare_remote(repository, git_url or remote, place))
     return pushed
+
+
+def _check_is_elsewhere(repository: Repository, place: Place) -> None:
+    own = os.path.join(os.path.realpath(repository.common_dir), "")
+    if os.path.join(os.path.realpath(place.directory), "").startswith(own):
+        raise RemoteError(
+            f"'{place.url}' (from {place.source}) lies in this repository's own git directory, where no clone finds it",
+            f"git config {place.setting} /path/to/another/directory",
+        )
 
 
 def _push_to(
@@ -257,6 +267,9 @@ def _push_to(
         sendable = _made_available(repository, local, target, place, lacking, files, scans)
         copied = _send(local, target, sendable, files, report)
         if len(sendable) == len(lacking):
+            if not sendable:
+                # What is there may be what a push left that was killed: readable, and not yet durable.
+                target.seal()
             _pin(repository, target, scans, known)
     return Pushed(place, len(files), len(sendable), copied)
 

@@ -472,6 +472,35 @@ def test_a_committed_url_needs_consent_before_weights_go_to_somebody_elses_direc
     assert has(shared, digest)
 
 
+def test_a_committed_url_needs_consent_before_packs_go_among_other_files(pushing, shared):
+    digest = named_by_a_committed_file(pushing)
+    shared.mkdir(parents=True)
+    (shared / "letters.txt").write_text("mine")
+
+    refused = pushing.git("push", "origin", "main", check=False)
+
+    assert refused.status != 0
+    assert "holds other files" in refused.err
+    assert os.listdir(shared) == ["letters.txt"]
+
+    pushing.git("config", "--add", "theta.trustedUrl", str(shared))
+    pushing.git("push", "-q", "origin", "main")
+    assert has(shared, digest)
+
+
+@pytest.mark.parametrize("url", [".git/theta", ".git/theta/deeper"])
+def test_weights_are_not_pushed_to_where_no_clone_finds_them(pushing, url):
+    pushing.git("config", "theta.url", url)
+    pushing.put("w", weights(1))
+    pushing.commit()
+
+    refused = pushing.git("push", "origin", "main", check=False)
+
+    assert refused.status != 0
+    assert "own git directory" in refused.err
+    assert "git config theta.url" in refused.err
+
+
 @pytest.mark.parametrize("kind", ["work tree", "bare"])
 def test_weights_are_not_put_among_the_files_of_a_git_repository(pushing, make_work, tmp_path, kind):
     other = make_work("other") if kind == "work tree" else make_work("other.git", "--bare")
@@ -602,6 +631,26 @@ def test_a_push_killed_in_the_middle_is_completed_by_the_next(pushing, shared):
     assert done.returncode == -9
     assert not has(shared, digest)
     pushing.git("push", "-q", "origin", "main")
+    assert has(shared, digest)
+
+
+def test_what_a_killed_push_left_is_made_durable_before_a_pin_vouches_for_it(pushing, shared):
+    digest = pushing.put("w", weights(1, 50_000))
+    pushing.commit()
+    code = (
+        "import os, sys; from thetastore.digest import Digest; from thetastore.store import Store\n"
+        "from thetastore.transfer import copy_objects\n"
+        "source, target = Store.open(sys.argv[1]), Store.open(sys.argv[2], create=True)\n"
+        "copy_objects(source.objects, target.objects, source.iter_objects(Digest.parse(sys.argv[3])))\n"
+        "os._exit(9)\n"
+    )
+    command = [sys.executable, "-c", code, str(pushing.path / ".git/theta"), str(shared), str(digest)]
+    assert subprocess.run(command, check=False).returncode == 9
+    assert os.listdir(shared / "incoming")
+
+    pushing.git("push", "-q", "origin", "main")
+
+    assert not os.listdir(shared / "incoming")
     assert has(shared, digest)
 
 

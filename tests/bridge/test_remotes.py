@@ -109,7 +109,20 @@ def test_urls_of_directories(url, directory):
 
 @pytest.mark.parametrize(
     "url",
-    ["s3://bucket/x", "https://x/y", "file://host/x", "", "a\nb", "a\0b", "host:/x", "me@host:x", "~nobody-here/x"],
+    [
+        "s3://bucket/x",
+        "https://x/y",
+        "file://host/x",
+        "file://",
+        "file:///a%00b",
+        "file:///a%0ab",
+        "",
+        "a\nb",
+        "a\0b",
+        "host:/x",
+        "me@host:x",
+        "~nobody-here/x",
+    ],
 )
 def test_other_urls_are_refused_with_the_way_out(url):
     with pytest.raises(ConfigError) as caught:
