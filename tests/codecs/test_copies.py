@@ -236,3 +236,45 @@ def test_a_hostile_payload_takes_no_memory() -> None:
         tracemalloc.stop()
 
     assert peak_bytes < 200_000
+
+
+def mutated(stored: bytes, rng: np.random.Generator) -> bytes:
+    """Return a payload with a few bytes, numbers or lengths changed."""
+    made = bytearray(stored)
+    for _ in range(int(rng.integers(1, 4))):
+        at = int(rng.integers(0, len(made)))
+        match int(rng.integers(0, 4)):
+            case 0:
+                made[at] ^= 1 << int(rng.integers(0, 8))
+            case 1:
+                field = at // 4 * 4
+                value = rng.choice([0, 1, 4095, 4096, 8192, 0x7FFFFFFF, 0xFFFFFFFF])
+                made[field : field + 4] = int(value).to_bytes(4, "little")
+            case 2:
+                del made[at:]
+                made += rng.bytes(int(rng.integers(1, 9)))
+            case 3:
+                made[at:at] = rng.bytes(int(rng.integers(1, 9)))
+    return bytes(made)
+
+
+def fuzz(rounds: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    names = list(VALID)
+    for _ in range(rounds):
+        stored = VALID[names[int(rng.integers(0, len(names)))]]
+        raw_bytes = int.from_bytes(stored[8:12], "little")
+        try:
+            decoded(mutated(stored, rng), [BASE], raw_bytes)
+        except (MalformedError, UnsupportedError):
+            continue
+
+
+def test_mutations_are_refused_or_decode() -> None:
+    fuzz(2000, 1)
+
+
+@pytest.mark.deep
+def test_very_many_mutations_are_refused_or_decode() -> None:
+    for seed in range(2, 32):
+        fuzz(10_000, seed)
