@@ -25,6 +25,8 @@ class FileStatus(NamedTuple):
     """How the work tree differs from the index: ``, `modified`, `deleted`, `conflict`."""
     state: str
     """See `states`."""
+    is_here: bool
+    """Something lies at the path. If not, and git does not call it deleted, the checkout is sparse."""
     is_stored: bool
     """The local store has everything of what the index holds."""
     is_pushed: bool | None
@@ -39,7 +41,7 @@ class FileStatus(NamedTuple):
             said.append("staged")
         if self.state == MISSING:
             said.append("pointer only, and in no store that can be reached")
-        elif self.state != FULL and self.change != "deleted":
+        elif self.state != FULL and self.is_here:
             said.append("pointer only")
         elif not self.is_stored and not self.is_pushed:
             said.append("missing from the store")
@@ -69,7 +71,8 @@ def status(repository: Repository) -> Status:
         is_pushed = None if known.place is None else file.manifest_digest in known.remote
         if known.trouble and not is_pushed:
             is_pushed = None
-        rows.append(FileStatus(file, staged, change, state, file.manifest_digest in known.local, is_pushed))
+        here = state == FULL or _is_here(repository, file.path)
+        rows.append(FileStatus(file, staged, change, state, here, file.manifest_digest in known.local, is_pushed))
     tracked = {file.path for file in files}
     return Status(rows, plain_files(repository, tracked), known)
 
@@ -82,6 +85,10 @@ def plain_files(repository: Repository, tracked: set[str], under: str = "") -> l
         return entry.path not in tracked and entry.oid not in empty and entry.path.startswith(under)
 
     return paths_with_filter(repository, [entry.path for entry in index_entries(repository) if is_candidate(entry)])
+
+
+def _is_here(repository: Repository, path: str) -> bool:
+    return repository.work_tree is not None and os.path.lexists(os.path.join(repository.work_tree, path))
 
 
 _EMPTY_SHA256 = "473a0f4c3be8a93681a267e3b1e9a7dcda1185436fe141f7749120a303721813"

@@ -195,6 +195,18 @@ def test_what_is_in_head_but_not_in_the_index_is_not_called_untracked(work):
     assert (listed.out, "'w' is in HEAD" in listed.err) == ("", True)
 
 
+def test_what_a_sparse_checkout_leaves_out_is_no_pointer_to_fill(work):
+    work.theta("install")
+    work.put("in/w", weights(1))
+    work.put("out/w", weights(2))
+    work.commit()
+
+    work.git("sparse-checkout", "set", "in")
+
+    assert not (work.path / "out").exists()
+    assert remarks(work) == {"in/w": "pointer only"}
+
+
 @pytest.mark.parametrize("count", [1, 5])
 def test_files_that_a_dead_checkout_has_removed_come_back_by_the_command_that_is_named(work, count):
     work.theta("install")
