@@ -99,7 +99,8 @@ class _Process:
 
         failures = self._smudger.finish() if self._smudger is not None else []
         materialize.complain_all(failures)
-        materialize.complete_pending(self._session.repository)
+        if not failures:  # what stood in the way, still does
+            materialize.complete_pending(self._session.repository)
         try:
             self._session.close()
         except (ThetaError, OSError) as error:

@@ -213,7 +213,10 @@ def update_index(path: str, object_format: str, filled: Mapping[bytes, Filled], 
     deadline = time.monotonic() + patience_s
     while not _try_update(path, object_format, filled):
         if time.monotonic() > deadline:
-            raise IndexLockedError(f"'{path}.lock' is there: another git process is at work, or one has crashed")
+            raise IndexLockedError(
+                f"'{path}.lock' is there: another git process is at work, or one has crashed",
+                "the weights are in their place; once the lock is gone, git theta status tells the index",
+            )
         time.sleep(0.01)
 
 
