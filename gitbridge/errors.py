@@ -20,7 +20,7 @@ from __future__ import annotations
 import errno
 import os
 
-from thetastore.errors import BackendError, MalformedError, ThetaError
+from thetastore.errors import BackendError, MalformedError, ObjectCorruptError, ThetaError
 
 
 class BridgeError(ThetaError):
@@ -99,10 +99,17 @@ class UsageError(BridgeError):
     code = "usage"
 
 
+def how_to_replace(place: str) -> str:
+    """Return how objects in a damaged file of a store are had from another store: one that is here is not fetched."""
+    return f"if another store has it: move '{place}' out of the store (see git theta env), then git theta fetch --all"
+
+
 def words_for(error: Exception) -> tuple[str, str]:
     """Return what to tell a person of an error: what is wrong, and the way out (empty where none is known)."""
     if isinstance(error, BridgeError):
         return error.message, error.hint
+    if isinstance(error, ObjectCorruptError):
+        return str(error), how_to_replace(error.place)
     if not isinstance(error, OSError) or not error.strerror:
         return str(error), ""
     name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from gitbridge.errors import ConfigError, RemoteError
+from gitbridge.errors import ConfigError, RemoteError, how_to_replace
 from gitbridge.excludes import exclude_directory
 from gitbridge.pins import Pin, PinName, pin_names, repository_id, write_pin
 from gitbridge.remotes import (
@@ -285,9 +285,7 @@ def _send(
         digest = Digest.parse(error.digest)
         paths = [files[manifest].path for manifest in lacking if _needs(local, manifest, digest)]
         whose = f"'{paths[0]}'" if paths else "a file"
-        raise RemoteError(
-            f"{whose} cannot be sent: {error}", "git theta fetch from another remote, or add the file again"
-        ) from error
+        raise RemoteError(f"{whose} cannot be sent: {error}", how_to_replace(error.place)) from error
 
 
 def _needs(local: Store, manifest: Digest, digest: Digest) -> bool:

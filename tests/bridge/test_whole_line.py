@@ -83,6 +83,24 @@ def test_a_clone_without_its_store_says_what_to_do_and_pull_mends_it(line, make_
     assert content(clone) == checkpoint(1, 2)
 
 
+def test_a_damaged_local_store_is_mended_as_the_error_says(line):
+    (line.path / "m 1.safetensors").unlink()
+    [pack] = (line.path / ".git" / "theta" / "packs").iterdir()
+    damaged = bytearray(pack.read_bytes())
+    damaged[len(damaged) // 3] ^= 1
+    pack.chmod(0o644)
+    pack.write_bytes(damaged)
+
+    done = line.git("checkout", "--", ".", check=False)
+    assert done.status != 0
+    assert f"move 'packs/{pack.name}' out of the store (see git theta env), then git theta fetch --all" in done.err
+    pack.rename(line.path.parent / pack.name)
+    assert "fetched" in line.theta("fetch", "--all").out
+    line.git("checkout", "--", ".")
+
+    assert content(line) == checkpoint(1, 2)
+
+
 def test_checkout_and_pull_fill_what_is_a_pointer(line):
     pointer = line.git("cat-file", "blob", "HEAD:m 1.safetensors").out
     (line.path / "m 1.safetensors").write_text(pointer)
