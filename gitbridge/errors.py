@@ -100,8 +100,11 @@ class UsageError(BridgeError):
 
 
 def how_to_replace(place: str) -> str:
-    """Return how objects in a damaged file of a store are had from another store: one that is here is not fetched."""
-    return f"if another store has it: move '{place}' out of the store (see git theta env), then git theta fetch --all"
+    """Return how damaged objects are replaced: a store takes no object that it has, even if it is rotten."""
+    return (
+        f"thetastore mend --store <directory> sets '{place}' aside (git theta env says which store is where); "
+        "then git theta fetch --all, or git add --renormalize the file"
+    )
 
 
 def words_for(error: Exception) -> tuple[str, str]:

@@ -76,7 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     verify = commands.add_parser("verify", help="check what is stored")
     verify.add_argument("--level", choices=["tables", "stored", "raw"], default="raw", help="how deep (default: raw)")
     verify.set_defaults(function=_verify)
-    for command in (init, put, get, show, verify):
+    mend = commands.add_parser("mend", help="set damaged packs aside, so that what is lost can be stored again")
+    mend.set_defaults(function=_mend)
+    for command in (init, put, get, show, verify, mend):
         command.add_argument("--store", required=True, metavar="DIRECTORY", help="where the store is")
     return parser
 
@@ -148,4 +150,18 @@ def _verify(options: argparse.Namespace) -> int:
             found += 1
     if not found:
         print(f"{store.url}: no problems found", file=sys.stderr)
+    return EXIT_FOUND if found else EXIT_DONE
+
+
+def _mend(options: argparse.Namespace) -> int:
+    from thetastore.mending import set_aside_damage
+
+    with _store(options) as store:
+        found = set_aside_damage(store.objects)
+    for pack in found:
+        print(f"{pack.file_name}: set aside; {pack.kept_count} sound objects were kept")
+        for digest in pack.lost:
+            print(f"object {digest} is lost: fetch it, or store its file again")
+    if not found:
+        print(f"{store.url}: nothing is damaged", file=sys.stderr)
     return EXIT_FOUND if found else EXIT_DONE

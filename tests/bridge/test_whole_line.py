@@ -9,6 +9,8 @@ import struct
 
 import pytest
 
+from thetastore.cli import main as mend
+
 
 def checkpoint(*seeds: int) -> bytes:
     """A safetensors file with one tensor for each seed."""
@@ -83,19 +85,39 @@ def test_a_clone_without_its_store_says_what_to_do_and_pull_mends_it(line, make_
     assert content(clone) == checkpoint(1, 2)
 
 
-def test_a_damaged_local_store_is_mended_as_the_error_says(line):
+def rotten_store(line):
+    """Lose the file of the work tree, and flip a bit of the pack that holds it; return the store and the pack."""
     (line.path / "m 1.safetensors").unlink()
-    [pack] = (line.path / ".git" / "theta" / "packs").iterdir()
+    store = line.path / ".git" / "theta"
+    [pack] = (store / "packs").iterdir()
     damaged = bytearray(pack.read_bytes())
     damaged[len(damaged) // 3] ^= 1
     pack.chmod(0o644)
     pack.write_bytes(damaged)
+    return store, pack
+
+
+def test_a_damaged_local_store_is_mended_from_the_remote_one_as_the_error_says(line):
+    store, pack = rotten_store(line)
 
     done = line.git("checkout", "--", ".", check=False)
     assert done.status != 0
-    assert f"move 'packs/{pack.name}' out of the store (see git theta env), then git theta fetch --all" in done.err
-    pack.rename(line.path.parent / pack.name)
+    assert f"thetastore mend --store <directory> sets 'packs/{pack.name}' aside" in done.err
+    assert mend(["mend", "--store", str(store)]) == 1
     assert "fetched" in line.theta("fetch", "--all").out
+    line.git("checkout", "--", ".")
+
+    assert content(line) == checkpoint(1, 2)
+
+
+def test_a_damaged_local_store_is_mended_by_adding_the_file_again(line):
+    store, _ = rotten_store(line)
+    line.git("config", "theta.url", str(store.parent / "nowhere"))
+    (line.path / "m 1.safetensors").write_bytes(checkpoint(1, 2))
+
+    assert mend(["mend", "--store", str(store)]) == 1
+    line.git("add", "--renormalize", "m 1.safetensors")
+    (line.path / "m 1.safetensors").unlink()
     line.git("checkout", "--", ".")
 
     assert content(line) == checkpoint(1, 2)
