@@ -12,7 +12,22 @@ if TYPE_CHECKING:
     from thetastore.digest import Digest
     from thetastore.store import Store
 
+_AsWritten = argparse.RawDescriptionHelpFormatter
 EXIT_DONE, EXIT_FOUND, EXIT_FAILED = 0, 1, 2
+
+_FIGURES = """\
+figures:
+  logical  bytes of the files
+  unique   raw bytes of distinct chunks that one row needs and no other
+  shared   raw bytes of distinct chunks that other rows need as well; unique + shared: a row's distinct chunks
+  stored   what the records of these chunks, of their manifests and pages take in packs, each once
+  added    the part of stored that no row above has
+  base     objects held only as base: no manifest names them, but a difference needs them
+  unused   objects that no manifest names and no difference needs
+  twice    records of objects that have another one
+
+A row is a manifest: one version of a file. No chunk is read.
+"""
 
 
 def run() -> int:
@@ -78,7 +93,18 @@ def _parser() -> argparse.ArgumentParser:
     verify.set_defaults(function=_verify)
     mend = commands.add_parser("mend", help="set damaged packs aside, so that what is lost can be stored again")
     mend.set_defaults(function=_mend)
-    for command in (init, put, get, show, verify, mend):
+    du = commands.add_parser(
+        "du", help="say what takes how many bytes, file by file", epilog=_FIGURES, formatter_class=_AsWritten
+    )
+    du.add_argument("--tensors", action="store_true", help="list the tensors of each file, too")
+    stats = commands.add_parser(
+        "stats", help="say the same of the whole store, by codec", epilog=_FIGURES, formatter_class=_AsWritten
+    )
+    stats.set_defaults(tensors=False)
+    for command in (du, stats):
+        command.add_argument("--json", action="store_true", help="for programs; schema 1")
+        command.set_defaults(function=_usage)
+    for command in (init, put, get, show, verify, mend, du, stats):
         command.add_argument("--store", required=True, metavar="DIRECTORY", help="where the store is")
     return parser
 
@@ -165,3 +191,26 @@ def _mend(options: argparse.Namespace) -> int:
     if not found:
         print(f"{store.url}: nothing is damaged", file=sys.stderr)
     return EXIT_FOUND if found else EXIT_DONE
+
+
+def _usage(options: argparse.Namespace) -> int:
+    from thetastore.usage import Group, Usage
+    from thetastore.usage_report import report_of, report_text, report_values
+
+    with _store(options) as store:
+        usage = Usage(store.objects)
+        contents = usage.scan()
+        totals = usage.totals(contents.manifests)
+        groups = [Group(str(file.manifest_digest), [file]) for file in sorted(contents.manifests)]
+        tables = {"files": usage.rows(groups)} if options.command == "du" else {}
+        if options.tensors:
+            tables["tensors"] = usage.tensor_rows(groups)
+        report = report_of(usage, totals, tables)._replace(contents=contents, unreached=usage.unreached())
+    if options.json:
+        import json
+
+        json.dump(report_values(report), sys.stdout, indent=1)
+        sys.stdout.write("\n")
+    else:
+        sys.stdout.write(report_text(report))
+    return EXIT_DONE

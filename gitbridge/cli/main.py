@@ -30,6 +30,7 @@ COMMANDS = {
     "untrack": Command("gitbridge.cli.track", "untrack", "stop that for a pattern"),
     "status": Command("gitbridge.cli.status", "status", "what is changed, not here, not stored, not pushed"),
     "ls-files": Command("gitbridge.cli.ls_files", "ls_files", "list tracked files, their tensors, where weights are"),
+    "du": Command("gitbridge.cli.du", "du", "what takes how many bytes: files, tensors, commits, codecs"),
     "fetch": Command("gitbridge.cli.transfer", "fetch", "bring weights from the remote store into the local one"),
     "pull": Command("gitbridge.cli.transfer", "pull", "fetch, and fill the work tree"),
     "push": Command("gitbridge.cli.transfer", "push", "send weights to the remote store (git push does it too)"),
