@@ -39,6 +39,8 @@ class Known(NamedTuple):
     """Wholly in one of the remote stores."""
     place: Place | None
     """The remote store that a push would go to."""
+    holders: tuple[Place, ...]
+    """The remote stores that `remote` was found in."""
     trouble: str
     """Why remote stores could not be asked; empty if all answered."""
 
@@ -59,7 +61,7 @@ def ask_stores(repository: Repository, manifests: Iterable[Digest], only_where_n
         local = frozenset()
     asked = wanted - local if only_where_needed else wanted
     remote: frozenset[Digest] = frozenset()
-    troubles = []
+    holders, troubles = [], []
     try:
         found = places(repository, None)
     except ConfigError as error:
@@ -67,10 +69,12 @@ def ask_stores(repository: Repository, manifests: Iterable[Digest], only_where_n
     for place in found if asked else []:
         try:
             with open_place(place) as store:
-                remote |= _complete(store, asked - remote)
+                held = _complete(store, asked - remote)
+            remote |= held
+            holders += [place] if held else []
         except (RemoteError, ThetaError) as error:
             troubles.append(error.message if isinstance(error, RemoteError) else str(error))
-    return Known(local, remote, found[0] if found else None, "; ".join(troubles))
+    return Known(local, remote, found[0] if found else None, tuple(holders), "; ".join(troubles))
 
 
 def _complete(store: Store, manifests: frozenset[Digest]) -> frozenset[Digest]:

@@ -63,20 +63,22 @@ def _summary(repository: Repository, found: Status) -> list[str]:
         if patterns:
             return [f"no file is tracked yet; git add takes those that match {', '.join(patterns[:5])}"]
         return ["no file is tracked yet; to start: git theta track '*.safetensors', then git add"]
+    is_pushed = all(row.is_pushed for row in found.files)
     total = size_text(sum(row.file.file_bytes for row in found.files))
     quiet = sum(not row.remarks() for row in found.files)
     head = f"{count_text(len(found.files), 'tracked file')}, {total}"
     if quiet == len(found.files) and not found.plain:
         head += ": all weights are here"
-        if all(row.is_pushed for row in found.files) and found.known.place:
-            head += f" and in '{found.known.place.url}'"
+        if is_pushed:
+            head += " and in " + ", ".join(f"'{place.url}'" for place in found.known.holders)
     elif quiet:
         head += f"; nothing to say about {quiet} of them"
     lines = [head]
     if found.known.place is None and not found.known.trouble:
         lines.append("no remote store is known")
     if found.known.trouble:
-        lines.append(f"whether weights are pushed is not known: {found.known.trouble}")
+        what = "a remote store cannot be asked" if is_pushed else "whether weights are pushed is not known"
+        lines.append(f"{what}: {found.known.trouble}")
     return lines
 
 

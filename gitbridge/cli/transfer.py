@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from gitbridge.cli.opening import open_repository, open_work_tree
 from gitbridge.errors import ConfigError, GitError, RevisionError
@@ -73,7 +74,7 @@ def summary(pushed: Pushed) -> str:
     if not pushed.copied.object_count:
         return f"git theta: '{pushed.place.url}' has everything already"
     what = f"{count_text(pushed.copied.object_count, 'object')}, {size_text(pushed.copied.stored_bytes)}"
-    told = f" ('{pushed.told}' now says so, for those who clone it)" if pushed.told else ""
+    told = f" (and '{os.path.normpath(pushed.told)}' now says so to those who clone it)" if pushed.told else ""
     return f"git theta: sent {what}, to '{pushed.place.url}'{told}"
 
 

@@ -266,6 +266,24 @@ def test_an_unreachable_remote_store_is_no_reason_to_fail(work, tmp_path):
     assert "unmounted" in values["trouble"]
 
 
+def test_status_names_the_store_that_has_the_weights_not_the_one_that_is_away(work, make_work, tmp_path):
+    work.theta("track", "w")
+    work.put("w", weights(1))
+    work.git("config", "-f", ".thetaconfig", "theta.url", str(tmp_path / "store"))
+    work.git("add", ".thetaconfig")
+    work.commit()
+    work.git("remote", "add", "origin", str(make_work("bare.git", "--bare").path))
+    work.git("push", "-q", "origin", "main")
+    (work.path / "w").write_bytes(weights(1))
+    work.git("add", "w")
+    work.git("config", "theta.url", str(tmp_path / "away"))
+
+    lines = work.theta("status").out.splitlines()
+
+    assert lines[0].endswith(f": all weights are here and in '{tmp_path / 'store'}'")
+    assert lines[1].startswith(f"a remote store cannot be asked: there is no store at '{tmp_path / 'away'}'")
+
+
 @pytest.mark.parametrize("args", [("status",), ("ls-files",), ("ls-files", "--json")])
 def test_nothing_tracked_is_fine(work, args):
     assert work.theta(*args).status == 0
