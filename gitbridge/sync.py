@@ -29,7 +29,14 @@ from gitbridge.repository import Repository
 from gitbridge.trees import TrackedFile
 from gitbridge.unpushed import Scan, independent, remember_without_pointers, scan
 from thetastore.digest import Digest
-from thetastore.errors import ObjectCorruptError, ObjectMissingError, StoreMissingError, ThetaError
+from thetastore.errors import (
+    MalformedError,
+    ObjectCorruptError,
+    ObjectMissingError,
+    StoreMissingError,
+    ThetaError,
+    UnsupportedError,
+)
 from thetastore.transfer import CopyReport
 
 if TYPE_CHECKING:
@@ -76,6 +83,7 @@ class Pushed(NamedTuple):
 
 
 _NOTHING = CopyReport(0, 0, 0)
+_UNREADABLE = (ObjectCorruptError, MalformedError, UnsupportedError)
 
 
 def parse_updates(lines: bytes) -> list[RefUpdate]:
@@ -116,31 +124,44 @@ def fetch_manifests(
     lacking = _incomplete(local, wanted)
     copied = _NOTHING
     tried: list[str] = []
+    damaged: Place | None = None
     if lacking:
         for place in places(repository, remote, treeish):
             try:
                 with open_place(place) as source:
-                    copied = _sum(copied, _send_what_is_there(source, local, lacking, report))
-                tried.append(f"'{place.url}'")
+                    arrived, failure = _send_what_is_there(source, local, lacking, report)
+                copied = _sum(copied, arrived)
+                tried.append(f"'{place.url}'" + (f" ({failure})" if failure else ""))
+                damaged = damaged or (place if failure else None)
             except RemoteError as error:
                 tried.append(f"'{place.url}' ({error.message})")
             lacking = _incomplete(local, lacking)
             if not lacking:
                 return copied
-        raise _not_found(repository, local, pointers, lacking, remote, tried)
+        raise _not_found(repository, local, pointers, lacking, remote, tried, damaged)
     return copied
 
 
-def _send_what_is_there(source: Store, target: Store, lacking: list[Digest], report: Report | None) -> CopyReport:
-    """Copy what a store has of some files: all at once what it has wholly, one by one the rest."""
-    partly = _incomplete(source, lacking)
-    copied = source.send_to(target, [digest for digest in lacking if digest not in partly], report)
+def _send_what_is_there(
+    source: Store, target: Store, lacking: list[Digest], report: Report | None
+) -> tuple[CopyReport, ThetaError | None]:
+    """Copy what a store has of some files, what it has wholly at once; tell what is wrong with the rest."""
+    copied = _NOTHING
+    partly = lacking
+    try:
+        partly = _incomplete(source, lacking)
+        copied = source.send_to(target, [digest for digest in lacking if digest not in partly], report)
+    except _UNREADABLE:
+        partly = lacking
+    failure: ThetaError | None = None
     for digest in partly:
         try:
             copied = _sum(copied, source.send_to(target, [digest], report))
         except ObjectMissingError:
             continue  # another place may have it, and `_incomplete` is asked again
-    return copied
+        except _UNREADABLE as error:
+            failure = failure or error  # so it is here, and one damaged file must not keep the others from coming
+    return copied, failure
 
 
 def _incomplete(store: Store, manifests: Iterable[Digest]) -> list[Digest]:
@@ -158,7 +179,10 @@ def _not_found(
     lacking: list[Digest],
     remote: str | None,
     tried: list[str],
+    damaged: Place | None,
 ) -> RemoteError:
+    from shlex import quote
+
     manifest, digest = local.missing_objects(lacking)[0]
     paths = [getattr(p, "path", None) for p in pointers if p.manifest_digest == manifest]
     what = f"the weights of '{paths[0]}'" if paths and paths[0] else f"the weights of manifest '{str(manifest)[:16]}…'"
@@ -169,9 +193,10 @@ def _not_found(
     if not tried:
         whose = f"remote '{name}'" if name else "this repository, which has no remote"
         return RemoteError(f"{what} are missing: {lacks}, and no store is known for {whose}", _how_to_name_a_store())
+    mend = f"thetastore mend --store {quote(damaged.directory)}; then, " if damaged else ""
     return RemoteError(
         f"{what} are missing: {lacks}, nor to be had from {', '.join(tried)}",
-        "where they were committed, run: git theta push --all",
+        f"{mend}where they were committed, run: git theta push --all",
     )
 
 

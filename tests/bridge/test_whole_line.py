@@ -123,6 +123,37 @@ def test_a_damaged_local_store_is_mended_by_adding_the_file_again(line):
     assert content(line) == checkpoint(1, 2)
 
 
+def test_one_damaged_file_of_the_remote_store_does_not_keep_the_others_from_coming(line, tmp_path):
+    rotten, sound = random.Random(8).randbytes(300_000), random.Random(9).randbytes(300_000)
+    (line.path / "a.safetensors").write_bytes(rotten)
+    (line.path / "z.safetensors").write_bytes(sound)
+    line.git("add", ".")
+    line.commit()
+    line.git("push", "-q", "origin", "main")
+    for pack in (tmp_path / "store" / "packs").iterdir():
+        pack.chmod(0o644)
+        pack.write_bytes(pack.read_bytes().replace(rotten[5000:5010], bytes(10)))
+    clone = line.path.parent / "clone"
+    line.git("clone", "-q", "--no-checkout", str(tmp_path / "bare.git"), str(clone))
+    other = line.__class__(clone, line._capsys, line._monkeypatch)
+
+    done = other.theta("fetch", "--all")
+
+    assert done.status == 2
+    assert "is corrupt: in 'packs/" in done.err
+    assert f"thetastore mend --store {tmp_path / 'store'}" in done.err
+    other.git("checkout", "main", "--", ".gitattributes")
+    other.git("checkout", "main", "--", "z.safetensors", "m 1.safetensors")
+    assert (clone / "z.safetensors").read_bytes() == sound
+    assert other.git("checkout", "main", "--", "a.safetensors", check=False).status != 0
+    assert not (clone / "a.safetensors").exists()
+
+    assert mend(["mend", "--store", str(tmp_path / "store")]) == 1
+    assert line.theta("push", "--all").status == 0
+    other.git("checkout", "main", "--", "a.safetensors")
+    assert (clone / "a.safetensors").read_bytes() == rotten
+
+
 def test_checkout_and_pull_fill_what_is_a_pointer(line):
     pointer = line.git("cat-file", "blob", "HEAD:m 1.safetensors").out
     (line.path / "m 1.safetensors").write_text(pointer)
