@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from gitbridge.bases import NamedBases
 from gitbridge.blobs import BlobsAtPaths, blob_oid
 from gitbridge.errors import BridgeError, PointerError, PointerVersionError
 from gitbridge.pointers import MAX_POINTER_BYTES, is_pointer, parse_pointer, render_pointer
@@ -45,6 +46,7 @@ class Cleaner:
         self._repository = repository
         self._store: Store | None = None
         self._blobs = BlobsAtPaths(repository)
+        self._named_bases = NamedBases(repository)
 
     def clean(self, path: bytes, content: Input) -> bytes:
         """Store a file and return its pointer; empty for an empty file, the pointer itself for a pointer.
@@ -59,7 +61,7 @@ class Cleaner:
         if not head:
             return b""
         # Where the file before this one is, git is asked only if a difference from it may be worth something.
-        stored = self.store().put_file(_Resumed(head, content), lambda: self._parent(path))
+        stored = self.store().put_file(_Resumed(head, content), lambda: self._base(path))
         text = render_pointer(stored.manifest, stored.manifest_digest)
         return self._stable(path, text, stored.manifest.file_digest)
 
@@ -78,6 +80,11 @@ class Cleaner:
         if self._store is not None:
             self._store.close()
             self._store = None
+
+    def _base(self, path: bytes) -> Digest | None:
+        """Return the manifest to take differences from, where anything names one or is at the path already."""
+        named = self._named_bases
+        return named.for_this_add(path) or self._parent(path) or named.usual(path)
 
     def _parent(self, path: bytes) -> Digest | None:
         """Return the manifest of what Git holds at a path already."""

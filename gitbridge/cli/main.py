@@ -28,6 +28,7 @@ COMMANDS = {
     "uninstall": Command("gitbridge.cli.install", "uninstall", "take all of that out again"),
     "track": Command("gitbridge.cli.track", "track", "keep the weights of matching files in the store; list patterns"),
     "untrack": Command("gitbridge.cli.track", "untrack", "stop that for a pattern"),
+    "add": Command("gitbridge.cli.add", "add", "git add, storing differences from a file that --base names"),
     "status": Command("gitbridge.cli.status", "status", "what is changed, not here, not stored, not pushed"),
     "ls-files": Command("gitbridge.cli.ls_files", "ls_files", "list tracked files, their tensors, where weights are"),
     "du": Command("gitbridge.cli.du", "du", "what takes how many bytes: files, tensors, commits, codecs"),
