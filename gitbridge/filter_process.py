@@ -152,7 +152,7 @@ def clean_once(path: str) -> int:
 
 def smudge_once(path: str) -> int:
     """Smudge standard input, as the file `path`, to standard output; return the exit status."""
-    from gitbridge.errors import PointerError
+    from gitbridge.errors import PointerError, PointerVersionError
     from gitbridge.fill import Wanted
     from gitbridge.session import Session
 
@@ -161,6 +161,9 @@ def smudge_once(path: str) -> int:
     text = sys.stdin.buffer.read()
     try:
         wanted = Wanted.of(os.fsencode(path), "", text)
+    except PointerVersionError as error:
+        _complain(path, error)  # what is wanted here is always bytes
+        return 1
     except PointerError:
         _write_whole(output, memoryview(text))
         return 0

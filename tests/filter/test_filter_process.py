@@ -250,3 +250,12 @@ def test_the_one_shot_filter_fails_with_a_message(versions: Worktree) -> None:
     assert b"git theta: 'm.bin': " in refused.stderr
     assert is_pointer(lost)
     assert one_shot(versions, "clean", "m.bin", text + b"x").returncode == 1
+
+
+def test_the_one_shot_filter_gives_no_pointer_of_a_newer_version_for_bytes(versions: Worktree) -> None:
+    newer = versions.blob("v1:m.bin").replace(b"pointer-0", b"pointer-1")
+
+    refused = one_shot(versions, "smudge", "m.bin", newer)
+
+    assert (refused.returncode, refused.stdout) == (1, b"")
+    assert b"update it" in refused.stderr
