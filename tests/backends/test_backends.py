@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -181,3 +182,13 @@ def test_many_files_can_be_open_without_a_leak(tmp_path):
     for _ in range(min(soft, 4096) + 10):
         backend.open("a")
         backend.view("a")
+
+
+def test_what_the_system_refuses_names_the_file_with_its_store(tmp_path: Path) -> None:
+    backend = DirectoryBackend(str(tmp_path / "store"))
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "packs").write_text("a file where a directory belongs")
+
+    with pytest.raises(BackendError) as refused:
+        backend.create("packs/x", b"x")
+    assert str(refused.value.filename).startswith(str(tmp_path / "store" / "packs"))

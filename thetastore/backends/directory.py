@@ -42,19 +42,19 @@ class DirectoryBackend:
 
     def open(self, name: str) -> _File:
         """See `Backend.open`."""
-        return _File(self._path(name), name)
+        return _File(self._path(name))
 
     def view(self, name: str) -> memoryview:
         """See `Backend.view`."""
         file = self.open(name)
         if not file.size():
             return memoryview(b"")  # an empty file cannot be mapped
-        with _Refusals(name):
+        with _Refusals(self._path(name)):
             return memoryview(mmap.mmap(file.fd, 0, prot=mmap.PROT_READ))
 
     def size(self, name: str) -> int:
         """See `Backend.size`."""
-        with _Refusals(name):
+        with _Refusals(self._path(name)):
             return os.stat(self._path(name)).st_size
 
     def list(self, prefix: str) -> Iterator[str]:
@@ -64,8 +64,9 @@ class DirectoryBackend:
         directories = [prefix]
         while directories:
             directory = directories.pop()
+            path = os.path.join(self.url, directory)
             try:
-                with _Refusals(directory), os.scandir(os.path.join(self.url, directory)) as entries:
+                with _Refusals(path), os.scandir(path) as entries:
                     found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
             except FileNotFoundError:
                 continue
@@ -83,7 +84,7 @@ class DirectoryBackend:
         path = self._path(name)
         directory = os.path.dirname(path)
         temporary = os.path.join(directory, f"~{os.urandom(12).hex()}")
-        with _Refusals(name):
+        with _Refusals(self._path(name)):
             fd = _create(temporary)
             try:
                 _write_all(fd, (stored,), 0)
@@ -97,7 +98,7 @@ class DirectoryBackend:
     def delete(self, name: str) -> None:
         """See `Backend.delete`."""
         try:
-            with _Refusals(name):
+            with _Refusals(self._path(name)):
                 os.unlink(self._path(name))
         except FileNotFoundError:
             pass
@@ -105,7 +106,7 @@ class DirectoryBackend:
     def appender(self, name: str) -> _Appender:
         """See `Backend.appender`."""
         path = self._path(name)
-        with _Refusals(name):
+        with _Refusals(self._path(name)):
             fd = _create(path)
         try:
             return _Appender(self, name, path, fd)
@@ -116,13 +117,13 @@ class DirectoryBackend:
     def reopen(self, name: str) -> _Appender:
         """See `Backend.reopen`."""
         path = self._path(name)
-        with _Refusals(name):
+        with _Refusals(self._path(name)):
             fd = os.open(path, _WRITE_FLAGS)
         return _Appender(self, name, path, fd)
 
     def try_lock(self, name: str) -> _Lock:
         """See `Backend.try_lock`."""
-        return _Lock(self._path(name), name)
+        return _Lock(self._path(name))
 
     def _path(self, name: str) -> str:
         check_name(name)
@@ -134,20 +135,20 @@ class _File:
 
     fd = -1
 
-    def __init__(self, path: str, name: str) -> None:
-        self._name = name
-        with _Refusals(name):
+    def __init__(self, path: str) -> None:
+        self._path = path
+        with _Refusals(path):
             self.fd = os.open(path, _READ_FLAGS)
             if not stat.S_ISREG(os.fstat(self.fd).st_mode):
-                raise BackendError(errno.EINVAL, "not a regular file", name)
+                raise BackendError(errno.EINVAL, "not a regular file", path)
 
     def size(self) -> int:
-        with _Refusals(self._name):
+        with _Refusals(self._path):
             return os.fstat(self.fd).st_size
 
     def read_into(self, offset: int, out: memoryview) -> int:
         done = 0
-        with _Refusals(self._name):
+        with _Refusals(self._path):
             while done < out.nbytes:
                 count = os.preadv(self.fd, [out[done:] if done else out], offset + done)
                 if not count:
@@ -173,7 +174,7 @@ class _Appender:
         self._sealed = False
         self._failure: OSError | None = None
         try:
-            with _Refusals(name):
+            with _Refusals(self._path):
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if not os.path.samestat(os.stat(path), os.fstat(fd)):
                     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
@@ -191,10 +192,10 @@ class _Appender:
             self._end += _write_all(self._fd, parts, self._end)
         except OSError as error:
             self._cut(self._end)
-            raise BackendError(error.errno, error.strerror, self.name) from error
+            raise BackendError(error.errno, error.strerror, self._path) from error
 
     def truncate(self, keep_bytes: int) -> None:
-        with _Refusals(self.name):
+        with _Refusals(self._path):
             os.ftruncate(self._fd, keep_bytes)
             self._end = keep_bytes
 
@@ -205,7 +206,7 @@ class _Appender:
         self._check()
         path = self._backend._path(name)
         self._synced(os.fsync)
-        with _Refusals(name):
+        with _Refusals(self._path):
             try:
                 os.link(self._path, path)
             except FileNotFoundError:
@@ -248,18 +249,17 @@ class _Appender:
 
     def _check(self) -> None:
         if self._failure is not None:
-            raise BackendError(self._failure.errno, self._failure.strerror, self.name) from self._failure
+            raise BackendError(self._failure.errno, self._failure.strerror, self._path) from self._failure
 
 
 class _Lock:
     """An advisory lock on a file that is made for it and stays."""
 
-    def __init__(self, path: str, name: str) -> None:
+    def __init__(self, path: str) -> None:
         self._path = path
-        self._name = name
 
     def __enter__(self) -> bool:
-        with _Refusals(self._name):
+        with _Refusals(self._path):
             try:
                 self._fd = os.open(self._path, _WRITE_FLAGS | os.O_CREAT, _NEW_FILE_MODE)
             except FileNotFoundError:
@@ -278,10 +278,10 @@ class _Lock:
 class _Refusals:
     """Turn what the operating system refuses into `BackendError`, but for the errors that callers act on."""
 
-    __slots__ = ("_name",)
+    __slots__ = ("_path",)
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, path: str) -> None:
+        self._path = path
 
     def __enter__(self) -> None:
         return None
@@ -290,7 +290,7 @@ class _Refusals:
         if isinstance(error, OSError) and not isinstance(
             error, (FileNotFoundError, FileExistsError, BlockingIOError, BackendError)
         ):
-            raise BackendError(error.errno, error.strerror, self._name) from error
+            raise BackendError(error.errno, error.strerror, self._path) from error
 
 
 def _create(path: str) -> int:
