@@ -191,8 +191,24 @@ def patch_index_of(repository: Repository, filled: dict[bytes, Filled]) -> list[
     try:
         update_index(repository.index_path, repository.object_format, filled)
     except IndexUnsupportedError:
-        # Git does it by reading the files once, through our filter.
-        repository.git("update-index", "-q", "--refresh", check=False)
+        _refresh_by_git(repository, filled)
     except (IndexLockedError, OSError) as error:
         return [Failure(os.fsdecode(path), error) for path in filled]
     return []
+
+
+def _refresh_by_git(repository: Repository, filled: dict[bytes, Filled]) -> None:
+    """Let git bring an index up to date that we do not understand (a split one): it reads the files once for that.
+
+    Git takes a file whose length differs from what the index says for changed, without looking. So the entries are
+    written anew first, with the blobs that they have, which leaves them without a length.
+    """
+    listing = repository.git("ls-files", "-z", "--stage", "--full-name", "--", ":/")
+    ours = b""
+    for line in listing.split(b"\0")[:-1]:
+        head, _, path = line.partition(b"\t")
+        _, oid, stage = head.split(b" ")
+        if path in filled and stage == b"0" and bytes.fromhex(oid.decode()) == filled[path].oid:
+            ours += line + b"\0"
+    repository.git("update-index", "-z", "--index-info", input=ours, check=False)
+    repository.git("update-index", "-q", "--refresh", check=False)

@@ -1,10 +1,10 @@
 r"""Our hooks, beside the user's own.
 
-`pre-push` sends weights before git sends commits; `post-checkout`, `post-merge` and `post-rewrite` complete a
-fill before anything of the user's reads the files. Where a shell script is there already (Git LFS's, say), our
-lines go in after its first line and everything else of it stays; where something else is there (a program, a
-symlink, a script for another interpreter, one that is switched off), it is renamed to `<hook>.theta-user` and
-ours runs it. Either way uninstalling leaves the file as it was, byte for byte.
+`pre-push` sends weights before git sends commits; `post-checkout`, `post-merge` and `post-rewrite`, where the user
+has them, complete a fill before anything of the user's reads the files. Where a shell script is there already (Git
+LFS's, say), our lines go in after its first line and everything else of it stays; where something else is there (a
+program, a symlink, a script for another interpreter, one that is switched off), it is renamed to `<hook>.theta-user`
+and ours runs it. Either way uninstalling leaves the file as it was, byte for byte.
 
 Our lines keep what a user's hook relies on: arguments, working directory, exit status, and standard input -
 the refs that git pipes into `pre-push` are read, handed to us, and put back.
@@ -131,13 +131,22 @@ def read_hook(path: str) -> Hook:
 
 
 def missing(repository: Repository) -> list[str]:
-    """Return the names of the hooks that are not ours, or of an older version."""
-    directory = hooks_dir(repository)
-    return [name for name in HOOKS if not read_hook(os.path.join(directory, name)).is_installed]
+    """Return the names of the hooks that our lines belong in and are not, or those of an older version."""
+    return [hook.name for hook in _wanted(hooks_dir(repository)) if not hook.is_installed]
+
+
+def _wanted(directory: str) -> list[Hook]:
+    """Return the hooks that our lines belong in: `pre-push`, and the others where the user has one.
+
+    Where nothing of the user's runs, nobody reads files before the filter has filled them at the end of its input,
+    and a hook would start a second Python for each checkout.
+    """
+    found = [read_hook(os.path.join(directory, name)) for name in HOOKS]
+    return [hook for hook in found if hook.name == "pre-push" or hook.content is not None]
 
 
 def install(repository: Repository) -> list[str]:
-    """Put our lines into all hooks; return the names of those that changed.
+    """Put our lines into all hooks where they belong; return the names of those that changed.
 
     Raises:
         HookError: the directory or a file cannot be written.
@@ -145,7 +154,7 @@ def install(repository: Repository) -> list[str]:
     directory = hooks_dir(repository)
     try:
         os.makedirs(directory, exist_ok=True)
-        changed = [name for name in HOOKS if _put_in(read_hook(os.path.join(directory, name)))]
+        changed = [hook.name for hook in _wanted(directory) if _put_in(hook)]
     except OSError as error:
         raise HookError(
             f"the hooks in '{directory}' cannot be written: {error.strerror}",

@@ -135,6 +135,8 @@ def test_after_hooks_start_no_program_where_no_fill_left_a_journal(work, directo
 def test_without_the_program_a_push_fails_with_the_way_out_and_other_hooks_are_silent(work, directory, alone):
     (alone / "bin" / "git-theta").unlink()
     (work.path / ".git" / "theta").mkdir()
+    for name in hooks.HOOKS[1:]:
+        put(directory, name, b"#!/bin/sh\n")
     hooks.install(work.repository())
     path = "/usr/bin:/bin"
 
@@ -218,22 +220,32 @@ def test_core_hooks_path_is_respected(work):
 
     hooks.install(work.repository())
 
-    assert sorted(os.listdir(work.path / ".githooks")) == sorted(hooks.HOOKS)
+    assert os.listdir(work.path / ".githooks") == ["pre-push"]
+
+
+def test_hooks_after_a_checkout_are_installed_only_beside_the_users(work, directory):
+    hooks.install(work.repository())
+    assert [name for name in hooks.HOOKS if (directory / name).exists()] == ["pre-push"]
+
+    put(directory, "post-checkout", b"#!/bin/sh\necho user\n")
+
+    assert hooks.missing(work.repository()) == ["post-checkout"]
+    assert hooks.install_missing(work.repository()) == ["post-checkout"]
 
 
 def test_missing_hooks_are_found_without_running_git(work, monkeypatch):
     repository = work.repository()
-    assert len(hooks.install_missing(repository)) == 4
+    assert hooks.install_missing(repository) == ["pre-push"]
 
     fresh = work.repository()
     monkeypatch.setattr(subprocess, "run", None)  # running anything would fail
     assert hooks.install_missing(fresh) == []
 
     monkeypatch.undo()
-    (work.path / ".git" / "hooks" / "post-merge").unlink()
-    assert hooks.install_missing(work.repository()) == ["post-merge"]
+    (work.path / ".git" / "hooks" / "pre-push").unlink()
+    assert hooks.install_missing(work.repository()) == ["pre-push"]
     work.git("config", "core.hooksPath", "other")
-    assert len(hooks.install_missing(work.repository())) == 4
+    assert hooks.install_missing(work.repository()) == ["pre-push"]
 
 
 def test_hooks_that_cannot_be_installed_do_not_stop_the_filter(work, capsys):
@@ -256,8 +268,8 @@ def test_what_we_write_is_writable_by_nobody_else(work):
     finally:
         os.umask(previous)
 
-    written = [work.path / ".git" / "theta" / "hooks", *(work.path / ".git" / "hooks" / name for name in hooks.HOOKS)]
-    assert [path.stat().st_mode & 0o022 for path in written] == [0] * 5
+    written = [work.path / ".git" / "theta" / "hooks", work.path / ".git" / "hooks" / "pre-push"]
+    assert [path.stat().st_mode & 0o022 for path in written] == [0, 0]
 
 
 def test_git_lfs_still_pushes_where_our_hook_was_there_first(work, alone):
