@@ -43,7 +43,7 @@ def planes_of(
 @pytest.fixture(scope="module")
 def stored_by_codec() -> dict[str, tuple[bytes, int]]:
     rng = np.random.default_rng(1)
-    weights = (rng.standard_normal(600) * 0.02).astype(np.float32).tobytes() + b"xyz"
+    weights = (rng.standard_normal(1100) * 0.02).astype(np.float32).tobytes() + b"xyz"
     text = b"some text that repeats, " * 9 + rng.bytes(40)
     coded = {"planes": encode(weights, "float32"), "zstd": encode(text, None)}
     assert [name for name, value in coded.items() if value.codec == name] == ["planes", "zstd"]
