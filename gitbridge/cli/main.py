@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 _KEPT_LOGS = 20
 
@@ -47,18 +47,27 @@ COMMANDS = {
 }
 
 
-def run() -> int:
-    """Run the command that the process was started with; return the exit status."""
+def run() -> NoReturn:
+    """Run the command that the process was started with, and end the process."""
     # No linear algebra is done here, and starting its threads takes 30 ms of each process that imports numpy.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    return main(sys.argv[1:])
+    status = main(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except OSError:
+        pass
+    # Everything is written and closed; taking the interpreter down in good order would keep git waiting 10 ms.
+    os._exit(status)
 
 
 def main(arguments: list[str]) -> int:
     """Run a command; return the exit status. No exception leaves this function."""
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names need not be UTF-8
     try:
-        status = _dispatch(arguments)
+        try:
+            status = _dispatch(arguments)
+        except SystemExit as stop:  # argparse: 0 after --help, 2 for usage
+            status = stop.code if isinstance(stop.code, int) else 2
         sys.stdout.flush()
         return status
     except BrokenPipeError:
@@ -68,8 +77,6 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         _say("interrupted", "")
         return 130
-    except SystemExit as stop:  # argparse: 0 after --help, 2 for usage
-        return stop.code if isinstance(stop.code, int) else 2
     except Exception as error:
         return _explain(error)
 
@@ -159,4 +166,4 @@ def _save_traceback() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(run())
+    run()

@@ -22,9 +22,9 @@ README = Path(__file__).parents[2] / "README.md"
 
 def imported_by(*args: str, cwd: Path) -> set[str]:
     code = (
-        "import sys, os; sys.argv = ['git-theta', *sys.argv[1:]]\n"
-        "from gitbridge.cli.main import run\n"
-        "run(); sys.stdout.flush(); sys.stderr.write('\\nMODULES ' + ' '.join(sys.modules))\n"
+        "import sys\n"
+        "from gitbridge.cli.main import main\n"
+        "main(sys.argv[1:]); sys.stderr.write('\\nMODULES ' + ' '.join(sys.modules))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, *args],
