@@ -7,7 +7,8 @@ ThetaError
 `-- BridgeError                 has a `hint`: the way out, on a line of its own
     |-- RepositoryMissingError  run it inside of a repository
     |-- GitError                git itself said no; its words are kept
-    |-- RevisionError           no such revision, path or blob
+    |-- RevisionError(LookupError)  no such revision, path or blob
+    |   `-- PathMissingError(FileNotFoundError)  no tracked file at a path of a revision, which is there
     |-- ConfigError             a setting is missing, malformed or not understood
     |-- RemoteError             the remote store cannot be reached, or lacks what is needed
     |   `-- ConsentError        a URL that only committed configuration names needs a yes
@@ -63,10 +64,16 @@ class GitError(BridgeError):
     code = "git"
 
 
-class RevisionError(BridgeError):
+class RevisionError(BridgeError, LookupError):
     """A revision, a path in it, or a Git object cannot be found."""
 
     code = "revision"
+
+
+class PathMissingError(RevisionError, FileNotFoundError):
+    """A revision is there, and has no tracked file at a path."""
+
+    code = "path-missing"
 
 
 class ConfigError(BridgeError):

@@ -70,6 +70,11 @@ def tracked_in_index(repository: Repository) -> list[TrackedFile]:
     return list(_tracked(repository, index_entries(repository)))
 
 
+def tracked_blob(repository: Repository, path: str, oid: str) -> TrackedFile | None:
+    """Return the tracked file whose pointer a blob is, or None where it is something else."""
+    return next(_tracked(repository, [Entry(path, oid)]), None)
+
+
 def tree_entries(repository: Repository, revision: str) -> Iterator[Entry]:
     """Yield the files of a revision whose length could be a pointer's."""
     listing = _ls_tree(repository, revision)

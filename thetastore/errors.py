@@ -5,6 +5,8 @@
     │   └── NotThisFormat               a format plug-in declines a file; the file is kept as opaque bytes
     ├── ObjectCorruptError              stored bytes do not decode to their digest: repair or fetch again
     ├── ObjectMissingError(KeyError)    no representation of a digest is in the store: fetch it
+    ├── NoSuchTensorError(KeyError)     a file has no tensor of this name: the message has near ones
+    ├── OutOfRangeError(IndexError)     a part of a tensor was asked for that it does not have
     ├── StoreMissingError(FileNotFoundError)  there is no store at this place: create it, or mend the URL
     ├── UnsupportedError                written by a newer version, or by a plug-in that is not installed
     └── BackendError(OSError)           the place where files live said no: full disk, permission, network
@@ -14,6 +16,11 @@ assertion, not one of these.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class ThetaError(Exception):
@@ -73,6 +80,44 @@ class ObjectMissingError(ThetaError, KeyError):
 
 def _of(tensor: str | None) -> str:
     return f" of tensor '{tensor}'" if tensor else ""
+
+
+class NoSuchTensorError(ThetaError, KeyError):
+    """A file has no tensor of a name, or none that a pattern matches."""
+
+    code = "no-such-tensor"
+
+    def __init__(self, name: str, names: Sequence[str] = ()) -> None:
+        near = _near(name, names)
+        super().__init__(name, near)
+        self.name = name
+        """What was asked for."""
+        self.near = near
+        """At most three names that are there and look like it."""
+
+    def __str__(self) -> str:
+        near = ", ".join(f"'{name}'" for name in self.near)
+        return f"there is no tensor '{self.name}'" + (f"; did you mean {near}?" if near else "")
+
+    def __reduce__(self) -> tuple[type[NoSuchTensorError], tuple[str, Sequence[str]]]:
+        return NoSuchTensorError, (self.name, self.near)
+
+
+_MOST_COMPARED = 20_000
+
+
+def _near(name: str, names: Sequence[str]) -> tuple[str, ...]:
+    from difflib import get_close_matches
+
+    last = name.rpartition(".")[2]
+    compared = names if len(names) <= _MOST_COMPARED else [other for other in names if other.endswith(last)]
+    return tuple(get_close_matches(name, compared[:_MOST_COMPARED], 3))
+
+
+class OutOfRangeError(ThetaError, IndexError):
+    """An index or a range of bytes lies outside of a tensor."""
+
+    code = "out-of-range"
 
 
 class StoreMissingError(ThetaError, FileNotFoundError):

@@ -6,6 +6,7 @@ GIL. Nothing else in the store or the bridge starts a thread for work.
 
 from __future__ import annotations
 
+import _thread
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -30,13 +31,14 @@ def default_workers() -> int:
 
 
 class Pool:
-    """Threads that are started at the first piece of work worth one. Not itself thread-safe."""
+    """Threads that are started at the first piece of work worth one. May be used by several threads."""
 
     def __init__(self, workers: int | None = None) -> None:
         self.workers = workers or default_workers()
         self.window = 2 * self.workers + 1
         """How many items `map_bounded` holds at once, finished or not: what bounds its memory."""
         self._executor: Executor | None = None
+        self._lock = _thread.allocate_lock()
 
     def map_bounded(self, function: Callable[[T], R], items: Iterable[T], is_small: Callable[[T], bool]) -> Iterator[R]:
         """Apply a function to each item in threads, and yield the results in the order of the items.
@@ -61,11 +63,12 @@ class Pool:
                 _settle(waiting)
 
     def _threads(self) -> Executor:
-        if self._executor is None:
-            from concurrent.futures import ThreadPoolExecutor
+        from concurrent.futures import ThreadPoolExecutor
 
-            self._executor = ThreadPoolExecutor(self.workers, thread_name_prefix="thetastore")
-        return self._executor
+        with self._lock:
+            if self._executor is None:
+                self._executor = ThreadPoolExecutor(self.workers, thread_name_prefix="thetastore")
+            return self._executor
 
     def close(self) -> None:
         """Wait for the threads and end them."""

@@ -23,6 +23,7 @@ from thetastore.objects import Objects
 from thetastore.pool import Pool
 from thetastore.rebuild import iter_chunks, read_file, write_file
 from thetastore.shipment import Shipment
+from thetastore.tensors import TensorReader
 from thetastore.transfer import CopyReport, copy_objects
 
 DESCRIPTOR = "thetastore.json"
@@ -103,6 +104,10 @@ class Store:
     def write_file(self, manifest: Manifest, digest: Digest, descriptor: int) -> None:
         """Write a file into an empty open file and verify all of it; see `rebuild.write_file`."""
         write_file(self.objects, self.pool, manifest, digest, descriptor)
+
+    def tensors(self, manifest: Manifest, digest: Digest) -> TensorReader:
+        """Return what reads single tensors of a file, and parts of them; thread-safe."""
+        return TensorReader(self.objects, self.pool, manifest, digest)
 
     def iter_objects(self, manifest_digest: Digest) -> Iterator[Digest]:
         """Yield the digests of all objects that a file needs: its manifest, its pages, its chunks.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _LENGTH_BYTES = 8
 
-_DTYPES = {
+DTYPE_NAMES = {
     b"BOOL": "bool",
     b"U8": "uint8",
     b"I8": "int8",
@@ -48,6 +48,7 @@ _DTYPES = {
     b"F64": "float64",
     b"C64": "complex64",
 }
+"""Our name of each element type of a header."""
 
 
 class Safetensors:
@@ -150,7 +151,7 @@ class _Header:
         return self._checked_tensor(name, dtype, shape, *place)
 
     def _checked_tensor(self, name: str, dtype_name: bytes, shape: tuple[int, ...], begin: int, end: int) -> Tensor:
-        dtype = _DTYPES.get(dtype_name)
+        dtype = DTYPE_NAMES.get(dtype_name)
         if dtype is None:
             raise NotThisFormat(f"tensor '{name[:80]}' has the unknown dtype {dtype_name[:20]!r}")
         if len(shape) > MAX_DIMENSIONS or max(shape, default=0) > MAX_FILE_BYTES:

@@ -1,0 +1,137 @@
+"""What people name: a revision, a file of it, a tensor of that: `REV:PATH//TENSOR`.
+
+`REV:PATH` means what it means to git: PATH counts from the top of the work tree, `./PATH` from the current directory;
+`:PATH` is the index. `PATH` alone is the index, too, from the current directory, as in commands that take files.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from gitbridge.errors import GitError, PathMissingError, RevisionError
+from gitbridge.repository import Repository
+from gitbridge.trees import TrackedFile, tracked_blob, tracked_in_index, tracked_in_tree
+
+TENSOR_MARK = "//"
+
+
+class FileName(NamedTuple):
+    """A name, taken apart."""
+
+    revision: str | None
+    """None, or empty, for the index."""
+    path: str
+    """As it was given."""
+    tensor: str | None = None
+
+    def __str__(self) -> str:
+        start = self.path if self.revision is None else f"{self.revision}:{self.path}"
+        return start if self.tensor is None else f"{start}{TENSOR_MARK}{self.tensor}"
+
+
+def parse_name(text: str) -> FileName:
+    """Take `[REV:]PATH[//TENSOR]` apart; nothing is looked up."""
+    file, mark, tensor = text.partition(TENSOR_MARK)
+    if text.startswith(TENSOR_MARK):  # an absolute path that somebody's shell has put together
+        file, mark, tensor = text[1:].partition(TENSOR_MARK)
+    revision, colon, path = file.partition(":")
+    if not colon:
+        return FileName(None, file, tensor if mark else None)
+    return FileName(revision, path, tensor if mark else None)
+
+
+def tracked_file(repository: Repository, name: FileName, directory: str | None = None) -> TrackedFile:
+    """Return the tracked file that a name stands for.
+
+    Args:
+        repository: whose it is.
+        name: its tensor plays no part.
+        directory: what relative paths count from; None for the top of the work tree.
+
+    Raises:
+        RevisionError: there is no such revision.
+        PathMissingError: it has no such file, or git theta does not track it; says which names are near.
+    """
+    path = _from_top(repository, name, directory)
+    revision = name.revision
+    if not revision and repository.work_tree is None:
+        revision = "HEAD"
+    oid = _index_oid(repository, path) if not revision else _tree_oid(repository, revision, path)
+    file = tracked_blob(repository, path, oid) if oid is not None else None
+    if file is None:
+        raise _missing(repository, revision, path, is_there=oid is not None)
+    return file
+
+
+def resolve(repository: Repository, name: str, kind: str = "") -> str:
+    """Return the oid of what git understands by a name.
+
+    Args:
+        repository: whose it is.
+        name: of a revision, or `REV:PATH`.
+        kind: `commit` or `tree`, to follow a revision to; empty for the object itself.
+
+    Raises:
+        RevisionError: there is no such thing.
+    """
+    spelled = f"{name}^{{{kind}}}" if kind else name
+    try:
+        return repository.git("rev-parse", "--verify", "--end-of-options", spelled).decode().strip()
+    except GitError:
+        raise RevisionError(f"'{name}' is not a commit, tag or tree of this repository", "git log --all") from None
+
+
+def _from_top(repository: Repository, name: FileName, directory: str | None) -> str:
+    """Return a path from the top of the work tree, without `.` and `..`."""
+    path, top = name.path, repository.work_tree
+    is_relative = name.revision is None or path.startswith(("./", "../"))
+    if top is None or not (is_relative or os.path.isabs(path)):
+        return os.path.normpath(path) if path else path
+    there = os.path.normpath(os.path.join(directory or top, path))
+    found = os.path.relpath(there, top)
+    if found.startswith("../"):  # one of the two went through a symbolic link
+        found = os.path.relpath(os.path.realpath(there), os.path.realpath(top))
+    return found
+
+
+def _index_oid(repository: Repository, path: str) -> str | None:
+    listed = repository.git("--literal-pathspecs", "ls-files", "-z", "--stage", "--", path).split(b"\0")[:-1]
+    found = {}
+    for item in listed:
+        head, _, name = item.partition(b"\t")
+        _, oid, stage = head.split()
+        if os.fsdecode(name) == path:
+            found[stage] = oid.decode()
+    # Of a path in conflict our side, else theirs, as everywhere.
+    return found.get(b"0") or found.get(b"2") or found.get(b"3")
+
+
+def _tree_oid(repository: Repository, revision: str, path: str) -> str | None:
+    tree = resolve(repository, revision, "tree")
+    listed = repository.git("--literal-pathspecs", "ls-tree", "-z", "--full-tree", tree, "--", path).split(b"\0")[:-1]
+    for item in listed:
+        head, _, name = item.partition(b"\t")
+        _, kind, oid = head.split()
+        if os.fsdecode(name) == path and kind == b"blob":
+            return oid.decode()
+    return None
+
+
+def _missing(repository: Repository, revision: str | None, path: str, is_there: bool) -> PathMissingError:
+    tracked = tracked_in_tree(repository, revision) if revision else tracked_in_index(repository)
+    where = f"'{revision}'" if revision else "the index"
+    listing = f"git theta ls-files{' ' + revision if revision else ''} lists what is tracked there"
+    if is_there:
+        return PathMissingError(f"'{path}' in {where} is not a file that git theta tracks", listing)
+    near = near_names(path, (file.path for file in tracked))
+    meant = f" (did you mean {near}?)" if near else ""
+    return PathMissingError(f"there is no file '{path}' in {where}{meant}", listing)
+
+
+def near_names(name: str, names: Iterable[str]) -> str:
+    """Return at most three of the names that look like one, quoted; empty if none does."""
+    from difflib import get_close_matches
+
+    return " or ".join(f"'{near}'" for near in get_close_matches(name, list(names), 3))
