@@ -11,6 +11,7 @@ from thetastore.digest import Digest, Kind
 from thetastore.families import family_keys
 from thetastore.manifest import Chunk, Manifest, parse_manifest, parse_page
 from thetastore.objects import Objects
+from thetastore.selection import Ranges, Wants
 
 GetObject = Callable[[Kind, Digest], memoryview]
 
@@ -18,12 +19,18 @@ GetObject = Callable[[Kind, Digest], memoryview]
 class Shipment:
     """The objects of some files. Iterating yields them, each manifest and page after what it lists."""
 
-    def __init__(self, get: GetObject, target: Objects, manifest_digests: Iterable[Digest]) -> None:
-        """Ship the files of these manifests, which `get` returns, and their pages, to `target`."""
+    def __init__(
+        self, get: GetObject, target: Objects, manifest_digests: Iterable[Digest], wants: Wants | None = None
+    ) -> None:
+        """Ship the files of these manifests, which `get` returns, and their pages, to `target`.
+
+        Of each file go all chunks, or only those that hold tensors that `wants` tells of.
+        """
         self.families: dict[tuple[str, ...], Digest] = {}
         """Of what was yielded so far: the first manifest under its keys in the family table."""
         self._get = get
         self._target = target
+        self._wants = wants
         self._manifest_digests = tuple(dict.fromkeys(manifest_digests))
         self._manifest: Manifest | None = None
         self._map: TensorMap | None = None
@@ -37,21 +44,26 @@ class Shipment:
         for manifest_digest in self._manifest_digests:
             manifest = parse_manifest(self._get(Kind.MANIFEST, manifest_digest))
             self._manifest, self._map, self._bases, self._offset, self._raw_bytes = manifest, None, None, 0, 0
-            yield from self._chunks(manifest.chunks)
+            ranges = None if self._wants is None else Ranges(manifest.tensors, self._wants)
+            yield from self._chunks(manifest.chunks, ranges)
             for page in manifest.pages:
-                if page.digest in seen:  # files share pages
+                is_wanted = ranges is None or ranges.overlap(self._offset, self._offset + page.raw_bytes)
+                # Files share pages; of a page in two files, other parts may be wanted.
+                if not is_wanted or (ranges is None and page.digest in seen):
                     self._offset += page.raw_bytes
                     continue
                 seen.add(page.digest)
-                yield from self._chunks(parse_page(self._get(Kind.PAGE, page.digest), page))
+                yield from self._chunks(parse_page(self._get(Kind.PAGE, page.digest), page), ranges)
                 yield page.digest
-            self.families.setdefault(family_keys(manifest.tensors), manifest_digest)
+            if ranges is None:
+                self.families.setdefault(family_keys(manifest.tensors), manifest_digest)
             yield manifest_digest
 
-    def _chunks(self, chunks: Iterable[Chunk]) -> Iterator[Digest]:
+    def _chunks(self, chunks: Iterable[Chunk], ranges: Ranges | None) -> Iterator[Digest]:
         for chunk in chunks:
             self._raw_bytes = chunk.raw_bytes
-            yield chunk.digest
+            if ranges is None or ranges.overlap(self._offset, self._offset + chunk.raw_bytes):
+                yield chunk.digest
             self._offset += chunk.raw_bytes
 
     def dtype(self) -> str | None:
@@ -79,7 +91,7 @@ class Shipment:
         if self._words is None:
             import numpy
 
-            every = Shipment(self._get, self._target, self._manifest_digests)
+            every = Shipment(self._get, self._target, self._manifest_digests, self._wants)
             self._words = array("Q", map(_word, every))
             numpy.frombuffer(self._words, dtype=numpy.uint64).sort()
         at = bisect_left(self._words, _word(digest))

@@ -22,6 +22,7 @@ from thetastore.manifest import Manifest, parse_manifest
 from thetastore.objects import Objects
 from thetastore.pool import Pool
 from thetastore.rebuild import iter_chunks, read_file, write_file
+from thetastore.selection import Wants
 from thetastore.shipment import Shipment
 from thetastore.tensors import TensorReader
 from thetastore.transfer import CopyReport, copy_objects
@@ -109,34 +110,48 @@ class Store:
         """Return what reads single tensors of a file, and parts of them; thread-safe."""
         return TensorReader(self.objects, self.pool, manifest, digest)
 
-    def iter_objects(self, manifest_digest: Digest) -> Iterator[Digest]:
-        """Yield the digests of all objects that a file needs: its manifest, its pages, its chunks.
+    def iter_objects(self, manifest_digest: Digest, wants: Wants | None = None) -> Iterator[Digest]:
+        """Yield the digests of all objects that a file, or some of its tensors, need: manifest, pages, chunks.
 
         Raises:
             ObjectMissingError, ObjectCorruptError: the manifest or a page cannot be read.
         """
         manifest = self.get_manifest(manifest_digest)
         yield manifest_digest
+        if wants is not None:
+            yield from Shipment(self.objects.get, self.objects, [manifest_digest], wants)
+            return
         for page in manifest.pages:
             yield page.digest
         for placed in iter_chunks(self.objects, manifest):
             yield placed.chunk.digest
 
-    def missing_objects(self, manifest_digests: Iterable[Digest]) -> list[tuple[Digest, Digest]]:
-        """Return (manifest, object) for what the store lacks; a missing manifest or page hides what it lists."""
+    def missing_objects(
+        self, manifest_digests: Iterable[Digest], wants: Wants | None = None
+    ) -> list[tuple[Digest, Digest]]:
+        """Return (manifest, object) for what the store lacks; a missing manifest or page hides what it lists.
+
+        Args:
+            manifest_digests: of files.
+            wants: tells which of their tensors matter; None if all of the files does.
+        """
         missing: list[tuple[Digest, Digest]] = []
         for manifest_digest in manifest_digests:
             try:
-                needs = self.iter_objects(manifest_digest)
+                needs = self.iter_objects(manifest_digest, wants)
                 missing += ((manifest_digest, digest) for digest in needs if not self.objects.contains(digest))
             except ObjectMissingError as error:
                 missing.append((manifest_digest, Digest.parse(error.digest)))
         return missing
 
     def send_to(
-        self, target: Store, manifest_digests: Iterable[Digest], report: Callable[[int, int], None] | None = None
+        self,
+        target: Store,
+        manifest_digests: Iterable[Digest],
+        report: Callable[[int, int], None] | None = None,
+        wants: Wants | None = None,
     ) -> CopyReport:
-        """Copy to another store what it lacks of some files; durable there when this returns.
+        """Copy to another store what it lacks of some files, or of some of their tensors; durable when this returns.
 
         Differences are sent with the bases that these files need too, or that are there; others are coded again,
         and what is no difference here may become one there.
@@ -145,13 +160,14 @@ class Store:
             target: the other store.
             manifest_digests: the files.
             report: called with the objects and stored bytes copied so far.
+            wants: tells of which tensors the chunks are copied; None for whole files.
 
         Raises:
             ObjectMissingError: neither store has an object.
             ObjectCorruptError: an object of this store is damaged; it was not sent.
         """
         shipment = Shipment(
-            lambda kind, digest: self._get_from_either(target, kind, digest), target.objects, manifest_digests
+            lambda kind, digest: self._get_from_either(target, kind, digest), target.objects, manifest_digests, wants
         )
         lacking: set[Digest] = set()
 

@@ -14,13 +14,14 @@ from itertools import accumulate
 from thetastore.buffers import Buffers
 from thetastore.chunking import MAX_GRID_CHUNK_BYTES
 from thetastore.digest import Digest, Kind, new_hasher
-from thetastore.dtypes import DTYPES, raw_bytes_of
+from thetastore.dtypes import DTYPES
 from thetastore.errors import NoSuchTensorError, ObjectCorruptError, ObjectMissingError, OutOfRangeError
 from thetastore.layout import Tensor as LaidTensor
 from thetastore.manifest import Chunk, Manifest, Tensor, parse_page
 from thetastore.objects import Objects
 from thetastore.pool import Pool
 from thetastore.rebuild import INLINE_WORK_BYTES, PlacedChunk
+from thetastore.selection import reach_bytes
 
 _KEPT_BYTES = 64 << 20
 """Decoded chunks kept while a strided tensor is gathered: its tiles come back to the same ones."""
@@ -128,7 +129,7 @@ class TensorReader:
             NoSuchTensorError, ObjectMissingError, ObjectCorruptError: as `read`, of pages.
         """
         tensor = self.tensor(name)
-        return tuple(self._placed(tensor, tensor.offset, tensor.offset + _reach_bytes(tensor)))
+        return tuple(self._placed(tensor, tensor.offset, tensor.offset + reach_bytes(tensor)))
 
     def _placed(self, tensor: Tensor, start: int, stop: int) -> Iterator[PlacedChunk]:
         try:
@@ -300,14 +301,6 @@ def _target(nbytes: int, out: memoryview | None) -> memoryview:
 
 def _is_small(placed: PlacedChunk) -> bool:
     return placed.chunk.raw_bytes <= INLINE_WORK_BYTES
-
-
-def _reach_bytes(tensor: Tensor) -> int:
-    """Return the distance in the file from the start of a tensor's first element to the end of its last."""
-    if tensor.strides is None or 0 in tensor.shape:
-        return tensor.raw_bytes
-    last = sum((length - 1) * step for length, step in zip(tensor.shape, tensor.strides, strict=True))
-    return raw_bytes_of(tensor.dtype, last + 1)
 
 
 def _narrowed(tensor: LaidTensor, start: int, stop: int) -> tuple[LaidTensor, int]:

@@ -1,0 +1,54 @@
+"""Some of the tensors of files: which names are wanted, and which bytes of a file that is."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+
+from thetastore.dtypes import raw_bytes_of
+from thetastore.manifest import Tensor
+
+Wants = Callable[[str], bool]
+"""Tells of a tensor's name whether the tensor is wanted."""
+
+
+def glob_wants(patterns: Sequence[str]) -> Wants:
+    """Return what tells whether a name matches any of some globs; `*` and `?` match dots and slashes, too."""
+    import re
+    from fnmatch import translate
+
+    match = re.compile("|".join(map(translate, patterns))).match
+    return lambda name: match(name) is not None
+
+
+def named_wants(names: Iterable[str]) -> Wants:
+    """Return what tells whether a name is among these."""
+    return frozenset(names).__contains__
+
+
+class Ranges:
+    """The bytes of a file that some of its tensors take, those between the elements of strided ones included."""
+
+    def __init__(self, tensors: Iterable[Tensor], wants: Wants) -> None:
+        self._starts: list[int] = []
+        self._stops: list[int] = []
+        places = ((tensor.offset, tensor.offset + reach_bytes(tensor)) for tensor in tensors if wants(tensor.name))
+        for start, stop in sorted(place for place in places if place[0] < place[1]):
+            if self._stops and start <= self._stops[-1]:
+                self._stops[-1] = max(stop, self._stops[-1])
+            else:
+                self._starts.append(start)
+                self._stops.append(stop)
+
+    def overlap(self, start: int, stop: int) -> bool:
+        """Tell whether any of the bytes `[start, stop)` of the file is among them."""
+        at = bisect_right(self._stops, start)
+        return at < len(self._starts) and self._starts[at] < stop
+
+
+def reach_bytes(tensor: Tensor) -> int:
+    """Return the distance in the file from the start of a tensor's first element to the end of its last."""
+    if tensor.strides is None or 0 in tensor.shape:
+        return tensor.raw_bytes
+    last = sum((length - 1) * step for length, step in zip(tensor.shape, tensor.strides, strict=True))
+    return raw_bytes_of(tensor.dtype, last + 1)
