@@ -18,7 +18,7 @@ from thetastore.store import Store
 @given(
     st.lists(st.tuples(st.integers(0, 60), st.integers(0, 20)), max_size=6),
     st.integers(0, 80),
-    st.integers(0, 30),
+    st.integers(1, 30),
 )
 def test_ranges_overlap_as_sets_of_bytes_do(places, start, nbytes):
     tensors = [
