@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from thetastore.command_line import Parser
+
 if TYPE_CHECKING:
     from thetastore.digest import Digest
     from thetastore.store import Store
@@ -71,8 +73,8 @@ def _words(error: BaseException) -> str:
     return str(error)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="thetastore", description="A content-addressed store for model weights.")
+def _parser() -> Parser:
+    parser = Parser(prog="thetastore", description="A content-addressed store for model weights.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 
     init = commands.add_parser("init", help="make a store in a directory")

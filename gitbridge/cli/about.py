@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 
 from gitbridge.errors import BridgeError, RepositoryMissingError
 from gitbridge.repository import Repository
+from thetastore.command_line import Parser
 
 
 def version(arguments: list[str]) -> int:
     """Print the version."""
-    argparse.ArgumentParser(prog="git theta version", description="Print the version.").parse_args(arguments)
+    Parser(prog="git theta version", description="Print the version.").parse_args(arguments)
     print(f"git-theta {_version()}")
     return 0
 
 
 def env(arguments: list[str]) -> int:
     """Print what is used here."""
-    argparse.ArgumentParser(prog="git theta env", description="Print what is used here.").parse_args(arguments)
+    Parser(prog="git theta env", description="Print what is used here.").parse_args(arguments)
     rows = [("git-theta", _version()), ("python", f"{sys.version.split()[0]} ({sys.executable})"), ("git", _git())]
     try:
         rows += _repository_rows(Repository.discover())

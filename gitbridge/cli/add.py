@@ -13,6 +13,7 @@ from gitbridge.cli.opening import make_ready, open_work_tree
 from gitbridge.errors import GitError, RevisionError, UsageError
 from gitbridge.repository import Repository
 from gitbridge.trees import tracked_in_tree
+from thetastore.command_line import Parser
 from thetastore.digest import Digest
 
 _EPILOG = """\
@@ -34,13 +35,12 @@ class _Base(NamedTuple):
 
 def add(arguments: list[str]) -> int:
     """Run `git add` with a base to take differences from."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="git theta add",
         usage="git theta add --base REV[:PATH] [--] FILE...",
         description="Add files, as git add does, and store them as differences from a file that you name.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--base", required=True, metavar="REV[:PATH]", help="what to take differences from")
     parser.add_argument("files", nargs="+", metavar="FILE", help="files or directories")

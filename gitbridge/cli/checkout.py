@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
-
 from gitbridge.cli.opening import make_ready, open_work_tree
 from gitbridge.repository import Repository
+from thetastore.command_line import Parser
 
 
 def checkout(arguments: list[str]) -> int:
     """Fill files of the work tree that are pointers."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="git theta checkout",
         description="Fill the files of the work tree that hold only their pointers (all, or those named) with weights.",
     )

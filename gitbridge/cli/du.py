@@ -9,6 +9,7 @@ from gitbridge.cli.opening import open_repository
 from gitbridge.errors import ConfigError
 from gitbridge.repository import Repository
 from gitbridge.usage import Counted, of_history, of_revisions
+from thetastore.command_line import Parser
 from thetastore.errors import StoreMissingError
 from thetastore.usage import Usage
 from thetastore.usage_report import Report, report_of, report_text, report_values
@@ -29,12 +30,11 @@ first; with REV, all files of that revision. Weights are counted as the local st
 
 def du(arguments: list[str]) -> int:
     """Print what takes how many bytes in the local store."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="git theta du",
         description="Say how many bytes files, commits and codecs take: of all that refs and HEAD reach, or of REV.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("revisions", nargs="*", metavar="REV", help="count the files of these revisions only")
     parser.add_argument("--tensors", action="store_true", help="list the tensors of each file, too")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
-
 from gitbridge import hooks, setup
 from gitbridge.errors import RepositoryMissingError
 from gitbridge.repository import Repository
+from thetastore.command_line import Parser
 
 
 def install(arguments: list[str]) -> int:
@@ -63,8 +62,8 @@ def _warn(repository: Repository) -> None:
         print("to go on with them later: git theta install")
 
 
-def _parser(name: str, description: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=f"git theta {name}", description=description, allow_abbrev=False)
+def _parser(name: str, description: str) -> Parser:
+    parser = Parser(prog=f"git theta {name}", description=description)
     scope = parser.add_mutually_exclusive_group()
     scope.add_argument("--global", dest="scope", action="store_const", const="--global", help="for all repositories")
     scope.add_argument("--local", dest="scope", action="store_const", const="--local", help="for this repository only")

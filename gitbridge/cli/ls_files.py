@@ -16,6 +16,7 @@ from gitbridge.render import count_text, printable, shape_text, size_text, table
 from gitbridge.repository import Repository
 from gitbridge.states import revision_states, select, work_tree_states
 from gitbridge.trees import TrackedFile, tracked_in_index, tracked_in_tree
+from thetastore.command_line import Parser
 from thetastore.dtypes import raw_bytes_of
 
 _EPILOG = """\
@@ -48,13 +49,12 @@ def ls_files(arguments: list[str]) -> int:
 
 
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="git theta ls-files",
         usage="git theta ls-files [REV] [--tensors] [--json | -z] [--] [PATH...]",
         description="List tracked files, of the index or of a revision, and where their weights are.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("names", nargs="*", metavar="REV, PATH", help=argparse.SUPPRESS)
     parser.add_argument("--tensors", action="store_true", help="list the tensors of each file")

@@ -2,7 +2,7 @@
 
 Git starts this for each file operation, so nothing is imported before the command is known: argparse only by
 commands that people type, the store only by those that open one. Exit status: 0 done, 1 found problems, 2
-failed, 130 interrupted, 141 nobody reads our output.
+failed, 129 not understood (as git's), 130 interrupted, 141 nobody reads our output.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 from typing import NamedTuple, NoReturn
 
 _KEPT_LOGS = 20
+_USAGE = 129
 
 
 class Command(NamedTuple):
@@ -66,7 +67,7 @@ def main(arguments: list[str]) -> int:
     try:
         try:
             status = _dispatch(arguments)
-        except SystemExit as stop:  # argparse: 0 after --help, 2 for usage
+        except SystemExit as stop:  # the parser: 0 after --help, 129 for usage
             status = stop.code if isinstance(stop.code, int) else 2
         sys.stdout.flush()
         return status
@@ -93,28 +94,49 @@ def _dispatch(arguments: list[str]) -> int:
 
 def _without_command(name: str, rest: list[str]) -> int:
     if name in ("help", "-h", "--help"):
-        if rest and rest[0] in COMMANDS:
-            return _dispatch([rest[0], "--help"])
-        sys.stdout.write(_overview())
-        return 0
+        if not rest:
+            sys.stdout.write(_overview())
+            return 0
+        if rest[0] in COMMANDS and COMMANDS[rest[0]].summary:
+            return _dispatch([*rest, "--help"])
+        name = rest[0]
     if name in ("--version", "-V"):
         return _dispatch(["version"])
     from difflib import get_close_matches
 
     near = get_close_matches(name, [known for known, command in COMMANDS.items() if command.summary], 1)
     hint = f"did you mean: git theta {near[0]}" if near else "git theta help lists the commands"
-    _say(f"'{name}' is not a command", hint)
-    return 2
+    _say(f"unknown option '{name}'" if name.startswith("-") else f"'{name}' is not a command", hint)
+    return _USAGE
+
+
+def groups() -> list[tuple[str, list[str]]]:
+    """Return the commands for people under the headings of the overview; those under no heading come last."""
+    shown = [name for name, command in COMMANDS.items() if command.summary]
+    grouped = {name for _, names in _GROUPS for name in names}
+    found = [(heading, [name for name in names if name in shown]) for heading, names in _GROUPS]
+    return [*found, ("more", [name for name in shown if name not in grouped])]
+
+
+_GROUPS = (
+    ("to start", ("install", "uninstall", "track", "untrack", "add")),
+    ("to look", ("status", "ls-files", "ls", "show", "cat", "diff", "log", "blame", "du", "stats")),
+    ("to move weights", ("fetch", "pull", "push", "checkout", "remote", "remotes")),
+    ("to merge", ("merge", "merge-tensors", "mergetool", "resolve")),
+    ("to take care", ("doctor", "verify", "fsck", "gc", "prune", "repack", "mend")),
+)
 
 
 def _overview() -> str:
     width = max(len(name) for name, command in COMMANDS.items() if command.summary)
-    lines = [f"  {name.ljust(width)}  {command.summary}" for name, command in COMMANDS.items() if command.summary]
+    text = ""
+    for heading, names in groups():
+        lines = [f"  {name.ljust(width)}  {COMMANDS[name].summary}\n" for name in names]
+        text += f"\n{heading}\n" + "".join(lines) if lines else ""
     return (
-        "git theta: model weights under plain git\n\nusage: git theta <command> [<options>]\n\n"
-        + "\n".join(lines)
-        + "\n\nTo start: git theta install; git theta track '*.safetensors'; then git add, commit, push as ever.\n"
-        "'git theta <command> -h' explains a command.\n"
+        f"git theta: model weights under plain git\n\nusage: git theta <command> [<options>]\n{text}\n"
+        "First: git theta install; git theta track '*.safetensors'; then git add, commit, push as ever.\n"
+        "'git theta help <command>' explains a command.\n"
     )
 
 

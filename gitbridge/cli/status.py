@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 
@@ -15,11 +14,12 @@ from gitbridge.setup import is_configured
 from gitbridge.states import MISSING
 from gitbridge.status import Status
 from gitbridge.status import status as look
+from thetastore.command_line import Parser
 
 
 def status(arguments: list[str]) -> int:
     """Print what is worth knowing; 1 if weights are in no store that can be reached."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="git theta status",
         description="Say which tracked files are changed, pointers only, missing from the store, or not pushed.",
         epilog="Exit status 1 if weights are in no store that can be reached, or committed without the filter.",

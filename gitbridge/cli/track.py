@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 
 from gitbridge import attributes
 from gitbridge.cli.opening import make_ready, open_work_tree
 from gitbridge.errors import UsageError
 from gitbridge.repository import Repository
+from thetastore.command_line import Parser
 
 
 def track(arguments: list[str]) -> int:
     """Add patterns to `.gitattributes` of the current directory, or list what is tracked."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="git theta track",
         description="Keep the weights of matching files in the store, and pointers in git. Without a pattern: list.",
     )
@@ -37,7 +37,7 @@ def _track(repository: Repository, arguments: list[str]) -> int:
 
 def untrack(arguments: list[str]) -> int:
     """Remove patterns from `.gitattributes` of the current directory."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="git theta untrack",
         description="Stop keeping the weights of matching files in the store. Old versions stay there.",
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 
 from gitbridge.cli.opening import open_repository, open_work_tree
@@ -12,6 +11,7 @@ from gitbridge.render import Progress, count_text, size_text
 from gitbridge.repository import Repository
 from gitbridge.sync import Pushed
 from gitbridge.trees import TrackedFile, tracked_in_history, tracked_in_index, tracked_in_tree
+from thetastore.command_line import Parser
 from thetastore.transfer import CopyReport
 
 
@@ -30,7 +30,7 @@ def fetch(arguments: list[str]) -> int:
 
 def pull(arguments: list[str]) -> int:
     """Fetch, then fill what is a pointer in the work tree."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="git theta pull",
         description="Bring the weights of the checked-out files into the local store, and fill the work tree.",
     )
@@ -91,8 +91,8 @@ def _fetched(copied: CopyReport) -> str:
     return f"git theta: fetched {count_text(copied.object_count, 'object')}, {size_text(copied.stored_bytes)}"
 
 
-def _parser(name: str, description: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=f"git theta {name}", description=description, allow_abbrev=False)
+def _parser(name: str, description: str) -> Parser:
+    parser = Parser(prog=f"git theta {name}", description=description)
     parser.add_argument("remote", nargs="?", metavar="REMOTE", help="a git remote; if none, the one git would use")
     parser.add_argument("refs", nargs="*", metavar="REF", help="branches, tags or commits")
     return parser

@@ -67,7 +67,7 @@ def test_every_command_has_help(work):
 def test_an_unknown_command_suggests_a_near_one(work):
     done = work.theta("stauts")
 
-    assert done == (2, "", "git theta: 'stauts' is not a command\nhint: did you mean: git theta status\n")
+    assert done == (129, "", "git theta: 'stauts' is not a command\nhint: did you mean: git theta status\n")
 
 
 @pytest.mark.parametrize("args", [(), ("help",), ("-h",), ("--help",)])
@@ -97,8 +97,8 @@ def test_in_a_bare_repository_commands_for_work_trees_say_so(make_work):
 
 
 def test_wrong_options_are_usage_errors(work):
-    assert work.theta("status", "--nonsense").status == 2
-    assert work.theta("ls-files", "--json", "-z").status == 2
+    assert work.theta("status", "--nonsense").status == 129
+    assert work.theta("ls-files", "--json", "-z").status == 129
 
 
 def test_an_error_of_the_system_is_words_not_a_traceback(work):

@@ -1,0 +1,117 @@
+"""What both command lines share: how arguments are parsed, and how a parser is had without running its command.
+
+Usage errors end with status 129, as git's do, name what was probably meant, and show the usage. Options cannot be
+abbreviated: a later option would change what a script means.
+
+A command is a function that takes arguments, builds its parser, and parses before it does anything else. So that the
+reference, manual pages and completion can be generated, `parser_of` calls it with arguments that make the parser
+itself come back; a command need not know of that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+EXIT_USAGE = 129
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that fails as git does."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("allow_abbrev", False)
+        super().__init__(*args, **kwargs)
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]  # four overloads in typeshed
+        """Parse, or hand out this parser where it is asked for."""
+        if isinstance(args, _Asking):
+            raise _FoundError(self)
+        return super().parse_known_args(args, namespace)
+
+    def parse_known_intermixed_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        """Parse, or hand out this parser where it is asked for."""
+        if isinstance(args, _Asking):
+            raise _FoundError(self)
+        return super().parse_known_intermixed_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the arguments, and what may have been meant; end the process with status 129."""
+        said, near = _plainly(message, self)
+        hint = f"hint: did you mean: {near}\n" if near else ""
+        self.exit(EXIT_USAGE, f"{self.prog}: {said}\n{hint}{self.format_usage()}")
+
+
+class _Asking(list[str]):
+    """Arguments that make a parser come back instead of being parsed."""
+
+
+class _FoundError(BaseException):
+    """The way in which it comes back; no handler of a command may catch it."""
+
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        super().__init__()
+        self.parser = parser
+
+
+def parser_of(function: Callable[[list[str]], int]) -> argparse.ArgumentParser:
+    """Return the parser of a command without running the command.
+
+    Raises:
+        TypeError: it does not parse by `Parser`, or not first.
+    """
+    output = sys.stdout
+    try:
+        function(_Asking(["--help"]))  # a parser of another class prints its help and ends, and nothing is run
+    except _FoundError as found:
+        return found.parser
+    except SystemExit:
+        pass
+    finally:
+        sys.stdout = output
+    raise TypeError(f"'{function.__module__}.{function.__name__}' does not begin by parsing with thetastore's Parser")
+
+
+def options_of(parser: argparse.ArgumentParser) -> list[str]:
+    """Return all spellings of a parser's options that are shown to people."""
+    actions = [action for action in parser._actions if action.help != argparse.SUPPRESS]
+    return [spelling for action in actions for spelling in action.option_strings]
+
+
+def subcommands_of(parser: argparse.ArgumentParser) -> dict[str, tuple[str, argparse.ArgumentParser]]:
+    """Return summary and parser of each subcommand by name."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            summaries = {choice.dest: choice.help or "" for choice in action._choices_actions}
+            return {name: (summaries[name], one) for name, one in action.choices.items() if name in summaries}
+    return {}
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """Return the known word that was probably meant, or an empty text."""
+    from difflib import get_close_matches
+
+    return next(iter(get_close_matches(word, known, 1)), "")
+
+
+def _plainly(message: str, parser: argparse.ArgumentParser) -> tuple[str, str]:
+    """Put argparse's words into ours; return them with what was probably meant."""
+    import re
+
+    if message.startswith("unrecognized arguments: "):
+        word = message.partition(": ")[2].split()[0]
+        if not word.startswith("-"):
+            return f"unexpected argument '{word}'", ""
+        return f"unknown option '{word}'", nearest(word.partition("=")[0], options_of(parser))
+    choice = re.fullmatch(r"argument (.*?): invalid choice: '(.*)' \(choose from (.*)\)", message, re.DOTALL)
+    if choice:
+        what, word, listed = choice.groups()
+        known = [name.strip(" '") for name in listed.split(",")]
+        if what.split()[0].isupper():
+            return f"'{word}' is not a {what.lower()}", nearest(word, known)
+        return f"{what}: '{word}' is not one of {', '.join(known)}", nearest(word, known)
+    if message.startswith("the following arguments are required: "):
+        return f"missing: {message.partition(': ')[2]}", ""
+    return message.removeprefix("argument "), ""
