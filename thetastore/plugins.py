@@ -5,6 +5,8 @@
 | `thetastore.formats` | any; they are tried in its order | a class without arguments: see `thetastore.formats` |
 | `thetastore.codecs` | name of the codec | `decode(params, stored, out, bases)`: see `thetastore.codecs` |
 | `thetastore.backends` | scheme of a URL, such as `s3` | `open(url) -> Backend`: see `thetastore.backends` |
+| `thetastore.merge_methods` | name of the method | a `Method`: see `thetastore.merging` |
+| `thetastore.metrics` | name of the metric | `(pair) -> Metric or None`: see `thetastore.statistics` |
 
 What is built in is listed in the code, and comes first. Reading entry points costs 40 ms: it is done only for what
 nothing built in knows.
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 FORMATS = "thetastore.formats"
 CODECS = "thetastore.codecs"
 BACKENDS = "thetastore.backends"
+MERGE_METHODS = "thetastore.merge_methods"
+METRICS = "thetastore.metrics"
 
 
 def offered(group: str) -> list[EntryPoint]:
