@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from thetastore.backends import Backend
 from thetastore.choice import Choice, choose, plain
 from thetastore.digest import Buffer, Digest, Kind, checksum_of, digest_of
+from thetastore.errors import BackendError
 from thetastore.packs.catalog import Catalog
 from thetastore.packs.index import Place
 from thetastore.packs.reader import Packs
@@ -78,6 +79,32 @@ class Objects:
         # Bases are written before their deltas, so they can only be gone where a pack is.
         return snapshot.contains(digest) and (not snapshot.lost or self.representations.has_bases(digest))
 
+    def begin(self) -> bool:
+        """Become a writer: what the store shows from now on may be relied on, as a base too, until `seal`. Thread-safe.
+
+        A writer's pack in the making, empty or not, tells others that it is alive, and that it may lean on what they
+        would like to remove (docs/format/store.md, "Retiring"). So the pack comes first, looking at the store after.
+
+        Returns:
+            Whether the store can be written to.
+        """
+        if self._writers:
+            return True
+        with self._lock:
+            if not self._writers:
+                try:
+                    writer = self._new_writer()
+                except BackendError:
+                    return False  # whatever has to be stored will say why it cannot
+                self.catalog.forget()
+                self._writers.append(writer)
+        return True
+
+    def _new_writer(self) -> PackWriter:
+        writer = PackWriter.new(self.backend)
+        self.catalog.own(writer.id)
+        return writer
+
     def prepare(
         self,
         kind: Kind,
@@ -99,10 +126,11 @@ class Objects:
             alone: The object's representation without a base, where it is known from elsewhere.
         """
         digest = digest_of(raw, kind)
+        is_writer = self.begin()
         if self.contains(digest):
             return Prepared(digest, None, b"")
         raw_bytes = memoryview(raw).nbytes
-        if kind is Kind.CHUNK:
+        if kind is Kind.CHUNK and is_writer:
             copying = self._opened_copying() if dtype is not None and raw_bytes >= _COPIES_FROM_BYTES else None
             coded = choose(self.representations, raw, dtype, bases, alone, copying)
         else:
@@ -141,15 +169,22 @@ class Objects:
         return prepared.digest
 
     def add_representation(self, entry: Entry, stored: Buffer) -> None:
-        """Store a representation as it is, unless the store has the object. See `add`."""
+        """Store a representation as it is, unless the store has the object. See `add`.
+
+        If it has bases, what is known of them must have been learned after `begin`.
+        """
+        self.begin()
         if self.contains(entry.digest):
             return
-        if not self._writers or not self._writers[-1].has_room_for(entry.stored_bytes, self._pack_bytes):
+        if not self._writers or not self._has_room(entry.stored_bytes):
             # A full pack is sealed at the end with the others: its write-back goes on meanwhile.
-            self._writers.append(PackWriter.new(self.backend))
-            self.catalog.own(self._writers[-1].id)
+            self._writers.append(self._new_writer())
         writer = self._writers[-1]
         self._added[entry.digest] = writer, writer.append(entry, stored)
+
+    def _has_room(self, nbytes: int) -> bool:
+        writer = self._writers[-1]
+        return writer.has_room_for(nbytes, (1 << 62) if writer.is_empty else self._pack_bytes)
 
     def put(self, kind: Kind, raw: Buffer, dtype: str | None = None, bases: Iterable[Digest] = ()) -> Digest:
         """Prepare and add an object; return its digest."""
@@ -189,12 +224,22 @@ class Objects:
             BackendError: not everything could be made durable. What was added stays readable, and the next
                 seal, by any process, finishes the work.
         """
+        self._discard_empty()
         try:
             self._upkeep.seal(self._writers)
         finally:
             self._writers = [writer for writer in self._writers if not writer.is_sealed]
         if self._copying is not None:
             self._copying.flush()
+        if self.catalog.snapshot().notes:
+            from thetastore.packs.retirement import sweep
+
+            sweep(self.backend, self.catalog, self.packs, self._upkeep)
+
+    def _discard_empty(self) -> None:
+        """End a writer that has written nothing; a first pack is empty only where there is no second."""
+        if len(self._writers) == 1 and self._writers[0].is_empty:
+            self._writers.pop().discard()
 
     def rebuild_index(self) -> int:
         """Make the index anew from the packs alone; return how many records it lists.
@@ -206,6 +251,7 @@ class Objects:
 
     def close(self) -> None:
         """Seal what was added, if anything was."""
+        self._discard_empty()
         if self._writers:
             self.seal()
         self.packs.keep(frozenset())

@@ -43,6 +43,7 @@ class Decoded(NamedTuple):
 
     raw: memoryview
     depth: int
+    """`MAX_DEPTH` of what lies in a retired pack, so that it becomes nobody's base."""
     read_bytes: int
     """Stored bytes of its record and of those of all its bases."""
     root_bytes: int
@@ -134,9 +135,11 @@ class Representations:
         return self._at_any_place(digest, lambda place: self._read_entry(place, digest))
 
     def shallowest(self, digest: Digest) -> Entry:
-        """Return the representation of an object that stands on the fewest bases. Raises as `get` does."""
+        """Return the representation that stands on the fewest bases, of those to stay if any. Raises as `get` does."""
         entry = self.entry(digest)
         for place in self._catalog.snapshot().find(digest) if entry.depth else ():
+            if self._is_retired(place):
+                break
             try:
                 entry = min(entry, self._read_entry(place, digest), key=lambda other: other.depth)
             except (FileNotFoundError, ObjectCorruptError):
@@ -192,9 +195,14 @@ class Representations:
         if own is not None:
             yield own
         for _ in range(_MOST_LISTINGS):
+            generation = self._catalog.generation
             yield from self._catalog.snapshot().find(digest)
-            if not self._catalog.refresh(thorough=True):
+            # A base that was looked for in between, or another thread, may have listed what is new for us too.
+            if not self._catalog.refresh(thorough=True) and self._catalog.generation == generation:
                 return
+
+    def _is_retired(self, place: Place) -> bool:
+        return place.file_name in self._catalog.snapshot().retired
 
     def _proven_at(self, place: Place, kind: Kind, digest: Digest, allocate: _Allocate) -> Decoded:
         """Decode the object at a place and prove it; its bases only if that fails, to find which of them is wrong."""
@@ -202,7 +210,8 @@ class Representations:
             effort = _Effort(proves_bases)
             try:
                 entry, raw = self._decode_at(place, kind, digest, allocate, effort, MAX_DEPTH + 1)
-                return Decoded(raw, entry.depth, effort.read_bytes, effort.root_bytes)
+                depth = MAX_DEPTH if self._is_retired(place) else entry.depth  # nothing may lean on what will go
+                return Decoded(raw, depth, effort.read_bytes, effort.root_bytes)
             except ObjectCorruptError:
                 if proves_bases or not effort.has_read_bases:
                     raise

@@ -238,6 +238,7 @@ def test_where_one_representation_is_damaged_another_serves(place):
     raw = b"x" * 50
     writers = [Objects(place()) for _ in range(3)]
     for writer in writers:
+        writer.begin()
         assert not writer.contains(digest_of(raw))  # each looks before the others write
     for writer, stored in zip(writers, (b"y" * 50, raw, b"z" * 50), strict=True):
         writer.add_representation(stored_as(raw), stored)

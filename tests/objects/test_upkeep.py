@@ -116,7 +116,7 @@ def test_what_two_processes_stored_at_once_is_kept_once(place, monkeypatch):
     monkeypatch.setattr(upkeep, "MOST_SMALL_PACKS", 3)
     writers = [Objects(place()) for _ in range(4)]
     raw = random.Random(1).randbytes(10_000)
-    assert not any(writer.contains(digest_of(raw)) for writer in writers)
+    assert all(writer.begin() and not writer.contains(digest_of(raw)) for writer in writers)
     for writer in writers:
         writer.put(Kind.CHUNK, raw)
 

@@ -178,6 +178,7 @@ def test_tensors(store: Store) -> None:
 def test_a_record_that_is_stored_twice_is_said_to_be(store: Store) -> None:
     weights = {"a": array(1)}
     with Store.open(store.url) as late:
+        late.objects.begin()
         late.objects.catalog.snapshot()  # from now on it does not see what others write
         put(store, weights)
         put(late, weights)

@@ -2,8 +2,9 @@
 
 A `Snapshot` never changes; `Catalog.refresh` replaces it by a later one. Names are listed in the order
 in which a writer leaves them - `incoming/`, `index/`, `packs/` - so that a pack on its way is met at
-least once. Nothing is lost to a damaged run: its packs count as not covered, and their footers are
-read instead; a pack with a damaged footer is read forwards.
+least once; notes of packs that will go (`retired/`) come last. Nothing is lost to a damaged run: its
+packs count as not covered, and their footers are read instead; a pack with a damaged footer is read
+forwards.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from thetastore.backends import Backend
 from thetastore.errors import MalformedError, ThetaError, UnsupportedError
 from thetastore.packs.index import Place, Run, word_of
 from thetastore.packs.reader import Pack, Packs, Record
+from thetastore.packs.retirement_notes import RetirementNote, read_note
 from thetastore.packs.writer import Row, SealedPack, sealed_name
 
 _SMALL_RUN_COUNT = 1 << 13
@@ -56,6 +58,7 @@ class Snapshot:
         packs: frozenset[str],
         incoming: frozenset[str],
         problems: tuple[tuple[str, ThetaError], ...],
+        notes: tuple[RetirementNote, ...] = (),
     ) -> None:
         self.runs = runs
         self.loose = loose
@@ -65,13 +68,25 @@ class Snapshot:
         """File names of the packs in the making."""
         self.problems = problems
         """Packs and runs that could not be read at all, with the reason."""
+        self.notes = notes
+        """Which packs are about to go."""
+        self.retired = packs.intersection(sealed_name(pack_id) for note in notes for pack_id in note.retired)
+        """File names of packs that will go: to be read only where nothing else serves, and to be relied on never."""
         self.lost = frozenset(sealed_name(pack.id) for run in runs for pack in run.packs) - packs
         """File names of packs that a run covers and that are not there."""
         self._large = tuple((run.words, run.count) for run in runs if run.count > _SMALL_RUN_COUNT)
         self._small_words: frozenset[int] | None = None
 
     def find(self, digest: bytes) -> Iterator[Place]:
-        """Yield every place where a representation of the digest is said to be."""
+        """Yield every place where a representation of the digest is said to be; those in retired packs last."""
+        if not self.retired:
+            yield from self._find(digest)
+            return
+        places = list(self._find(digest))
+        yield from (place for place in places if place.file_name not in self.retired)
+        yield from (place for place in places if place.file_name in self.retired)
+
+    def _find(self, digest: bytes) -> Iterator[Place]:
         word = word_of(digest)
         for run in self.runs:
             for place in run.find(digest, word):
@@ -106,8 +121,11 @@ class Catalog:
         self._backend = backend
         self._packs = packs
         self._lock = _thread.allocate_lock()
-        self._names: tuple[frozenset[str], frozenset[str], frozenset[str]] | None = None
+        self.generation = 0
+        """How often a refresh has found something new."""
+        self._names: tuple[frozenset[str], ...] | None = None
         self._runs: dict[str, Run | ThetaError] = {}
+        self._notes: dict[str, RetirementNote | None] = {}
         self._loose: dict[str, Loose] = {}
         self._snapshot: Snapshot | None = None
         self._own_ids: set[str] = set()
@@ -116,13 +134,14 @@ class Catalog:
         """Leave out a pack of this process, whose records it knows, until a run covers it."""
         self._own_ids.add(pack_id)
 
+    def forget(self) -> None:
+        """Have the store listed again before anything more is said of it."""
+        self._snapshot = None
+
     def snapshot(self) -> Snapshot:
         """Return the latest snapshot; the first call takes it."""
-        snapshot = self._snapshot
-        if snapshot is None:
+        while (snapshot := self._snapshot) is None:
             self.refresh()
-            snapshot = self._snapshot
-            assert snapshot is not None
         return snapshot
 
     def refresh(self, thorough: bool = False) -> bool:
@@ -141,10 +160,13 @@ class Catalog:
                 if all(names <= still for names, still in zip(self._names, later, strict=True)):
                     break
                 # What was merged away while we looked may be in files that were not listed yet.
-            return (self._mark(), self._names) != before
+            has_changed = (self._mark(), self._names) != before
+            self.generation += has_changed
+            return has_changed
 
-    def _list_all(self) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
-        return self._list("incoming", ".pack"), self._list("index", ".run"), self._list("packs", ".pack")
+    def _list_all(self) -> tuple[frozenset[str], ...]:
+        listed = ("incoming", ".pack"), ("index", ".run"), ("packs", ".pack"), ("retired", ".note")
+        return tuple(self._list(directory, suffix) for directory, suffix in listed)
 
     def _list(self, directory: str, suffix: str) -> frozenset[str]:
         """List the well-formed names in a directory; what else lies there is not ours."""
@@ -165,8 +187,12 @@ class Catalog:
             if isinstance(run, Run) and not run.is_intact():
                 self._runs[name] = MalformedError(f"'{name}' is malformed: its digests do not have their checksum")
 
-    def _take(self, incoming: frozenset[str], index: frozenset[str], packs: frozenset[str]) -> Snapshot:
+    def _take(
+        self, incoming: frozenset[str], index: frozenset[str], packs: frozenset[str], retired: frozenset[str]
+    ) -> Snapshot:
         self._open_runs(index)
+        self._notes = {name: self._notes.get(name) or read_note(self._backend, name) for name in sorted(retired)}
+        notes = tuple(note for note in self._notes.values() if note is not None)
         self._packs.keep(incoming | packs)
         runs = tuple(run for _, run in sorted(self._runs.items()) if isinstance(run, Run))
         covered = {sealed_name(pack.id) for run in runs for pack in run.packs}
@@ -174,7 +200,7 @@ class Catalog:
         names = (packs - covered) | on_their_way
         problems = self._read_loose(sorted(name for name in names if id_of(name) not in self._own_ids))
         problems += [(name, run) for name, run in self._runs.items() if isinstance(run, UnsupportedError)]
-        return Snapshot(runs, tuple(self._loose.values()), packs, incoming, tuple(problems))
+        return Snapshot(runs, tuple(self._loose.values()), packs, incoming, tuple(problems), notes)
 
     def _open_runs(self, names: frozenset[str]) -> None:
         self._runs = {name: run for name, run in self._runs.items() if name in names}

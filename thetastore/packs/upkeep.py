@@ -44,6 +44,15 @@ class Upkeep:
             BackendError: some pack or the run could not be made durable. What was written stays readable,
                 and the next seal, of whatever process, finishes the work.
         """
+        self.settle(writers)
+        if self._is_crowded(self._catalog.snapshot()):
+            with self._backend.try_lock(MERGE_LOCK) as is_ours:
+                if is_ours:
+                    self._catalog.refresh(thorough=True)
+                    self._merge(self._catalog.snapshot())
+
+    def settle(self, writers: list[PackWriter]) -> set[str]:
+        """Do what `seal` does but for merging; return the ids of packs whose writers are alive."""
         orphanage = _Orphanage(self._backend, self._packs)
         try:
             for writer in writers:
@@ -56,11 +65,20 @@ class Upkeep:
             for writer in writers:
                 if writer.is_sealed:
                     writer.close()
-        if self._is_crowded(self._catalog.snapshot()):
-            with self._backend.try_lock(MERGE_LOCK) as is_ours:
-                if is_ours:
-                    self._catalog.refresh(thorough=True)
-                    self._merge(self._catalog.snapshot())
+        return orphanage.alive
+
+    def replace(self, replaced: frozenset[str], sealed: list[SealedPack]) -> None:
+        """Delete packs all of whose records are in others, by way of one new run: over `sealed`, and what is kept."""
+        snapshot = self._catalog.snapshot()
+        runs = _runs_to_merge(snapshot.runs, replaced)
+        kept = _rows_by_pack(runs, snapshot.lost | replaced)
+        if kept or sealed:
+            write_run(self._backend, kept + sealed)
+        for run in runs:
+            self._backend.delete(run.name)
+        for name in sorted(replaced):
+            self._backend.delete(name)
+        self._catalog.refresh()
 
     def rebuild_index(self) -> int:
         """Replace all index runs by one, made from the packs alone; return how many records it lists.
@@ -103,18 +121,9 @@ class Upkeep:
         try:
             if len(small) > MOST_SMALL_PACKS:
                 rewriting.copy(small)
-            sealed = rewriting.seal()
-            runs = _runs_to_merge(snapshot.runs, rewriting.replaced)
-            kept = _rows_by_pack(runs, snapshot.lost | rewriting.replaced)
-            if kept or sealed:
-                write_run(self._backend, kept + sealed)
+            self.replace(rewriting.replaced, rewriting.seal())
         finally:
             rewriting.close()
-        for run in runs:
-            self._backend.delete(run.name)
-        for name in sorted(rewriting.replaced):
-            self._backend.delete(name)
-        self._catalog.refresh()
 
     def _read_pack(self, name: str) -> list[SealedPack]:
         try:
@@ -222,7 +231,7 @@ class _Rewriting:
         A deeper one will not do: this one may be the base of its base.
         """
         for place in self._snapshot.find(entry.digest):
-            if place.file_name in names or place.file_name not in self._snapshot.packs:
+            if place.file_name in names or place.file_name not in self._snapshot.packs - self._snapshot.retired:
                 continue
             try:
                 pack = self._packs.get(place.file_name)
@@ -281,7 +290,7 @@ def _is_whole(pack: Pack, record: Record) -> bool:
 
 def _small_packs(snapshot: Snapshot) -> list[PackInfo]:
     packs = {pack.id: pack for run in snapshot.runs for pack in run.packs if pack.file_bytes < SMALL_PACK_BYTES}
-    return [pack for id, pack in sorted(packs.items()) if sealed_name(id) not in snapshot.lost]
+    return [pack for id, pack in sorted(packs.items()) if sealed_name(id) in snapshot.packs - snapshot.retired]
 
 
 def _runs_to_merge(runs: tuple[Run, ...], replaced: frozenset[str]) -> list[Run]:

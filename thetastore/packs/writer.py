@@ -140,6 +140,16 @@ class PackWriter:
         self._heads = []
         return SealedPack(self.id, self._appender.size(), self._rows)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was appended yet."""
+        return not self._heads and not self.is_sealed
+
+    def discard(self) -> None:
+        """Let go of a pack that is empty, and delete it."""
+        assert self.is_empty
+        self._appender.discard()
+
     def close(self) -> None:
         """Let go of the pack, sealed or not."""
         self._flusher.join()
