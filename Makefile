@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-deep check bench clean
+.PHONY: help demo test test-deep check bench docs clean
 
 help: ## say what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | sort | while IFS="$$(printf '\t')" read -r target text; do \
@@ -35,6 +35,9 @@ check: $(VENV)/installed-dev ## lint, formatting, types, and which module may im
 
 bench: $(VENV)/installed-dev $(MINILM) ## measure against git-lfs and cp; ARGS='--only add --size-mb 400'
 	$(BIN)/python -m benchmarks.spine --minilm $(MINILM) $(ARGS)
+
+docs: $(VENV)/installed ## write the reference of commands and settings, and the manual pages, from the code
+	$(BIN)/python docs/make_reference.py
 
 clean: ## remove .venv and what tools left behind
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

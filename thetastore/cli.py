@@ -46,8 +46,9 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
         0 done, 1 found problems, 2 failed.
     """
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    parser = make_parser()
+    asked = [*arguments[1:], "--help"] if arguments[:1] == ["help"] else arguments
+    options = parser.parse_args(asked)
     if options.command is None:
         parser.print_help()
         return EXIT_DONE
@@ -73,7 +74,8 @@ def _words(error: BaseException) -> str:
     return str(error)
 
 
-def _parser() -> Parser:
+def make_parser() -> Parser:
+    """Return the parser, with all subcommands."""
     parser = Parser(prog="thetastore", description="A content-addressed store for model weights.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 
@@ -106,6 +108,9 @@ def _parser() -> Parser:
     for command in (du, stats):
         command.add_argument("--json", action="store_true", help="for programs; schema 1")
         command.set_defaults(function=_usage)
+    completion = commands.add_parser("completion", help="print what completes thetastore in a shell")
+    completion.add_argument("shell", choices=["bash", "zsh", "fish"], metavar="SHELL", help="bash, zsh or fish")
+    completion.set_defaults(function=_completion)
     for command in (init, put, get, show, verify, mend, du, stats):
         command.add_argument("--store", required=True, metavar="DIRECTORY", help="where the store is")
     return parser
@@ -115,6 +120,14 @@ def _store(options: argparse.Namespace, create: bool = False) -> Store:
     from thetastore.store import Store
 
     return Store.open(options.store, create=create)
+
+
+def _completion(options: argparse.Namespace) -> int:
+    from thetastore.command_line import subcommands_of
+    from thetastore.completion import script
+
+    sys.stdout.write(script(options.shell, "thetastore", subcommands_of(make_parser())))
+    return EXIT_DONE
 
 
 def _init(options: argparse.Namespace) -> int:

@@ -37,6 +37,7 @@ COMMANDS = {
     "pull": Command("gitbridge.cli.transfer", "pull", "fetch, and fill the work tree"),
     "push": Command("gitbridge.cli.transfer", "push", "send weights to the remote store (git push does it too)"),
     "checkout": Command("gitbridge.cli.checkout", "checkout", "fill files of the work tree that are pointers"),
+    "completion": Command("gitbridge.cli.completion", "completion", "print what completes git theta in your shell"),
     "env": Command("gitbridge.cli.about", "env", "what is used here: programs, settings, stores"),
     "version": Command("gitbridge.cli.about", "version", "print the version"),
     "filter-process": Command("gitbridge.cli.plumbing", "filter_process", ""),
