@@ -24,6 +24,9 @@ _END64 = struct.Struct("<4sQ2H2I4Q")
 _CENTRAL = struct.Struct("<4s6H3I5H2I")
 _LOCAL = struct.Struct("<4s5H3I2H")
 
+_CENTRAL_CRC = 16
+_LOCAL_CRC = 14
+
 _FULL16 = 0xFFFF
 _FULL32 = 0xFFFFFFFF
 _ENCRYPTED = 0x0001 | 0x0040 | 0x2000
@@ -40,6 +43,15 @@ class ZipEntry(NamedTuple):
     """How many bytes it takes in the archive."""
     stored: bool
     """Whether those bytes are the entry's contents as they are."""
+
+
+class ChecksumPlaces(NamedTuple):
+    """The contents of a stored entry, and where the archive holds their CRC-32."""
+
+    offset: int
+    nbytes: int
+    places: tuple[int, ...]
+    """Byte offsets of four little-endian bytes each: directory, local header or what follows the contents."""
 
 
 class _Central(NamedTuple):
@@ -68,6 +80,51 @@ def read_directory(file: RandomAccess) -> dict[str, ZipEntry]:
         entries[name] = _locate(file, record, offset)
     _check_overlaps(records, entries)
     return {name: entry for name, entry in entries.items() if not name.endswith("/")}
+
+
+def checksum_places(file: RandomAccess) -> list[ChecksumPlaces]:
+    """Return where the checksums of the stored entries are.
+
+    Raises:
+        NotThisFormat: as `read_directory`.
+    """
+    at, nbytes, count = _find_directory(file)
+    directory = _read(file, at, nbytes)
+    found = []
+    for record in _parse_directory(directory, count):
+        entry = _locate(file, record, at)
+        if entry.stored:
+            found.append(ChecksumPlaces(entry.offset, entry.nbytes, _places(file, record, entry, at)))
+        at += _CENTRAL.size + len(record.name) + sum(_CENTRAL.unpack_from(_read(file, at, _CENTRAL.size))[11:13])
+    return found
+
+
+def _places(file: RandomAccess, record: _Central, entry: ZipEntry, central_at: int) -> tuple[int, ...]:
+    in_directory = central_at + _CENTRAL_CRC
+    if not record.flags & _DESCRIPTOR_FOLLOWS:
+        return in_directory, record.offset + _LOCAL_CRC
+    end = entry.offset + entry.nbytes
+    # The signature is optional, and everybody writes it. Without it the field would be the checksum itself.
+    has_signature = file.read_at(end, 4) == b"PK\7\x08"
+    return in_directory, end + (4 if has_signature else 0)
+
+
+def archive_start(file: RandomAccess) -> int:
+    """Return where the last archive of a file begins, by its end record; the archive itself is not looked at.
+
+    Raises:
+        NotThisFormat: the file does not end with an end record, or what that says begins before the file.
+    """
+    at = file.size - _END.size
+    magic, _, _, _, _, nbytes, offset, _ = _END.unpack(_read(file, at, _END.size))
+    locator = _read(file, at - _END64_LOCATOR.size, _END64_LOCATOR.size) if at >= _END64_LOCATOR.size else b""
+    if locator[:4] == b"PK\6\7":
+        at -= _END64_LOCATOR.size + _END64.size
+        *_, nbytes, offset = _END64.unpack(_read(file, at, _END64.size))
+    start: int = at - nbytes - offset
+    if magic != b"PK\5\6" or start < 0:
+        raise NotThisFormat("no zip archive ends where the file ends")
+    return start
 
 
 def _read(file: RandomAccess, offset: int, nbytes: int) -> bytes:
