@@ -10,7 +10,6 @@ Rust and several times as fast as this.
 from __future__ import annotations
 
 import hashlib
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ _TABLE = np.random.default_rng(64).integers(0, 1 << 64, 256, dtype=np.uint64)
 _BLOCK_BYTES = 64 << 10
 _HISTORY = 63
 """Bytes before one that its hash depends on: a bit of the state is shifted out with each."""
-_HEADER = struct.Struct("<BBHI")
+_HEADER_BYTES = 8
 _RAW, _LZ4, _GROUPED = range(3)
 
 
@@ -64,9 +63,9 @@ class Xet:
         digests = threads(lambda piece: hashlib.blake2b(piece, digest_size=32).digest(), pieces)
         new = {digest: piece for digest, piece in zip(digests, pieces, strict=True) if digest not in self._chunks}
         for digest, (way, stored) in zip(new, threads(self._encode, new.values()), strict=True):
-            pack.write(_HEADER.pack(0, way, len(stored) & 0xFFFF, new[digest].nbytes) + stored)
-            self._chunks[digest] = self._pack_bytes + _HEADER.size, len(stored), len(new[digest]), way
-            self._pack_bytes += _HEADER.size + len(stored)
+            pack.write(_header(way, len(stored), new[digest].nbytes) + stored)
+            self._chunks[digest] = self._pack_bytes + _HEADER_BYTES, len(stored), len(new[digest]), way
+            self._pack_bytes += _HEADER_BYTES + len(stored)
         return digests
 
     def _encode(self, raw: memoryview) -> tuple[int, bytes]:
@@ -93,6 +92,10 @@ class Xet:
 
     def stored_bytes(self) -> int:
         return sum(path.stat().st_size for path in self._directory.rglob("*") if path.is_file())
+
+
+def _header(way: int, stored_bytes: int, raw_bytes: int) -> bytes:
+    return b"\0" + stored_bytes.to_bytes(3, "little") + bytes([way]) + raw_bytes.to_bytes(3, "little")
 
 
 def _zeros(raw: bytes, start: int, stop: int) -> Any:

@@ -16,7 +16,7 @@ from numcodecs.compat import ensure_contiguous_ndarray  # type: ignore[import-un
 from numcodecs.registry import register_codec  # type: ignore[import-untyped]
 
 from thetastore.codecs import planes
-from thetastore.codecs.payload import MAX_RAW_BYTES
+from thetastore.codecs.payload import MAX_RAW_BYTES, read_header
 from thetastore.dtypes import DTYPES
 
 __all__ = ["Planes"]
@@ -51,14 +51,19 @@ class Planes(Codec):  # type: ignore[misc]  # numcodecs has no types
         return payload
 
     def decode(self, buf: Any, out: Any = None) -> Any:
-        """Return the raw bytes, in `out` if it is given; else as much memory is allocated as the payload claims.
+        """Return the raw bytes, in `out` if it is given.
+
+        Else memory is allocated for what the payload claims, once its header is consistent: planes that are constant
+        claim up to 4 GiB in a few bytes, so whoever reads what strangers wrote gives `out`.
 
         Raises:
             MalformedError: the payload breaks a rule of its format, or is for another length than `out` has.
         """
         payload = _bytes_of(buf)
         if out is None:
-            out = np.empty(planes.raw_bytes_of(payload), dtype=np.uint8)
+            raw_bytes = planes.raw_bytes_of(payload)
+            read_header(payload, raw_bytes)  # a length that nothing bears out is not allocated
+            out = np.empty(raw_bytes, dtype=np.uint8)
         planes.decode(payload, _bytes_of(out))
         return out
 
