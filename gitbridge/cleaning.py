@@ -7,11 +7,13 @@ a file does not look modified because a newer version would describe it otherwis
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Protocol
 
 from gitbridge.bases import NamedBases
 from gitbridge.blobs import BlobsAtPaths, blob_oid
 from gitbridge.errors import BridgeError, PointerError, PointerVersionError
+from gitbridge.parts import MAX_MARK_BYTES, PartError, begins_as_part, parse_mark
 from gitbridge.pointers import MAX_POINTER_BYTES, is_pointer, parse_pointer, render_pointer
 from gitbridge.repository import Repository
 from thetastore.digest import Digest
@@ -60,6 +62,9 @@ class Cleaner:
             return self._checked_pointer(path, head + content.read(MAX_POINTER_BYTES + 1 - len(head)))
         if not head:
             return b""
+        if begins_as_part(head):
+            head += content.read(MAX_MARK_BYTES - len(head))
+            self._check_part(path, head)
         # Where the file before this one is, git is asked only if a difference from it may be worth something.
         stored = self.store().put_file(_Resumed(head, content), lambda: self._base(path))
         text = render_pointer(stored.manifest, stored.manifest_digest)
@@ -90,6 +95,19 @@ class Cleaner:
         """Return the manifest of what Git holds at a path already."""
         oid = self._blobs.oid(path)
         return None if oid is None else self._blobs.manifest_digest(oid)
+
+    def _check_part(self, path: bytes, head: bytes) -> None:
+        """Refuse a part that we wrote of a file, where it would take the place of the whole."""
+        mark = parse_mark(head)
+        if mark is None or self._repository.config_bool("theta.allowPart", False):
+            return
+        if mark.path == os.fsdecode(path) or self._parent(path) == mark.manifest_digest:
+            raise PartError(
+                f"this file holds only some tensors of '{mark.path}', as git theta checkout --tensors wrote them: "
+                "committed, they would replace the whole",
+                "have it under another name, or get the whole back: git checkout HEAD -- <file>; "
+                "if a part is what you want there: git -c theta.allowPart=true add <file>",
+            )
 
     def _stable(self, path: bytes, text: bytes, file_digest: Digest) -> bytes:
         oid = self._blobs.oid(path)

@@ -13,6 +13,7 @@ from gitbridge.errors import BridgeError, PointerError, words_for
 from gitbridge.fill import Failure, Filling, Wanted, journal_directory, patch_index_of, place
 from gitbridge.journal import FoundJournal, Placement, Records, found_journals
 from gitbridge.pointers import MAX_POINTER_BYTES, MIN_POINTER_BYTES, is_pointer
+from gitbridge.profile import profile_of
 from gitbridge.repository import Repository
 from gitbridge.work_files import UnsafePathError, WorkFiles
 from thetastore.errors import ThetaError
@@ -29,6 +30,8 @@ class Report(NamedTuple):
     raw_bytes: int
     """Of the filled files, together."""
     failures: tuple[Failure, ...]
+    kept: tuple[str, ...] = ()
+    """Paths that stay pointers, because this clone is not set to keep all of their weights."""
 
 
 Progress = Callable[[int, int], None]
@@ -66,6 +69,9 @@ def fill_all(
 ) -> Report:
     """Fetch what is missing, and fill pointers that are in the work tree already."""
     why_not_fetched = fetch(repository, store, wanted)
+    profile = profile_of(repository)
+    kept = tuple(one.path for one in wanted if profile.keeps_pointer(store, one.path, one.manifest_digest))
+    wanted = [one for one in wanted if one.path not in kept] if kept else wanted
     filling = Filling(repository, work_tree)
     done, total_bytes, done_bytes = [], sum(one.file_bytes for one in wanted), 0
     for one in wanted:
@@ -80,7 +86,7 @@ def fill_all(
     failures += filling.finish()
     failed = {failure.path for failure in failures}
     filled = [one for one in done if one.path not in failed]
-    return Report(tuple(one.path for one in filled), sum(one.file_bytes for one in filled), tuple(failures))
+    return Report(tuple(one.path for one in filled), sum(one.file_bytes for one in filled), tuple(failures), kept)
 
 
 def fetch(repository: Repository, store: Store, wanted: list[Wanted], treeish: str | None = None) -> Exception | None:

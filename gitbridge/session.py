@@ -9,7 +9,9 @@ from collections.abc import Iterator
 
 from gitbridge import hooks, materialize
 from gitbridge.cleaning import Cleaner
+from gitbridge.errors import RemoteError
 from gitbridge.fill import Wanted
+from gitbridge.profile import EXCLUDE, INCLUDE, TENSORS, Profile, profile_of
 from gitbridge.repository import Repository
 from thetastore.store import Store
 
@@ -20,6 +22,7 @@ class Session:
     def __init__(self) -> None:
         self.repository = Repository.discover()
         self.cleaner = Cleaner(self.repository)
+        self._profile: Profile | None = None
         if self.repository.work_tree is not None:
             hooks.install_missing(self.repository)
 
@@ -27,6 +30,12 @@ class Session:
     def store(self) -> Store:
         """The local store, made if there is none."""
         return self.cleaner.store()
+
+    def keeps_pointer(self, wanted: Wanted) -> bool:
+        """Tell whether a file stays a pointer, because this clone is not set to keep all of its weights."""
+        if self._profile is None:
+            self._profile = profile_of(self.repository)
+        return self._profile.keeps_pointer(self.store, wanted.path, wanted.manifest_digest)
 
     def fetch(self, wanted: list[Wanted], treeish: str | None) -> Exception | None:
         """Bring files into the local store; return why that failed, if it did."""
@@ -42,6 +51,11 @@ class Session:
         why_not = self.fetch([wanted], treeish)
         if why_not is not None:
             raise why_not
+        if self.keeps_pointer(wanted):
+            raise RemoteError(
+                "this clone is set to keep only a part of these weights",
+                f"git -c {TENSORS}= -c {INCLUDE}= -c {EXCLUDE}= theta fetch brings them",
+            )
         return self.pieces(wanted)
 
     def close(self) -> None:

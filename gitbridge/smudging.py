@@ -49,6 +49,7 @@ class Smudger:
         self._delayed: dict[bytes, _Delayed] = {}
         self._available: dict[bytes, _Delayed | Exception] = {}
         self._asked: list[Wanted] = []
+        self._kept: list[Wanted] = []
         self._why_not_fetched: Exception | None = None
         self._is_fetched = False
 
@@ -84,6 +85,9 @@ class Smudger:
             self._answer_pointer_for_now(wanted, text)
         elif wanted.file_bytes < DIRECT_BYTES and self._was_sent_from_store(wanted):
             return
+        elif (request.can_delay or not request.treeish) and self._session.keeps_pointer(wanted):
+            self._kept.append(wanted)
+            self._writer.answer(text)
         elif request.can_delay:
             self._delayed[request.path] = _Delayed(wanted, answer, request.treeish)
             self._is_fetched = False
@@ -230,6 +234,9 @@ class Smudger:
         failures = self._filling.finish() if self._filling is not None else []
         landed = [wanted for wanted in self._asked if self._lies_in_work_tree(wanted)]
         repository = self._session.repository
+        why_not = self._session.fetch(self._kept, None) if self._kept else None
+        if why_not is not None:
+            complain(self._kept[0].path, why_not)
         if landed and repository.work_tree is not None:
             failures += fill_all(repository, repository.work_tree, self._session.store, landed, []).failures
         return failures

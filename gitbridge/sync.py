@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from gitbridge.errors import ConfigError, RemoteError, how_to_replace
 from gitbridge.excludes import exclude_directory
 from gitbridge.pins import Pin, PinName, pin_names, repository_id, write_pin
+from gitbridge.profile import EVERYTHING, Profile, profile_of
 from gitbridge.remotes import (
     COMMITTED_NAME,
     Place,
@@ -40,6 +41,7 @@ from thetastore.errors import (
 from thetastore.transfer import CopyReport
 
 if TYPE_CHECKING:
+    from thetastore.selection import Wants
     from thetastore.store import Store
 
 Report = Callable[[int, int], None]
@@ -106,8 +108,10 @@ def fetch_manifests(
     remote: str | None,
     treeish: str | None = None,
     report: Report | None = None,
+    profile: Profile | None = None,
+    wants: Wants | None = None,
 ) -> CopyReport:
-    """Bring everything that files need into the local store; opens no remote where nothing is missing.
+    """Bring what is kept of files into the local store; opens no remote where nothing is missing.
 
     Args:
         repository: whose remotes are asked.
@@ -116,12 +120,17 @@ def fetch_manifests(
         remote: the Git remote whose stores are asked; None is the one that `git fetch` would use.
         treeish: the tree being checked out, where it is known.
         report: see `Report`.
+        profile: which files and tensors; None for what this clone is set to keep.
+        wants: which tensors, whatever the profile says of files and tensors.
 
     Raises:
         RemoteError: something is in no store that was asked; what could be had was fetched.
     """
-    wanted = list(dict.fromkeys(pointer.manifest_digest for pointer in pointers))
-    lacking = _incomplete(local, wanted)
+    profile = EVERYTHING if wants is not None else profile_of(repository) if profile is None else profile
+    kept = [pointer for pointer in pointers if profile.wants_path(getattr(pointer, "path", ""))]
+    wants = wants or profile.wants()
+    wanted = list(dict.fromkeys(pointer.manifest_digest for pointer in kept))
+    lacking = _incomplete(local, wanted, wants)
     copied = _NOTHING
     tried: list[str] = []
     damaged: Place | None = None
@@ -129,34 +138,35 @@ def fetch_manifests(
         for place in places(repository, remote, treeish):
             try:
                 with open_place(place) as source:
-                    arrived, failure = _send_what_is_there(source, local, lacking, report)
+                    arrived, failure = _send_what_is_there(source, local, lacking, report, wants)
                 copied = _sum(copied, arrived)
                 tried.append(f"'{place.url}'" + (f" ({failure})" if failure else ""))
                 damaged = damaged or (place if failure else None)
             except RemoteError as error:
                 tried.append(f"'{place.url}' ({error.message})")
-            lacking = _incomplete(local, lacking)
+            lacking = _incomplete(local, lacking, wants)
             if not lacking:
                 return copied
-        raise _not_found(repository, local, pointers, lacking, remote, tried, damaged)
+        missing = local.missing_objects(lacking, wants)
+        raise _not_found(repository, missing, pointers, remote, tried, damaged)
     return copied
 
 
 def _send_what_is_there(
-    source: Store, target: Store, lacking: list[Digest], report: Report | None
+    source: Store, target: Store, lacking: list[Digest], report: Report | None, wants: Wants | None
 ) -> tuple[CopyReport, ThetaError | None]:
     """Copy what a store has of some files, what it has wholly at once; tell what is wrong with the rest."""
     copied = _NOTHING
     partly = lacking
     try:
-        partly = _incomplete(source, lacking)
-        copied = source.send_to(target, [digest for digest in lacking if digest not in partly], report)
+        partly = _incomplete(source, lacking, wants)
+        copied = source.send_to(target, [digest for digest in lacking if digest not in partly], report, wants)
     except _UNREADABLE:
         partly = lacking
     failure: ThetaError | None = None
     for digest in partly:
         try:
-            copied = _sum(copied, source.send_to(target, [digest], report))
+            copied = _sum(copied, source.send_to(target, [digest], report, wants))
         except ObjectMissingError:
             continue  # another place may have it, and `_incomplete` is asked again
         except _UNREADABLE as error:
@@ -164,8 +174,8 @@ def _send_what_is_there(
     return copied, failure
 
 
-def _incomplete(store: Store, manifests: Iterable[Digest]) -> list[Digest]:
-    return list(dict.fromkeys(manifest for manifest, _ in store.missing_objects(manifests)))
+def _incomplete(store: Store, manifests: Iterable[Digest], wants: Wants | None = None) -> list[Digest]:
+    return list(dict.fromkeys(manifest for manifest, _ in store.missing_objects(manifests, wants)))
 
 
 def _sum(one: CopyReport, other: CopyReport) -> CopyReport:
@@ -174,20 +184,20 @@ def _sum(one: CopyReport, other: CopyReport) -> CopyReport:
 
 def _not_found(
     repository: Repository,
-    local: Store,
+    missing: list[tuple[Digest, Digest]],
     pointers: Sequence[HasManifest],
-    lacking: list[Digest],
     remote: str | None,
     tried: list[str],
     damaged: Place | None,
 ) -> RemoteError:
     from shlex import quote
 
-    manifest, digest = local.missing_objects(lacking)[0]
+    manifest, digest = missing[0]
+    others_count = len({other for other, _ in missing}) - 1
     paths = [getattr(p, "path", None) for p in pointers if p.manifest_digest == manifest]
     what = f"the weights of '{paths[0]}'" if paths and paths[0] else f"the weights of manifest '{str(manifest)[:16]}…'"
-    if len(lacking) > 1:
-        what += f" (and of {len(lacking) - 1} more)"
+    if others_count:
+        what += f" (and of {others_count} more)"
     name = remote or default_remote(repository)
     lacks = f"object '{str(digest)[:16]}…' is not in the local store"
     if not tried:
@@ -360,7 +370,7 @@ def _fetch_from_others(repository: Repository, local: Store, place: Place, files
     for name in remote_names(repository):
         try:
             if any(other.directory != place.directory for other in places(repository, name)):
-                fetch_manifests(repository, local, files, name)
+                fetch_manifests(repository, local, files, name, profile=EVERYTHING)
                 return
         except (RemoteError, ConfigError):
             continue

@@ -89,6 +89,22 @@ class SafetensorsSource:
                 left = left[os.write(descriptor, left) :]
 
 
+def nearest_type(dtype: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
+    """Return an element type and shape that safetensors has for the same bytes: bytes, where it lacks the type.
+
+    The last axis is then one of bytes: of whole blocks, or of one element where blocks have only one. Packed elements
+    that do not fill their last byte become one row of bytes.
+    """
+    _, bits, _, block_elements = DTYPES[dtype]
+    if dtype in _NAMES and math.prod(shape) * bits % 8 == 0:
+        return dtype, shape
+    if bits % 8:
+        return "uint8", (raw_bytes_of(dtype, math.prod(shape)),)
+    if block_elements > 1:
+        return "uint8", (*shape[:-1], shape[-1] // block_elements * bits // 8)
+    return "uint8", (*shape, bits // 8)
+
+
 def safetensors_source(tensors: Sequence[NewTensor], metadata: Mapping[str, str] | None = None) -> SafetensorsSource:
     """Return a valid safetensors file of some tensors.
 

@@ -26,3 +26,32 @@ class OpenFile:
         while raw:
             written = os.pwrite(self.descriptor, raw, offset)
             raw, offset = raw[written:], offset + written
+
+
+class Replacing:
+    """A new file that takes its name, and the place of what has it, only if the `with` block ends well.
+
+    Entering gives a descriptor open for reading and writing. After an error nothing is left behind.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = os.path.realpath(path)
+        name = os.path.basename(self._path)[:200]
+        self._temporary = os.path.join(os.path.dirname(self._path), f".{name}.theta-tmp-{os.urandom(8).hex()}")
+        self._descriptor = -1
+
+    def __enter__(self) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._descriptor = os.open(self._temporary, flags, 0o666)
+        return self._descriptor
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            os.close(self._descriptor)
+            if kind is None:
+                os.replace(self._temporary, self._path)
+        finally:
+            try:
+                os.unlink(self._temporary)
+            except FileNotFoundError:
+                pass

@@ -2,26 +2,137 @@
 
 from __future__ import annotations
 
-from gitbridge.cli.opening import make_ready, open_work_tree
+import argparse
+import os
+from typing import TYPE_CHECKING
+
+from gitbridge.cli.opening import make_ready, open_repository, open_work_tree
+from gitbridge.errors import UsageError
 from gitbridge.repository import Repository
 from thetastore.command_line import Parser
 
+if TYPE_CHECKING:
+    from gitbridge.trees import TrackedFile
+    from thetastore.store import Store
+
+_EPILOG = """\
+Without --to, pointers in the work tree become the files that they stand for. With --to, one file of any revision
+(REV:PATH, PATH counting from the top; PATH alone is that of the index) is written to FILE and nothing else is touched:
+the whole file, byte for byte, or with --tensors a safetensors checkpoint of the tensors that match, whatever the format
+of the file. Only the chunks that hold them are fetched. In a glob, * matches dots too: 'model.layers.[0-3].*'.
+"""
+
 
 def checkout(arguments: list[str]) -> int:
-    """Fill files of the work tree that are pointers."""
+    """Fill files of the work tree that are pointers; or write a file of a revision, or a part of it, elsewhere."""
     parser = Parser(
         prog="git theta checkout",
-        description="Fill the files of the work tree that hold only their pointers (all, or those named) with weights.",
+        usage="git theta checkout [[--tensors GLOB]... --to FILE [--force]] [--] [[REV:]PATH...]",
+        description="Fill the files of the work tree that hold only their pointers (all, or those named) with weights; "
+        "or write one file, or some of its tensors, to another place.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("paths", nargs="*", metavar="PATH", help="files, directories or globs")
+    parser.add_argument("--tensors", action="append", metavar="GLOB", help="only tensors whose names match; repeatable")
+    parser.add_argument("--to", metavar="FILE", help="write to this file")
+    parser.add_argument("--force", action="store_true", help="even if FILE exists")
+    parser.add_argument("paths", nargs="*", metavar="[REV:]PATH", help="files; without --to, directories or globs too")
     options = parser.parse_args(arguments)
-    with open_work_tree() as repository:
-        return fill(repository, options.paths or None)
+    if options.to is None and not options.tensors:
+        with open_work_tree() as repository:
+            _refuse_revisions(options.paths)
+            return fill(repository, options.paths or None)
+    if options.to is None:
+        raise UsageError(
+            "--tensors needs --to: a part of a file cannot stand in its place", "add --to part.safetensors"
+        )
+    if len(options.paths) != 1:
+        raise UsageError(f"--to takes one file, {len(options.paths)} were named")
+    with open_repository() as repository:
+        return _write(repository, options.paths[0], options.tensors, options.to, options.force)
+
+
+def _refuse_revisions(paths: list[str]) -> None:
+    for path in paths:
+        revision, colon, rest = path.partition(":")
+        if colon and not os.path.lexists(path):
+            raise UsageError(
+                f"'{path}' names a file of a revision, and its place is the work tree's",
+                f"git checkout {revision} -- {rest}, or --to FILE to have it elsewhere",
+            )
+
+
+def _write(repository: Repository, name: str, globs: list[str] | None, target: str, force: bool) -> int:
+    """Write a file, or some of its tensors, to a path."""
+    from gitbridge.revisions import parse_name, tracked_file
+
+    _check_target(target, force)
+    file = tracked_file(repository, parse_name(name)._replace(tensor=None), os.getcwd())
+    with repository.open_store() as store:
+        if globs is None:
+            _write_whole(repository, store, file, target)
+        else:
+            _write_part(repository, store, file, globs, target)
+    return 0
+
+
+def _check_target(target: str, force: bool) -> None:
+    """Refuse to overwrite what is neither a pointer nor a part, both of which can be had again."""
+    from gitbridge.parts import begins_as_part
+    from gitbridge.pointers import is_pointer
+
+    if force or not os.path.lexists(target):
+        return
+    if os.path.isfile(target):
+        with open(target, "rb") as stream:
+            head = stream.read(256)
+        if is_pointer(head) or begins_as_part(head):
+            return
+    raise UsageError(f"'{target}' exists", "--force writes over it")
+
+
+def _write_whole(repository: Repository, store: Store, file: TrackedFile, target: str) -> None:
+    from gitbridge.profile import EVERYTHING
+    from gitbridge.render import Progress, size_text
+    from gitbridge.sync import fetch_manifests
+    from thetastore.open_file import Replacing
+
+    progress = Progress("fetching weights")
+    try:
+        fetch_manifests(repository, store, [file], None, report=progress, profile=EVERYTHING)
+    finally:
+        progress.done()
+    manifest = store.get_manifest(file.manifest_digest)
+    with Replacing(target) as descriptor:
+        store.write_file(manifest, file.manifest_digest, descriptor)
+    print(f"git theta: wrote '{target}', {size_text(manifest.file_bytes)}")
+
+
+def _write_part(repository: Repository, store: Store, file: TrackedFile, globs: list[str], target: str) -> None:
+    from gitbridge.parts import part_source
+    from gitbridge.reading import open_reader, select_names
+    from gitbridge.render import Progress, count_text, size_text
+    from thetastore.open_file import Replacing
+    from thetastore.selection import named_wants
+
+    every = [tensor.name for tensor in file.pointer(repository).tensors]
+    names = select_names(every, globs)
+    progress = Progress("fetching weights")
+    try:
+        reader = open_reader(repository, store, file, named_wants(names), report=progress)
+    finally:
+        progress.done()
+    source = part_source(reader, names, file.path)
+    with Replacing(target) as descriptor:
+        source.write_to(descriptor)
+    of = f"{len(names)} of {count_text(len(every), 'tensor')}"
+    print(f"git theta: wrote '{target}', {of}, {size_text(source.file_bytes)}")
 
 
 def fill(repository: Repository, arguments: list[str] | None) -> int:
     """Fill pointers, say how many, and name those that could not be; return the exit status."""
     from gitbridge.materialize import complain_all, materialize
+    from gitbridge.profile import EXCLUDE, INCLUDE, TENSORS
     from gitbridge.render import Progress, count_text, size_text
     from gitbridge.setup import is_configured
     from gitbridge.states import select
@@ -39,7 +150,10 @@ def fill(repository: Repository, arguments: list[str] | None) -> int:
     complain_all(report.failures)
     if report.filled:
         print(f"git theta: filled {count_text(len(report.filled), 'file')}, {size_text(report.raw_bytes)}")
-    elif not report.failures:
+    if report.kept:
+        print(f"git theta: this clone keeps only a part of the weights of {count_text(len(report.kept), 'pointer')}")
+        print(f"hint: git -c {TENSORS}= -c {INCLUDE}= -c {EXCLUDE}= theta pull fills them all the same")
+    elif not report.filled and not report.failures:
         from gitbridge.absent import remark_on_absent
 
         print(f"git theta: {remark_on_absent(repository) or 'nothing to fill: no file here is a pointer'}")

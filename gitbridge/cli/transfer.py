@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 
 from gitbridge.cli.opening import open_repository, open_work_tree
 from gitbridge.errors import ConfigError, GitError, RevisionError
+from gitbridge.profile import Profile, profile_of, split_globs
+from gitbridge.reading import select_names
 from gitbridge.remotes import default_remote, remote_names
 from gitbridge.render import Progress, count_text, size_text
 from gitbridge.repository import Repository
@@ -21,11 +24,29 @@ def fetch(arguments: list[str]) -> int:
         "fetch", "Bring the weights of revisions (HEAD and the index, if none is named) into the local store."
     )
     parser.add_argument("--all", action="store_true", help="of the whole history of all branches and tags")
+    parser.add_argument("-I", "--include", action="append", metavar="PATHS", help="only these files; comma-separated")
+    parser.add_argument("-X", "--exclude", action="append", metavar="PATHS", help="not these files; comma-separated")
+    parser.add_argument("--tensors", action="append", metavar="GLOBS", help="only tensors whose names match")
+    parser.epilog = (
+        "For good, in this clone: theta.fetchInclude, theta.fetchExclude, theta.fetchTensors. "
+        "What is given here takes their place."
+    )
     options = parser.parse_args(arguments)
     with open_repository() as repository:
-        copied = _fetch(repository, options.remote, options.refs, options.all)
-    print(_fetched(copied))
+        profile = _profile(repository, options)
+        copied = _fetch(repository, options.remote, options.refs, options.all, profile)
+    print(_fetched(copied, profile))
     return 0
+
+
+def _profile(repository: Repository, options: argparse.Namespace) -> Profile:
+    """Return what this clone is set to keep, but for what the command line says."""
+    usual = profile_of(repository)
+    return Profile(
+        usual.tensors if options.tensors is None else split_globs(options.tensors),
+        usual.include if options.include is None else split_globs(options.include),
+        usual.exclude if options.exclude is None else split_globs(options.exclude),
+    )
 
 
 def pull(arguments: list[str]) -> int:
@@ -39,8 +60,9 @@ def pull(arguments: list[str]) -> int:
     from gitbridge.cli.checkout import fill
 
     with open_work_tree() as repository:
-        copied = _fetch(repository, options.remote, [], False)
-        print(_fetched(copied))
+        profile = profile_of(repository)
+        copied = _fetch(repository, options.remote, [], False, profile)
+        print(_fetched(copied, profile))
         return fill(repository, None)
 
 
@@ -85,9 +107,9 @@ def _would(pushed: Pushed) -> str:
     return f"git theta: would send what '{pushed.place.url}' lacks of {versions}"
 
 
-def _fetched(copied: CopyReport) -> str:
+def _fetched(copied: CopyReport, profile: Profile) -> str:
     if not copied.object_count:
-        return "git theta: all weights are in the local store already"
+        return f"git theta: all weights {'' if profile.is_whole else 'to keep '}are in the local store already"
     return f"git theta: fetched {count_text(copied.object_count, 'object')}, {size_text(copied.stored_bytes)}"
 
 
@@ -98,19 +120,29 @@ def _parser(name: str, description: str) -> Parser:
     return parser
 
 
-def _fetch(repository: Repository, remote: str | None, refs: list[str], everything: bool) -> CopyReport:
+def _fetch(
+    repository: Repository, remote: str | None, refs: list[str], everything: bool, profile: Profile
+) -> CopyReport:
     from gitbridge.sync import fetch_manifests
 
     _check_is_remote(repository, remote)
-    files = _wanted(repository, refs, everything)
+    files = [file for file in _wanted(repository, refs, everything) if profile.wants_path(file.path)]
+    _check_globs(repository, files, profile)
     progress = Progress("fetching weights")
     try:
         if not files:
             return CopyReport(0, 0, 0)
         with repository.open_store() as local:
-            return fetch_manifests(repository, local, files, remote, report=progress)
+            return fetch_manifests(repository, local, files, remote, report=progress, profile=profile)
     finally:
         progress.done()
+
+
+def _check_globs(repository: Repository, files: list[TrackedFile], profile: Profile) -> None:
+    """Refuse globs that match nothing in any of the files; pointers tell, so nothing is fetched for it."""
+    if profile.tensors and files:
+        names = {tensor.name for file in files for tensor in file.pointer(repository).tensors}
+        select_names(sorted(names), profile.tensors)
 
 
 def _check_is_remote(repository: Repository, remote: str | None) -> None:

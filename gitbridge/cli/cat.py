@@ -1,0 +1,72 @@
+"""`git theta cat`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from gitbridge.cli.opening import open_repository
+from gitbridge.errors import UsageError
+from gitbridge.render import Progress
+from gitbridge.revisions import parse_name, tracked_file
+from thetastore.command_line import Parser
+
+if TYPE_CHECKING:
+    from gitbridge.repository import Repository
+    from gitbridge.trees import TrackedFile
+    from thetastore.store import Store
+
+
+def cat(arguments: list[str]) -> int:
+    """Write the bytes of a file, or of one tensor, to standard output."""
+    parser = Parser(
+        prog="git theta cat",
+        usage="git theta cat [--] [REV:]PATH[//TENSOR]",
+        description="Write a file of the index or of a revision to standard output, byte for byte; or the bytes of one "
+        "tensor, in C order. Only the chunks needed are fetched. The last bytes are written after everything was "
+        "verified; a file that was cut off ends with exit status 2.",
+    )
+    parser.add_argument("name", metavar="[REV:]PATH[//TENSOR]", help="v1.2:model.safetensors//lm_head.weight")
+    options = parser.parse_args(arguments)
+    if sys.stdout.isatty():
+        raise UsageError("weights are not for a terminal", "git theta cat … > FILE, or git theta show --stats …")
+    name = parse_name(options.name)
+    with open_repository() as repository:
+        file = tracked_file(repository, name, os.getcwd())
+        with repository.open_store() as store:
+            for piece in _held_back(_pieces(repository, store, file, name.tensor)):
+                sys.stdout.buffer.write(piece)
+    return 0
+
+
+def _pieces(repository: Repository, store: Store, file: TrackedFile, tensor: str | None) -> Iterator[memoryview]:
+    from gitbridge.profile import EVERYTHING
+    from gitbridge.reading import open_reader
+    from gitbridge.sync import fetch_manifests
+    from thetastore.selection import named_wants
+
+    progress = Progress("fetching weights")
+    try:
+        if tensor is None:
+            fetch_manifests(repository, store, [file], None, report=progress, profile=EVERYTHING)
+        else:
+            reader = open_reader(repository, store, file, named_wants([tensor]), report=progress)
+    finally:
+        progress.done()
+    if tensor is None:
+        manifest = store.get_manifest(file.manifest_digest)
+        yield from store.read_file(manifest, file.manifest_digest)
+    else:
+        yield from (piece for _, piece in reader.pieces(tensor))
+
+
+def _held_back(pieces: Iterator[memoryview]) -> Iterator[bytes]:
+    """Yield pieces one late, so that the last one comes after the digest of the whole was checked."""
+    before = b""
+    for piece in pieces:
+        if before:
+            yield before
+        before = bytes(piece)
+    yield before

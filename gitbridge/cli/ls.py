@@ -1,0 +1,66 @@
+"""`git theta ls`."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+
+from gitbridge.cli.opening import open_repository
+from gitbridge.reading import select_names
+from gitbridge.render import count_text, printable, shape_text, size_text, table
+from gitbridge.revisions import parse_name, tracked_file
+from thetastore.command_line import Parser
+from thetastore.dtypes import raw_bytes_of
+
+
+def ls(arguments: list[str]) -> int:
+    """List the tensors of one file of a revision; needs no weights."""
+    parser = Parser(
+        prog="git theta ls",
+        usage="git theta ls [--json | -z] [--] [REV:]PATH [GLOB...]",
+        description="List the tensors of a file (of the index, or of a revision), or those whose names match.",
+    )
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="for programs; schema 1")
+    output.add_argument("-z", dest="nul", action="store_true", help="names only, each ended by a NUL byte")
+    parser.add_argument("file", metavar="[REV:]PATH", help="a tracked file; PATH of a revision counts from the top")
+    parser.add_argument("globs", nargs="*", metavar="GLOB", help="tensors; * matches dots, too")
+    options = parser.parse_args(arguments)
+    name = parse_name(options.file)
+    globs = options.globs + ([name.tensor] if name.tensor else [])
+    with open_repository() as repository:
+        file = tracked_file(repository, name, os.getcwd())
+        tensors = file.pointer(repository).tensors
+    if globs:
+        chosen = set(select_names([tensor.name for tensor in tensors], globs))
+        tensors = tuple(tensor for tensor in tensors if tensor.name in chosen)
+    if options.nul:
+        sys.stdout.buffer.write(b"".join(tensor.name.encode() + b"\0" for tensor in tensors))
+        return 0
+    sizes = [raw_bytes_of(tensor.dtype, math.prod(tensor.shape)) for tensor in tensors]
+    if options.json:
+        _print_json(file.path, tensors, sizes)
+        return 0
+    rows = [
+        (t.dtype, shape_text(t.shape), size_text(nbytes), str(t.digest)[:16], printable(t.name))
+        for t, nbytes in zip(tensors, sizes, strict=True)
+    ]
+    sys.stdout.write(table(rows, right=(2,)))
+    if not tensors:
+        print(f"git theta: '{file.path}' ({file.format}) has no tensors that git theta sees", file=sys.stderr)
+    elif not globs:
+        count = sum(math.prod(tensor.shape) for tensor in tensors)
+        print(f"{count_text(len(tensors), 'tensor')}, {count:,} elements, {size_text(sum(sizes))}")
+    return 0
+
+
+def _print_json(path: str, tensors, sizes) -> None:  # type: ignore[no-untyped-def]
+    import json
+
+    listed = [
+        {"name": t.name, "dtype": t.dtype, "shape": list(t.shape), "digest": str(t.digest), "raw_bytes": nbytes}
+        for t, nbytes in zip(tensors, sizes, strict=True)
+    ]
+    json.dump({"schema": 1, "path": path, "tensors": listed}, sys.stdout, indent=1)
+    sys.stdout.write("\n")

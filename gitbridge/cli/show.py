@@ -1,0 +1,127 @@
+"""`git theta show`."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from gitbridge.cli.opening import open_repository
+from gitbridge.errors import UsageError
+from gitbridge.reading import open_reader
+from gitbridge.render import Progress, count_text, printable, shape_text, size_text, table
+from gitbridge.revisions import parse_name, tracked_file
+from thetastore.command_line import Parser
+from thetastore.dtypes import raw_bytes_of
+from thetastore.errors import NoSuchTensorError
+from thetastore.selection import named_wants
+
+if TYPE_CHECKING:
+    from gitbridge.pointers import PointerTensor
+    from gitbridge.repository import Repository
+    from gitbridge.trees import TrackedFile
+    from thetastore.summary import Summary
+
+
+def show(arguments: list[str]) -> int:
+    """Show what is known of a file, or of one tensor."""
+    parser = Parser(
+        prog="git theta show",
+        usage="git theta show [--stats] [--json] [--] [REV:]PATH[//TENSOR]",
+        description="Show what a file is, or one tensor of it; with --stats, what the tensor's numbers look like.",
+    )
+    parser.add_argument("--stats", action="store_true", help="read the tensor: range, mean, zeros, NaNs")
+    parser.add_argument("--json", action="store_true", help="for programs; schema 1")
+    parser.add_argument("name", metavar="[REV:]PATH[//TENSOR]", help="v1.2:model.safetensors//lm_head.weight")
+    options = parser.parse_args(arguments)
+    name = parse_name(options.name)
+    if options.stats and not name.tensor:
+        raise UsageError("--stats is of one tensor", f"git theta show --stats {name}//TENSOR")
+    with open_repository() as repository:
+        file = tracked_file(repository, name, os.getcwd())
+        if name.tensor:
+            values = _of_tensor(repository, file, name.tensor, options.stats)
+        else:
+            values = _of_file(repository, file)
+    if options.json:
+        import json
+
+        # What JSON has no numbers for: NaN and infinity.
+        plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+        json.dump({"schema": 1, **plain}, sys.stdout, indent=1)
+        sys.stdout.write("\n")
+    else:
+        sys.stdout.write(table([(label.replace("_", " "), _text(label, value)) for label, value in values.items()]))
+    return 0
+
+
+def _of_file(repository: Repository, file: TrackedFile) -> dict[str, Any]:
+    tensors = file.pointer(repository).tensors
+    dtypes = Counter(tensor.dtype for tensor in tensors)
+    return {
+        "path": file.path,
+        "format": file.format,
+        "size_bytes": file.file_bytes,
+        "digest": str(file.file_digest),
+        "manifest": str(file.manifest_digest),
+        "tensors": len(tensors),
+        "elements": sum(math.prod(tensor.shape) for tensor in tensors),
+        "dtypes": dict(dtypes.most_common()),
+    }
+
+
+def _of_tensor(repository: Repository, file: TrackedFile, name: str, with_stats: bool) -> dict[str, Any]:
+    tensors = {tensor.name: tensor for tensor in file.pointer(repository).tensors}
+    if name not in tensors:
+        raise NoSuchTensorError(name, tuple(tensors))
+    tensor = tensors[name]
+    values: dict[str, Any] = {
+        "path": file.path,
+        "tensor": name,
+        "dtype": tensor.dtype,
+        "shape": list(tensor.shape),
+        "elements": math.prod(tensor.shape),
+        "raw_bytes": raw_bytes_of(tensor.dtype, math.prod(tensor.shape)),
+        "digest": str(tensor.digest),
+    }
+    same = _others_with(tensors.values(), tensor)
+    if same:
+        values["same_bytes_as"] = same
+    if with_stats:
+        summary = _summary(repository, file, name)
+        if summary is None:
+            raise UsageError(f"elements of {tensor.dtype} have no numbers of their own to make figures of")
+        values |= summary._asdict()
+    return values
+
+
+def _others_with(tensors: Any, tensor: PointerTensor) -> list[str]:
+    return [other.name for other in tensors if other.digest == tensor.digest and other.name != tensor.name]
+
+
+def _summary(repository: Repository, file: TrackedFile, name: str) -> Summary | None:
+    from thetastore.summary import summarise
+
+    progress = Progress("fetching weights")
+    with repository.open_store() as store:
+        try:
+            reader = open_reader(repository, store, file, named_wants([name]), report=progress)
+        finally:
+            progress.done()
+        return summarise(reader, name)
+
+
+def _text(label: str, value: Any) -> str:
+    if label.endswith("_bytes"):
+        return f"{size_text(value)} ({value:,} bytes)" if value >= 1000 else f"{value} bytes"
+    if isinstance(value, dict):
+        return ", ".join(f"{kind}: {count_text(count, 'tensor')}" for kind, count in value.items()) or "-"
+    if label == "shape":
+        return shape_text(value)
+    if isinstance(value, list):
+        return ", ".join(map(printable, value))
+    if isinstance(value, float):
+        return f"{value:.9g}"
+    return f"{value:,}" if isinstance(value, int) else printable(value)
