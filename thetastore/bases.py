@@ -20,7 +20,7 @@ from thetastore.choice import LEAST_DIFFERENCE_BYTES
 from thetastore.digest import Digest, Kind
 from thetastore.dtypes import raw_bytes_of
 from thetastore.errors import ThetaError
-from thetastore.families import family_keys, find_relatives, register
+from thetastore.families import Described, family_keys, find_relatives, register
 from thetastore.manifest import Chunk, Manifest, parse_manifest, parse_page
 from thetastore.objects import Objects, Prepared
 
@@ -37,20 +37,8 @@ _FREE_FAILURES = 24
 _MOST_PAGES = 8
 
 
-class PlacedTensor(Protocol):
+class PlacedTensor(Described, Protocol):
     """A tensor and where it lies, of a layout or of a manifest."""
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-
-    @property
-    def dtype(self) -> str:
-        """Name of its element type."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Its lengths."""
 
     @property
     def offset(self) -> int:
@@ -88,7 +76,7 @@ class TensorMap:
         return self._tensors[number]
 
 
-class _Candidate:
+class Candidate:
     """A model against whose chunks differences may be taken. Its chunk list is read as it is needed."""
 
     def __init__(self, objects: Objects, manifest: Manifest) -> None:
@@ -110,6 +98,10 @@ class _Candidate:
         place = own.offset + offset - tensor.offset
         chunk = self._page_at(place).get(place)
         return chunk.digest if chunk is not None and chunk.raw_bytes == nbytes else None
+
+    def chunk_at(self, place: int) -> Chunk | None:
+        """Return the chunk that begins at an offset in this file."""
+        return self._page_at(place).get(place)
 
     def _page_at(self, place: int) -> dict[int, Chunk]:
         number = max(0, bisect_right(self._page_starts, place) - 1) if self._pages else 0
@@ -142,7 +134,7 @@ class Bases:
         self._objects = objects
         self._tensors = tensors
         self._parent = parent
-        self._candidates: list[_Candidate] | None = None
+        self._candidates: list[Candidate] | None = None
         self._map: TensorMap | None = None
         self._probes_left = _PROBES
         self._has_parent = False
@@ -174,7 +166,7 @@ class Bases:
 
     def learn(self, prepared: Prepared) -> None:
         """Take note of what became of a chunk, so that guessing ends where it is useless."""
-        if prepared.entry is not None and prepared.entry.bases:
+        if prepared.entry is not None and prepared.entry.codec == "difference":
             self._useful_count += 1
 
     def _guess(self, offset: int, raw: memoryview, dtype: str) -> list[Digest]:
@@ -201,13 +193,13 @@ class Bases:
             self._family_keys = family_keys(self._tensors)
         return self._family_keys
 
-    def _opened(self) -> tuple[list[_Candidate], TensorMap]:
+    def _opened(self) -> tuple[list[Candidate], TensorMap]:
         if self._map is None:
             self._candidates = list(self._find())
             self._map = TensorMap(self._tensors if self._candidates else ())
         return self._candidates or [], self._map
 
-    def _find(self) -> Iterator[_Candidate]:
+    def _find(self) -> Iterator[Candidate]:
         candidate = self._read(self._parent) if self._parent is not None else None
         if candidate is not None:
             self._has_parent = True
@@ -220,16 +212,16 @@ class Bases:
             if candidate is not None:
                 yield candidate
 
-    def _read(self, hint: BaseHint) -> _Candidate | None:
+    def _read(self, hint: BaseHint) -> Candidate | None:
         try:
             digest = hint() if callable(hint) else hint
             if digest is None or not self._objects.contains(digest):
                 return None
-            return _Candidate(self._objects, parse_manifest(self._objects.get(Kind.MANIFEST, digest)))
+            return Candidate(self._objects, parse_manifest(self._objects.get(Kind.MANIFEST, digest)))
         except ThetaError:
             return None
 
-    def _probe(self, found: list[tuple[_Candidate, Digest]], raw: memoryview, dtype: str) -> None:
+    def _probe(self, found: list[tuple[Candidate, Digest]], raw: memoryview, dtype: str) -> None:
         """Compare candidates by the start of one chunk; after a few, keep the nearest alone."""
         for candidate in self._candidates or ():
             candidate.cost_bytes += _PROBE_BYTES

@@ -97,6 +97,11 @@ def make_parser() -> Parser:
     verify.set_defaults(function=_verify)
     mend = commands.add_parser("mend", help="set damaged packs aside, so that what is lost can be stored again")
     mend.set_defaults(function=_mend)
+    repack = commands.add_parser("repack", help="store everything anew where that takes fewer bytes")
+    repack.add_argument("--aggressive", action="store_true", help="search longer; up to 8 bases deep, dearer to read")
+    repack.add_argument("-n", "--dry-run", action="store_true", help="only say what would be saved")
+    repack.add_argument("--json", action="store_true", help="for programs; schema 1")
+    repack.set_defaults(function=_repack)
     du = commands.add_parser(
         "du", help="say what takes how many bytes, file by file", epilog=_FIGURES, formatter_class=_AsWritten
     )
@@ -111,7 +116,7 @@ def make_parser() -> Parser:
     completion = commands.add_parser("completion", help="print what completes thetastore in a shell")
     completion.add_argument("shell", choices=["bash", "zsh", "fish"], metavar="SHELL", help="bash, zsh or fish")
     completion.set_defaults(function=_completion)
-    for command in (init, put, get, show, verify, mend, du, stats):
+    for command in (init, put, get, show, verify, mend, repack, du, stats):
         command.add_argument("--store", required=True, metavar="DIRECTORY", help="where the store is")
     return parser
 
@@ -206,6 +211,26 @@ def _mend(options: argparse.Namespace) -> int:
     if not found:
         print(f"{store.url}: nothing is damaged", file=sys.stderr)
     return EXIT_FOUND if found else EXIT_DONE
+
+
+def _repack(options: argparse.Namespace) -> int:
+    import time
+
+    from thetastore.repack import AGGRESSIVE, HOT, repack
+    from thetastore.repack_report import repack_text, repack_values
+
+    started = time.monotonic()
+    with _store(options) as store:
+        repacked = repack(store.objects, store.pool, AGGRESSIVE if options.aggressive else HOT, options.dry_run)
+    elapsed_s = time.monotonic() - started
+    if options.json:
+        import json
+
+        json.dump(repack_values(repacked, options.dry_run, elapsed_s), sys.stdout, indent=1)
+        sys.stdout.write("\n")
+    else:
+        sys.stdout.write(repack_text(repacked, options.dry_run, elapsed_s))
+    return EXIT_DONE
 
 
 def _usage(options: argparse.Namespace) -> int:

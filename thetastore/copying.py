@@ -7,7 +7,7 @@ that a whole file costs little more than itself; what a single chunk may cost is
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import NamedTuple
 
 from thetastore.anchor_table import AnchorTable
@@ -46,9 +46,19 @@ class Copying:
         """Return the anchors of a chunk; opaque bytes have none, since they are cut where their content says."""
         return anchors_of(raw, _item_bytes(dtype)) if dtype in DTYPES else []
 
-    def find(self, raw: memoryview, dtype: str | None, anchors: Sequence[Anchor], most_depth: int) -> Found | None:
-        """Return what a chunk can be made of by a record of at most that depth; None where that is too little."""
-        hits = self._table.find(anchors)
+    def find(
+        self,
+        raw: memoryview,
+        dtype: str | None,
+        anchors: Sequence[Anchor],
+        most_depth: int,
+        admits: Callable[[Digest], bool] = lambda _: True,
+    ) -> Found | None:
+        """Return what a chunk can be made of by a record of at most that depth; None where that is too little.
+
+        Only what `admits` says yes to becomes a base; the chunk itself, where it is stored already, must not.
+        """
+        hits = [hit for hit in self._table.find(anchors) if admits(hit.base)]
         if not hits or dtype is None:
             return None
         bases = _BaseReader(self._representations, raw.nbytes, most_depth - 1)

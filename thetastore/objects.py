@@ -57,7 +57,8 @@ class Objects:
         self.catalog = Catalog(backend, self.packs)
         """What the store was found to hold."""
         self._upkeep = Upkeep(backend, self.catalog, self.packs, pack_bytes)
-        self._pack_bytes = pack_bytes
+        self.pack_bytes = pack_bytes
+        """At most so long is a pack, unless a single record is longer."""
         self._writers: list[PackWriter] = []
         self._added: dict[Digest, tuple[PackWriter, Row]] = {}
         self.representations = Representations(self.packs, self.catalog, backend.url, self._own_place)
@@ -184,7 +185,7 @@ class Objects:
 
     def _has_room(self, nbytes: int) -> bool:
         writer = self._writers[-1]
-        return writer.has_room_for(nbytes, (1 << 62) if writer.is_empty else self._pack_bytes)
+        return writer.has_room_for(nbytes, (1 << 62) if writer.is_empty else self.pack_bytes)
 
     def put(self, kind: Kind, raw: Buffer, dtype: str | None = None, bases: Iterable[Digest] = ()) -> Digest:
         """Prepare and add an object; return its digest."""

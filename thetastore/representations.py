@@ -116,7 +116,7 @@ class Representations:
 
         Raises as `get` does.
         """
-        out = self._take(raw_bytes)
+        out = self.take(raw_bytes)
         try:
             return self._at_any_place(digest, lambda place: self._proven_at(place, Kind.CHUNK, digest, lambda _: out))
         except ThetaError:
@@ -124,7 +124,7 @@ class Representations:
             raise
 
     def give(self, view: memoryview) -> None:
-        """Take back memory that came from `decode`; the view must not be used again."""
+        """Take back memory that came from `decode` or `take`; the view must not be used again."""
         buffer = view.obj
         assert isinstance(buffer, bytearray)
         if len(self._buffers) < _SPARE_BUFFERS and len(buffer) <= _MOST_KEPT_BYTES:
@@ -223,7 +223,7 @@ class Representations:
         """Decode the object at a place, whose depth must be `below`; the recursion goes through its bases."""
         if not effort.allows(place):
             raise ObjectCorruptError(str(digest), place.file_name, _TOO_MUCH)
-        record = self._take(place.nbytes)
+        record = self.take(place.nbytes)
         try:
             entry, stored = self._read(place, digest, record)
             if entry.kind != kind:
@@ -253,7 +253,7 @@ class Representations:
                 base = self._decode_base(entry, place, entry.bases[0], lambda _: out, effort)
                 codecs.decode(entry.codec, entry.params, stored, out, (base,))
                 return
-            bases.extend(self._decode_base(entry, place, digest, self._take, effort) for digest in entry.bases)
+            bases.extend(self._decode_base(entry, place, digest, self.take, effort) for digest in entry.bases)
             codecs.decode(entry.codec, entry.params, stored, out, bases)
         except (MalformedError, UnsupportedError) as error:
             raise _explained(entry, stored, place, error) from error
@@ -295,8 +295,8 @@ class Representations:
             raise _corrupt(entry, place, "the stored bytes do not have their checksum")
         return entry, stored
 
-    def _take(self, nbytes: int) -> memoryview:
-        """Return memory, used before where possible: touching new memory costs 1 ms a MB."""
+    def take(self, nbytes: int) -> memoryview:
+        """Return memory for `give` to take back, used before where possible: touching new memory costs 1 ms a MB."""
         try:
             buffer = self._buffers.pop()
         except IndexError:

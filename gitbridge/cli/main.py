@@ -45,6 +45,7 @@ COMMANDS = {
         "fill pointers in the work tree; --to: a file or a part of it",
     ),
     "doctor": Command("gitbridge.cli.doctor", "doctor", "what is wrong here, and the command that mends it"),
+    "repack": Command("gitbridge.cli.repack", "run", "store everything here anew, where that takes fewer bytes"),
     "completion": Command("gitbridge.cli.completion", "completion", "print what completes git theta in your shell"),
     "env": Command("gitbridge.cli.about", "env", "what is used here: programs, settings, stores"),
     "version": Command("gitbridge.cli.about", "version", "print the version"),
