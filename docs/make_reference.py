@@ -1,4 +1,4 @@
-"""Write docs/commands.md and the manual pages from the parsers: `make docs`. A test compares them."""
+"""Write the references of commands and settings, and the manual pages, from the code: `make docs`. A test compares."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gitbridge.cli.main import COMMANDS, groups
 from gitbridge.cli.parsers import all_parsers
+from gitbridge.settings import CONFIGURATION, ENVIRONMENT, INTERNAL, Setting
 from thetastore.cli import make_parser
 from thetastore.reference import describe, manual_page, markdown
 
@@ -19,6 +20,27 @@ Written by `make docs` from the parsers of the programs; a test fails where it i
 
 Results go to standard output, all else to standard error. Exit status: 0 done, 1 problems were found, 2 failed, 129 the
 arguments were not understood, 130 interrupted, 141 nobody reads the output. `--json` output says `"schema": 1`.
+
+"""
+_SETTINGS_HEAD = """\
+# Configuration
+
+Written by `make docs` from `gitbridge/settings.py`; a test fails where it is not current. `git theta doctor` names
+settings that mean nothing, and what was probably meant; `git theta env` shows what is in use.
+
+## What wins
+
+1. an option of the command line, and `git -c theta.name=value`
+2. a variable of the environment
+3. git configuration: of the work tree, the repository, the user, the system, in this order; for the remote store,
+   `remote.<name>.thetaUrl` before `theta.url`
+4. `.thetaconfig`: as the index has it, else the tree that is being checked out, else HEAD
+5. the repository that the git remote is, if it is on this machine: its local store, and what it is configured with
+6. the default
+
+`.thetaconfig` travels with the repository and has git's own syntax. Others write it: only what is marked *committed* is
+read from it, without includes; and before weights go to a place that only it names and that is not one's own, somebody
+has to agree (`theta.trustedUrl`).
 
 """
 _STORE_HEAD = """
@@ -37,6 +59,20 @@ thetastore keeps files of model weights in a content-addressed store: a director
 """
 
 
+def _configuration() -> str:
+    text = _SETTINGS_HEAD + "## In git configuration\n\n| name | default | meaning |\n| --- | --- | --- |\n"
+    text += "".join(_setting_row(setting) for setting in CONFIGURATION)
+    text += "\n## In the environment\n\n| name | default | meaning |\n| --- | --- | --- |\n"
+    text += "".join(_setting_row(setting) for setting in ENVIRONMENT)
+    text += "\n## What git theta sets itself\n\n| name | meaning |\n| --- | --- |\n"
+    return text + "".join(f"| `{name}` | {meaning} |\n" for name, meaning in INTERNAL.items())
+
+
+def _setting_row(setting: Setting) -> str:
+    committed = " *committed*" if setting.is_committed else ""
+    return f"| `{setting.name}`{committed} | {setting.default} | {setting.meaning} |\n"
+
+
 def files() -> dict[Path, str]:
     """Return the content of each file that is generated, by its place."""
     bridge = [one for summary, parser in all_parsers().values() for one in describe(parser, summary)]
@@ -49,6 +85,7 @@ def files() -> dict[Path, str]:
     )
     return {
         ROOT / "docs" / "commands.md": f"{_HEAD}{overview.lstrip()}\n{markdown(bridge)}{_STORE_HEAD}{markdown(store)}",
+        ROOT / "docs" / "configuration.md": _configuration(),
         ROOT / "docs" / "man" / "git-theta.1": manual_page(
             "git-theta", "model weights under plain git", _GIT_OVERVIEW, bridge, "git(1), thetastore(1)"
         ),

@@ -1,7 +1,6 @@
 """Text for people: sizes and tables, which are the store's, and progress.
 
-Results go to standard output, all else to
-standard error; progress only where that is a terminal.
+Results go to standard output, all else to standard error.
 """
 
 from __future__ import annotations
@@ -13,43 +12,79 @@ from typing import TextIO
 
 from thetastore.tables import count_text, printable, shape_text, size_text, table
 
-__all__ = ["Progress", "count_text", "printable", "shape_text", "size_text", "table"]
+__all__ = [
+    "PROGRESS_VARIABLE",
+    "Progress",
+    "count_text",
+    "has_colours",
+    "printable",
+    "shape_text",
+    "size_text",
+    "table",
+]
 
 
 class Progress:
-    """A line on a terminal that counts objects and bytes; silent where there is none."""
+    """What is done so far: a line that changes on a terminal, a line now and then elsewhere, JSON lines, or nothing.
+
+    Which of these, GIT_THETA_PROGRESS says (`auto`, `json`, `none`): git's own processes pass it on to our filter and
+    hooks. Nothing is shown of what takes less than a heartbeat where there is no terminal.
+    """
 
     def __init__(self, label: str, stream: TextIO | None = None) -> None:
         self._label = label
         self._stream = stream or sys.stderr
-        self._is_on = self._stream.isatty() and os.environ.get("TERM") != "dumb"
+        self._mode = _mode(self._stream)
         self._started = time.monotonic()
-        self._shown = 0.0
+        self._shown = self._started if self._mode == _BEATS else 0.0
         self._width = 0
 
     def __call__(self, object_count: int, stored_bytes: int) -> None:
-        """Show how far a copy is; at most ten times a second."""
-        if self._is_due():
-            rate = stored_bytes / max(self._shown - self._started, 0.001)
-            self._show(f"{object_count} objects, {size_text(stored_bytes)}, {size_text(int(rate))}/s")
+        """Show how far a copy is."""
+        if not self._is_due():
+            return
+        elapsed_s = max(self._shown - self._started, 0.001)
+        if self._mode == _JSON:
+            self._write_json(objects=object_count, stored_bytes=stored_bytes)
+        else:
+            rate = size_text(int(stored_bytes / elapsed_s))
+            self._show(f"{count_text(object_count, 'object')}, {size_text(stored_bytes)}, {rate}/s")
 
     def of_bytes(self, done_bytes: int, total_bytes: int) -> None:
-        """Show how much of a known amount is done; at most ten times a second."""
-        if self._is_due():
-            self._show(f"{100 * done_bytes // max(total_bytes, 1)} % of {size_text(total_bytes)}")
+        """Show how much of a known amount is done."""
+        if not self._is_due():
+            return
+        if self._mode == _JSON:
+            self._write_json(done_bytes=done_bytes, total_bytes=total_bytes)
+            return
+        share = done_bytes / max(total_bytes, 1)
+        left_s = (self._shown - self._started) * (1 - share) / max(share, 1e-9)
+        left = f", {left_s:.0f} s left" if 0 < share < 1 and self._shown - self._started > _SOON_S else ""
+        self._show(f"{100 * share:.0f} % of {size_text(total_bytes)}{left}")
 
     def _is_due(self) -> bool:
         now = time.monotonic()
-        if not self._is_on or now - self._shown < 0.1:
+        if not self._mode or now - self._shown < _EVERY_S[self._mode]:
             return False
         self._shown = now
         return True
 
     def _show(self, text: str) -> None:
         line = f"{self._label}: {text}"
-        self._stream.write("\r" + line.ljust(self._width))
+        if self._mode == _BEATS:
+            self._stream.write(f"git theta: {line}\n")
+        else:
+            self._stream.write("\r" + line.ljust(self._width))
+            self._width = len(line)
         self._stream.flush()
-        self._width = len(line)
+
+    def _write_json(self, **values: int) -> None:
+        import json
+
+        elapsed_s = round(self._shown - self._started, 3)
+        line = {"schema": 1, "progress": self._label, "elapsed_s": elapsed_s, **values}
+        self._stream.write(json.dumps(line) + "\n")
+        self._stream.flush()
 
     def done(self) -> None:
         """Take the line away."""
@@ -57,3 +92,26 @@ class Progress:
             self._stream.write("\r" + " " * self._width + "\r")
             self._stream.flush()
             self._width = 0
+
+
+_LINE, _BEATS, _JSON = "line", "beats", "json"
+_EVERY_S = {_LINE: 0.1, _BEATS: 10.0, _JSON: 1.0}
+_SOON_S = 2.0
+"""What is left is guessed only after this long."""
+
+
+def _mode(stream: TextIO) -> str:
+    asked = os.environ.get(PROGRESS_VARIABLE, "").lower()
+    if asked in ("none", "json"):
+        return "" if asked == "none" else _JSON
+    return _LINE if stream.isatty() and os.environ.get("TERM") != "dumb" else _BEATS
+
+
+PROGRESS_VARIABLE = "GIT_THETA_PROGRESS"
+
+
+def has_colours(asked: str, stream: TextIO) -> bool:
+    """Tell whether colours are wanted, as git tells it: `always`, `never`, or `auto`, which means on a terminal."""
+    if asked != "auto":
+        return asked == "always"
+    return "NO_COLOR" not in os.environ and stream.isatty() and os.environ.get("TERM") != "dumb"

@@ -13,6 +13,7 @@ from gitbridge.errors import RemoteError
 from gitbridge.fill import Wanted
 from gitbridge.profile import EXCLUDE, INCLUDE, TENSORS, Profile, profile_of
 from gitbridge.repository import Repository
+from gitbridge.settings import skips_smudge
 from thetastore.store import Store
 
 
@@ -36,6 +37,11 @@ class Session:
         if self._profile is None:
             self._profile = profile_of(self.repository)
         return self._profile.keeps_pointer(self.store, wanted.path, wanted.manifest_digest)
+
+    @property
+    def skips_smudge(self) -> bool:
+        """Whether pointers are to stay pointers, as the environment or the configuration says."""
+        return skips_smudge(self.repository.config_bool("theta.skipSmudge", False))
 
     def fetch(self, wanted: list[Wanted], treeish: str | None) -> Exception | None:
         """Bring files into the local store; return why that failed, if it did."""

@@ -86,6 +86,25 @@ def configure(repository: Repository | None, scope: str, force: bool = False) ->
     return changed
 
 
+def skip_smudge(repository: Repository | None, scope: str, is_on: bool) -> bool:
+    """Have checkouts leave pointers in the work tree, or not any more; return whether that is new.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    present = _listing(repository, scope).get(_SKIP_SMUDGE.lower())
+    if is_on and present != ["true"]:
+        _git_config(repository, scope, "--replace-all", _SKIP_SMUDGE, "true")
+    elif not is_on and present:
+        _git_config(repository, scope, "--unset-all", _SKIP_SMUDGE)
+    else:
+        return False
+    return True
+
+
+_SKIP_SMUDGE = "theta.skipSmudge"
+
+
 def unconfigure(repository: Repository | None, scope: str) -> list[str]:
     """Remove our settings; return the names of those that were there. A filter that is not ours stays.
 

@@ -81,7 +81,9 @@ class Smudger:
             complain(os.fsdecode(request.path), error)
             self._writer.answer(text)
             return
-        if answer is Answer.POINTER:
+        if self._session.skips_smudge:
+            self._writer.answer(text)
+        elif answer is Answer.POINTER:
             self._answer_pointer_for_now(wanted, text)
         elif wanted.file_bytes < DIRECT_BYTES and self._was_sent_from_store(wanted):
             return

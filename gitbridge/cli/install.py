@@ -14,12 +14,18 @@ def install(arguments: list[str]) -> int:
         "install", "Tell git about us: the filter, the diff and merge drivers, and this repository's hooks."
     )
     parser.add_argument("--force", action="store_true", help="overwrite a filter of this name that is not ours")
+    parser.add_argument(
+        "-s", "--skip-smudge", action="store_true", help="leave pointers on checkout; git theta pull fills them"
+    )
     options = parser.parse_args(arguments)
     scope = options.scope or "--global"
     repository = _repository(needed=scope == "--local")
     changed = setup.configure(repository, scope, options.force)
+    is_told = setup.skip_smudge(repository, scope, options.skip_smudge)
     where = "this repository" if scope == "--local" else "all your repositories"
     print(f"git theta is {'installed' if changed else 'already installed'} for {where}")
+    if is_told:
+        print(f"a checkout {'leaves pointers: git theta pull fills them' if options.skip_smudge else 'fills files'}")
     if repository is not None:
         repository.forget_config()
         names = hooks.install(repository)

@@ -6,6 +6,7 @@ import argparse
 import os
 
 from gitbridge.cli.opening import open_repository, open_work_tree
+from gitbridge.cli.options import add_progress_options
 from gitbridge.errors import ConfigError, GitError, RevisionError
 from gitbridge.profile import Profile, profile_of, split_globs
 from gitbridge.reading import select_names
@@ -56,6 +57,7 @@ def pull(arguments: list[str]) -> int:
         description="Bring the weights of the checked-out files into the local store, and fill the work tree.",
     )
     parser.add_argument("remote", nargs="?", metavar="REMOTE", help="a git remote; if none, the one git fetch uses")
+    add_progress_options(parser)
     options = parser.parse_args(arguments)
     from gitbridge.cli.checkout import fill
 
@@ -117,6 +119,7 @@ def _parser(name: str, description: str) -> Parser:
     parser = Parser(prog=f"git theta {name}", description=description)
     parser.add_argument("remote", nargs="?", metavar="REMOTE", help="a git remote; if none, the one git would use")
     parser.add_argument("refs", nargs="*", metavar="REF", help="branches, tags or commits")
+    add_progress_options(parser)
     return parser
 
 

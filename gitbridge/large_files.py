@@ -1,0 +1,93 @@
+"""Checkpoints that git itself would take whole, or has taken: large files that no filter is for.
+
+Git keeps every version of such a file whole, for ever, in every clone, so they are named while it costs nothing to
+change that.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from gitbridge.repository import Repository
+from gitbridge.settings import parse_size
+
+_SUFFIXES = frozenset(
+    (
+        ".safetensors",
+        ".bin",
+        ".pt",
+        ".pth",
+        ".ckpt",
+        ".gguf",
+        ".ggml",
+        ".npy",
+        ".npz",
+        ".h5",
+        ".hdf5",
+        ".keras",
+        ".weights",
+        ".msgpack",
+        ".onnx",
+        ".tflite",
+        ".pb",
+        ".pkl",
+        ".joblib",
+        ".mar",
+        ".nemo",
+        ".engine",
+    )
+)
+_ANY_BYTES = 100 << 20
+"""From here on a file is named whatever it is called: common Git hosts refuse it."""
+_DEFAULT = "10m"
+
+
+class LargeFile(NamedTuple):
+    """A file of the work tree."""
+
+    path: str
+    """From the top of the work tree."""
+    nbytes: int
+    is_in_git: bool
+    """The index holds it already."""
+
+    @property
+    def pattern(self) -> str:
+        """What to track so that this file and its likes go to the store."""
+        suffix = os.path.splitext(self.path)[1]
+        return f"*{suffix}" if suffix in _SUFFIXES else self.path
+
+
+def large_files(repository: Repository) -> list[LargeFile]:
+    """Return the checkpoints of the work tree that no filter is for; what is ignored, or left to LFS, is none."""
+    at_least = parse_size(repository.config("theta.warnSize") or _DEFAULT)
+    if not at_least or repository.work_tree is None:
+        return []
+    found = [*_large(repository, at_least, is_in_git=True)]
+    if repository.config("status.showUntrackedFiles") != "no":
+        found += _large(repository, at_least, is_in_git=False)
+    filtered = _with_any_filter(repository, [file.path for file in found])
+    return [file for file in found if file.path not in filtered]
+
+
+def _large(repository: Repository, at_least: int, is_in_git: bool) -> Iterable[LargeFile]:
+    kind = ["--cached"] if is_in_git else ["--others", "--exclude-standard"]
+    for name in repository.git("ls-files", "-z", *kind).split(b"\0")[:-1]:
+        path = os.fsdecode(name)
+        try:
+            nbytes = os.lstat(os.path.join(repository.work_tree or "", path)).st_size
+        except OSError:
+            continue
+        if nbytes >= _ANY_BYTES or (nbytes >= at_least and os.path.splitext(path)[1].lower() in _SUFFIXES):
+            yield LargeFile(path, nbytes, is_in_git)
+
+
+def _with_any_filter(repository: Repository, paths: list[str]) -> set[str]:
+    if not paths:
+        return set()
+    asked = b"".join(os.fsencode(path) + b"\0" for path in paths)
+    answer = repository.git("check-attr", "-z", "--stdin", "filter", input=asked).split(b"\0")
+    pairs = zip(answer[0::3], answer[2::3], strict=False)
+    return {os.fsdecode(path) for path, value in pairs if value not in (b"unspecified", b"unset")}

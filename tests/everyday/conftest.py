@@ -1,0 +1,138 @@
+"""A project as people have it: a work tree, a bare host, a store beside it, real git in between."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAMS = os.path.dirname(sys.executable)
+
+
+def checkpoint(*seeds: str, nbytes: int = 300_000) -> bytes:
+    """A safetensors file with a tensor for each seed; long enough to be filled, not sent through git."""
+    header, body = {}, b""
+    for position, seed in enumerate(seeds):
+        span = [len(body), len(body) + nbytes]
+        header[f"layer.{position}"] = {"dtype": "F32", "shape": [nbytes // 400, 100], "data_offsets": span}
+        body += hashlib.shake_256(seed.encode()).digest(nbytes)
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + body
+
+
+class Place:
+    """A directory, and programs to run in it."""
+
+    v1, v2, side = checkpoint("a", "b"), checkpoint("a", "c"), checkpoint("a", "b", "side")
+    """Weights of the commits of `work`."""
+    checkpoint = staticmethod(checkpoint)
+
+    def __init__(self, path: Path, environment: dict[str, str]) -> None:
+        self.path = path
+        self.environment = environment
+
+    def run(self, *command: str, check: bool = True, text: str = "", **more: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            command,
+            input=text,
+            cwd=self.path,
+            env={**self.environment, **more},
+            capture_output=True,
+            encoding="utf-8",
+            errors="surrogateescape",
+            check=False,
+        )
+        if check and done.returncode:
+            raise AssertionError(f"{' '.join(command)}: {done.returncode}\n{done.stdout}{done.stderr}")
+        return done
+
+    def git(self, *args: str, **more: str) -> str:
+        """Run git, which must succeed; return its output."""
+        return self.run("git", *args, **more).stdout.rstrip("\n")
+
+    def theta(self, *args: str, check: bool = True, **more: str) -> subprocess.CompletedProcess[str]:
+        return self.run("git", "theta", *args, check=check, **more)
+
+    def write(self, name: str, content: bytes) -> None:
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+    def read(self, name: str) -> bytes:
+        return (self.path / name).read_bytes()
+
+    def commit(self, message: str, **files: bytes) -> str:
+        """Write `name_ext` files, commit everything; return the commit."""
+        for name, content in files.items():
+            self.write(name.replace("__", "/").replace("_", "."), content)
+        self.git("add", "-A", ".")
+        self.git("commit", "-q", "-m", message)
+        return self.git("rev-parse", "HEAD")
+
+    def status(self) -> str:
+        return self.git("status", "--porcelain")
+
+    def at(self, path: Path) -> Place:
+        return Place(path, self.environment)
+
+    def clone(self, source: str | Path, path: Path, *options: str, **more: str) -> Place:
+        self.git("clone", "-q", *options, str(source), str(path), **more)
+        return self.at(path)
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What git may know: nothing of the user, nothing of the machine; git theta is installed."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "gitconfig").write_text(
+        "[user]\n\tname = T\n\temail = t@example.org\n[init]\n\tdefaultBranch = main\n"
+        '[advice]\n\tdetachedHead = false\n[protocol "file"]\n\tallow = always\n'
+    )
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "XDG_"))}
+    kept |= {"HOME": str(home), "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": str(home / "gitconfig")}
+    kept |= {"GIT_EDITOR": "true", "LC_ALL": "C.UTF-8", "PATH": PROGRAMS + os.pathsep + os.environ["PATH"]}
+    subprocess.run(["git", "theta", "install"], cwd=home, env=kept, check=True, capture_output=True)
+    return kept
+
+
+@pytest.fixture
+def place(tmp_path: Path, environment: dict[str, str]) -> Place:
+    """An empty directory."""
+    return Place(tmp_path, environment)
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Path:
+    top = Place(tmp_path_factory.mktemp("project"), environment)
+    top.git("init", "-q", "--bare", "host.git")
+    top.git("init", "-q", "work")
+    work = top.at(top.path / "work")
+    work.theta("track", "*.safetensors")
+    work.git("config", "-f", ".thetaconfig", "theta.url", "../weights")
+    work.git("remote", "add", "origin", "../host.git")
+    work.commit("v1", m_safetensors=Place.v1, a_txt=b"1\n")
+    work.git("tag", "v1")
+    work.commit("v2", m_safetensors=Place.v2, d__n_safetensors=Place.v1, a_txt=b"2\n")
+    work.git("tag", "-a", "-m", "second", "v2")
+    work.git("checkout", "-q", "-b", "side", "v1")
+    work.commit("side", side_safetensors=Place.side, b_txt=b"side\n")
+    work.git("checkout", "-q", "main")
+    work.git("push", "-q", "-u", "origin", "main", "side", "--tags")
+    return top.path
+
+
+@pytest.fixture
+def work(tmp_path: Path, made_once: Path, environment: dict[str, str]) -> Place:
+    """A project with one host and one store: `main` at `v2`, from `v1` the branch `side`; all of it is pushed."""
+    for name in ("work", "host.git", "weights"):
+        shutil.copytree(made_once / name, tmp_path / name, symlinks=True)
+    place = Place(tmp_path / "work", environment)
+    place.git("update-index", "-q", "--refresh")
+    return place

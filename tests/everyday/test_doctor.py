@@ -1,0 +1,157 @@
+"""`git theta doctor` finds what is wrong, and what it says mends it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+
+import pytest
+
+
+def findings(place, *levels: str, **environment: str) -> list[dict[str, str]]:
+    done = place.theta("doctor", "--json", check=False, **environment)
+    values = json.loads(done.stdout)
+    assert values["schema"] == 1
+    assert done.returncode == any(one["level"] == "problem" for one in values["findings"])
+    return [one for one in values["findings"] if one["level"] in (levels or ("problem", "note"))]
+
+
+def test_a_healthy_project_has_no_problems_and_no_notes(work) -> None:
+    assert findings(work) == []
+
+    done = work.theta("doctor")
+
+    assert done.stdout.endswith("\nno problems\n")
+    assert "2 tracked files, all weights are here" in done.stdout
+    assert work.theta("doctor", "-q").stdout == ""
+
+
+def test_outside_of_a_repository_the_installation_is_looked_at(place) -> None:
+    assert [one["check"] for one in findings(place)] == ["repository"]
+
+
+def test_where_nothing_is_installed_that_is_said(place) -> None:
+    place.git("init", "-q")
+    place.write("empty", b"")
+
+    found = findings(place, "problem", GIT_CONFIG_GLOBAL=str(place.path / "empty"))
+
+    assert (found[0]["check"], found[0]["mend"]) == ("filter", "git theta install")
+
+
+BREAK_AND_MEND = {
+    "no hook": ("hooks", "rm .git/hooks/pre-push"),
+    "half an attribute": ("attributes", "echo '*.safetensors filter=theta' > .gitattributes"),
+    "attributes that are not added": ("attributes", "git rm -q --cached .gitattributes"),
+    "a committed file that is not added": ("committed", "git rm -q --cached .thetaconfig"),
+    "a filter of another kind": ("filter", "git config filter.theta.required false"),
+    "a word that is no truth": ("settings", "git config theta.allowPart perhaps"),
+    "a plain file of a teammate": (
+        "plain-files",
+        "cp m.safetensors p.safetensors; git -c filter.theta.process= -c filter.theta.clean=cat "
+        "-c filter.theta.required=false add p.safetensors && git commit -qm plain",
+    ),
+    "a pointer that nothing tracks": ("attributes", "git cat-file blob HEAD:m.safetensors > x.t; git add x.t"),
+}
+
+
+@pytest.mark.parametrize("name", BREAK_AND_MEND)
+def test_what_is_said_to_mend_a_problem_mends_it(work, name: str) -> None:
+    check, damage = BREAK_AND_MEND[name]
+    work.run("sh", "-ec", damage)
+
+    found = findings(work, "problem")
+    assert [one["check"] for one in found] == [check]
+    mend = found[0]["mend"].partition(" (")[0]
+    work.run("sh", "-ec", mend, GIT_EDITOR="echo mended >")
+
+    assert findings(work, "problem") == []
+
+
+NOTES = {
+    "a near name": ("settings", "git config theta.ulr x", "did you mean theta.url"),
+    "a near name in the committed file": ("committed", "git config -f .thetaconfig theta.storage /x", "theta.storage"),
+    "a large file": ("large-files", "head -c 11000000 /dev/zero > big.pt", "big.pt (11.0 MB)"),
+    "a large file in git": ("large-files", "head -c 11000000 /dev/zero > b.pt; git add b.pt", "b.pt (11.0 MB)"),
+    "pointers left": ("weights", "git cat-file blob HEAD:m.safetensors > m.safetensors", "m.safetensors"),
+    "not pushed": (
+        "unpushed",
+        "cat a.txt m.safetensors > new.safetensors; git add new.safetensors",
+        "new.safetensors",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NOTES)
+def test_what_may_be_as_it_is_meant_is_a_note(work, name: str) -> None:
+    check, change, words = NOTES[name]
+    work.run("sh", "-ec", change)
+
+    found = findings(work, "note")
+
+    assert [one["check"] for one in found] == [check]
+    assert words in found[0]["message"]
+    assert findings(work, "problem") == []
+
+
+def test_a_large_file_that_is_ignored_or_left_to_lfs_is_none_of_our_business(work) -> None:
+    work.run("sh", "-ec", "head -c 11000000 /dev/zero | tee x.pt > y.bin")
+    work.write(".gitignore", b"*.pt\n")
+    work.write(".gitattributes", work.read(".gitattributes") + b"*.bin filter=lfs\n")
+
+    assert findings(work, "note") == []
+
+
+def test_a_program_that_is_gone_is_named(work) -> None:
+    work.git("config", "filter.theta.process", "/nowhere/git-theta filter-process")
+
+    found = findings(work, "problem")
+
+    assert found[0]["check"] == "program"
+    assert "/nowhere/git-theta" in found[0]["message"]
+
+
+def test_a_variable_that_means_nothing_is_named(work) -> None:
+    found = findings(work, "note", GIT_THETA_SKIP_SMUGE="1")
+
+    assert found[0]["message"] == "the variable GIT_THETA_SKIP_SMUGE means nothing; did you mean GIT_THETA_SKIP_SMUDGE"
+
+
+def test_a_damaged_local_store_is_mended_as_is_said(work) -> None:
+    pack = next((work.path / ".git" / "theta" / "packs").glob("*"))
+    raw = bytearray(pack.read_bytes())
+    raw[40:60] = bytes(20)
+    pack.chmod(0o644)
+    pack.write_bytes(raw)
+
+    found = [one for one in findings(work, "problem") if one["check"] == "local-store"]
+    work.run("sh", "-c", found[0]["mend"], check=False)
+
+    assert [one for one in findings(work, "problem") if one["check"] == "local-store"] == []
+
+
+def test_a_store_that_is_away_is_named_and_nothing_else_fails(work) -> None:
+    shutil.move(work.path.parent / "weights", work.path.parent / "elsewhere")
+
+    found = findings(work)
+
+    assert "remote-store" in [one["check"] for one in found]
+    assert "../weights" in " ".join(one["message"] for one in found)
+
+
+def test_nothing_is_changed_by_looking(work) -> None:
+    def everything() -> str:
+        files = subprocess.run(
+            ["find", ".", "-type", "f", "-not", "-name", "index", "-exec", "sha1sum", "{}", "+"],
+            cwd=work.path,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return files.stdout
+
+    before = everything()
+    work.theta("doctor")
+
+    assert everything() == before
