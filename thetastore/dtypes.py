@@ -10,6 +10,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+BIG_ENDIAN = "_be"
+"""Ends the names of elements whose highest byte is first in the file."""
+
 
 class Dtype(NamedTuple):
     """One element type."""
@@ -18,7 +21,7 @@ class Dtype(NamedTuple):
     bits: int
     """Width of an element in bits; under 8 for packed types. Of kind `block`: width of a whole block."""
     kind: str
-    """One of `float`, `int`, `bool`, `complex`, `block`, `bytes`."""
+    """One of `float`, `int`, `bool`, `complex`, `block`, `bytes`; `bytes`: codecs see nothing but bytes."""
     block_elements: int = 1
     """Elements that are coded together. More than 1 only for kind `block`: a single element has no bytes of its own."""
 
@@ -32,12 +35,29 @@ _FLOATS = {
     "float8_e4m3fnuz": 8,
     "float8_e5m2": 8,
     "float8_e5m2fnuz": 8,
+    "float8_e4m3": 8,
+    "float8_e4m3b11fnuz": 8,
+    "float8_e3m4": 8,
     "float8_e8m0fnu": 8,
     "float6_e2m3fn": 6,
     "float6_e3m2fn": 6,
     "float4_e2m1fn": 4,
 }
-_INTS = {"int8": 8, "uint8": 8, "int16": 16, "uint16": 16, "int32": 32, "uint32": 32, "int64": 64, "uint64": 64}
+_INTS = {
+    "int64": 64,
+    "int32": 32,
+    "int16": 16,
+    "int8": 8,
+    "int4": 4,
+    "int2": 2,
+    "uint64": 64,
+    "uint32": 32,
+    "uint16": 16,
+    "uint8": 8,
+    "uint4": 4,
+    "uint2": 2,
+}
+_COMPLEX = {"complex32": 32, "complex64": 64, "complex128": 128}
 
 _GGUF_BLOCKS = {
     # name: elements and bytes of a block
@@ -74,11 +94,21 @@ DTYPES: dict[str, Dtype] = {
     **{name: Dtype(name, bits, "float") for name, bits in _FLOATS.items()},
     **{name: Dtype(name, bits, "int") for name, bits in _INTS.items()},
     "bool": Dtype("bool", 8, "bool"),
-    "complex64": Dtype("complex64", 64, "complex"),
-    "complex128": Dtype("complex128", 128, "complex"),
+    **{name: Dtype(name, bits, "complex") for name, bits in _COMPLEX.items()},
     **{name: Dtype(name, 8 * nbytes, "block", elements) for name, (elements, nbytes) in _GGUF_BLOCKS.items()},
 }
-"""Every element type by its name."""
+_KINDS_BIG_ENDIAN = {"float": "bytes", "int": "bytes", "complex": "complex", "block": "block"}
+DTYPES |= {
+    name + BIG_ENDIAN: dtype._replace(name=name + BIG_ENDIAN, kind=_KINDS_BIG_ENDIAN[dtype.kind])
+    for name, dtype in DTYPES.items()
+    if dtype.bits > 8
+}
+"""Every element type by its name. Of those of several bytes there are two, as the bytes of each element lie."""
+
+
+def big_endian(dtype: str) -> str:
+    """Return the name of the same elements with their highest byte first; the same name where they have one byte."""
+    return dtype + BIG_ENDIAN if DTYPES[dtype].bits > 8 else dtype
 
 
 def raw_bytes_of(dtype: str, element_count: int) -> int:

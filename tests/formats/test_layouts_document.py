@@ -6,12 +6,12 @@ import os
 
 import pytest
 
-from thetastore.dtypes import DTYPES
+from thetastore.dtypes import BIG_ENDIAN, DTYPES
 from thetastore.formats import MAX_HEADER_BYTES, gguf, npy_header, pickle_machine, torch_state, zip_directory
 from thetastore.formats.gguf import Gguf, UnpaddedGguf
 from thetastore.formats.npy import FortranNpy, Npy
 from thetastore.formats.npz import Npz
-from thetastore.formats.safetensors import _DTYPES, Safetensors
+from thetastore.formats.safetensors import DTYPE_NAMES, Safetensors
 from thetastore.formats.torch_zip import TorchZip
 from thetastore.layout import MAX_AMPLIFICATION, MAX_DIMENSIONS, MAX_NAME_BYTES, MAX_TABLE_BYTES, MAX_TENSORS
 
@@ -58,7 +58,7 @@ def test_a_limit_is_documented_as_it_is(text: str) -> None:
 def test_every_dtype_of_safetensors_is_documented() -> None:
     words = document().replace(",", " ").replace("`", " ").split()
 
-    assert {name.decode() for name in _DTYPES} | set(_DTYPES.values()) <= set(words)
+    assert {name.decode() for name in DTYPE_NAMES} | set(DTYPE_NAMES.values()) <= set(words)
 
 
 def test_every_dtype_of_numpy_is_documented() -> None:
@@ -69,7 +69,7 @@ def test_every_dtype_of_numpy_is_documented() -> None:
 
 def test_every_block_dtype_is_documented_with_its_sizes() -> None:
     text = document("chunking.md")
-    blocks = [dtype for dtype in DTYPES.values() if dtype.kind == "block"]
+    blocks = [dtype for dtype in DTYPES.values() if dtype.kind == "block" and not dtype.name.endswith(BIG_ENDIAN)]
 
     assert blocks
     for dtype in blocks:

@@ -397,7 +397,7 @@ def test_an_ordered_dict_of_python_2_is_a_dict() -> None:
 def fixture_pickles() -> dict[str, bytes]:
     programs = {}
     for name in sorted(os.listdir(FIXTURES)):
-        if name.endswith(".pt") and name != "legacy.pt":
+        if name.endswith(".pt") and not name.startswith("legacy"):
             with zipfile.ZipFile(os.path.join(FIXTURES, name)) as file:
                 programs[name] = next(file.read(entry) for entry in file.namelist() if entry.endswith("/data.pkl"))
     return programs

@@ -102,11 +102,23 @@ def read_pickle(pickle: bytes, value_bytes: int = MAX_VALUE_BYTES) -> Pickle:
     Raises:
         NotThisFormat: not exactly one well-formed pickle, or one that exceeds the bounds.
     """
-    if len(pickle) > MAX_PICKLE_BYTES:
-        raise NotThisFormat(f"a pickle of {len(pickle)} bytes, more than {MAX_PICKLE_BYTES}")
-    machine = _Machine(pickle, value_bytes)
+    described, end = read_pickle_at(pickle, 0, value_bytes)
+    if end != len(pickle):
+        raise NotThisFormat("something is left over at the end of the pickle")
+    return described
+
+
+def read_pickle_at(pickles: bytes, start: int, value_bytes: int = MAX_VALUE_BYTES) -> tuple[Pickle, int]:
+    """Return what the pickle that begins at `start` describes, and where it ends.
+
+    Raises:
+        NotThisFormat: it is not well-formed, is cut off, or exceeds the bounds.
+    """
+    if len(pickles) > MAX_PICKLE_BYTES:
+        raise NotThisFormat(f"a pickle of {len(pickles)} bytes, more than {MAX_PICKLE_BYTES}")
+    machine = _Machine(pickles, start, value_bytes)
     try:
-        return machine.run()
+        return machine.run(), machine.at
     except (IndexError, struct.error):
         raise NotThisFormat(f"the pickle breaks off, or takes what is not there, before byte {machine.at}") from None
 
@@ -114,9 +126,9 @@ def read_pickle(pickle: bytes, value_bytes: int = MAX_VALUE_BYTES) -> Pickle:
 class _Machine:
     """One run over one pickle. Methods are instructions; an IndexError means that an operand is not there."""
 
-    def __init__(self, pickle: bytes, value_bytes: int) -> None:
+    def __init__(self, pickle: bytes, start: int, value_bytes: int) -> None:
         self.pickle = pickle
-        self.at = 0
+        self.start = self.at = start
         self.room = value_bytes
         self.stack: list[object] = []
         self.marks: list[int] = []
@@ -138,9 +150,9 @@ class _Machine:
             if self.room < 0:
                 raise NotThisFormat("the values of the pickle take too much memory")
             instruction(self)
-        if self.at != len(pickle) or len(self.stack) != 1 or self.marks:
+        if len(self.stack) != 1 or self.marks:
             raise NotThisFormat("something is left over at the end of the pickle")
-        return Pickle(self.stack[0], self.references, len(pickle))
+        return Pickle(self.stack[0], self.references, self.at - self.start)
 
     # Operands
 

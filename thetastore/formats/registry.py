@@ -20,6 +20,9 @@ _BUILT_IN = (
     # leading offset, magic there, module, class
     (0, b"PK\3\4", "torch_zip", "TorchZip"),
     (0, b"PK\3\4", "npz", "Npz"),
+    (0, b"PK\3\4", "torch_dcp", "TorchDcp"),
+    (2, b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "torch_legacy", "TorchLegacy"),
+    (11, b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "torch_legacy", "TorchLegacy"),
     (8, b"{", "safetensors", "Safetensors"),
     (0, b"GGUF", "gguf", "Gguf"),
     (0, b"GGUF", "gguf", "UnpaddedGguf"),

@@ -23,6 +23,8 @@ _FREE_VISITS = 500_000
 _MAX_VISITS = 8_000_000
 """How many values are looked at: that many, or one a byte of the pickle where that is more, up to the maximum. A pickle
 that asks for more shares its values so as to multiply them. A million takes 0.6 s."""
+_MAX_MENTIONS = 4
+"""How many descriptions of one storage are compared with the next; torch writes the same one each time."""
 _MAX_WRAPPERS = 16
 """How many rebuild calls may lie around one tensor; torch nests two."""
 
@@ -36,6 +38,8 @@ class Storage(NamedTuple):
     """Element type, None where torch does not say or where it has no name here."""
     raw_bytes: int | None
     """None where the width of its elements is unknown."""
+    element_count: int
+    """As torch counts: bytes, where it does not say of which type they are."""
 
 
 class StoredTensor(NamedTuple):
@@ -89,44 +93,51 @@ def storage_of(reference: Reference) -> Storage | None:
     identity = reference.identity
     if type(identity) is not tuple or not identity or type(identity[0]) is not str or identity[0] != "storage":
         return None
-    _, kind, key, location, count = identity if len(identity) == 5 else (None,) * 5
+    # Before zip files there was a sixth part, for views of storages, which torch has not written since 0.4.
+    known = len(identity) == 5 or (len(identity) == 6 and identity[5] is None)
+    _, kind, key, location, count = identity[:5] if known else (None,) * 5
     if type(kind) is not Global or type(key) is not str or type(location) is not str or not _is_length(count):
         raise NotThisFormat("a persistent id of the pickle is not a storage of torch")
     assert type(count) is int
     if location == "meta":
         return None
     if kind.name == "UntypedStorage":
-        return Storage(key, None, count)
+        return Storage(key, None, count, count)
     dtype = _STORAGE_DTYPES.get(kind.name) if kind.module in ("torch", "torch.cuda") else None
-    return Storage(key, dtype, count * DTYPES[dtype].bits // 8 if dtype else None)
+    return Storage(key, dtype, count * DTYPES[dtype].bits // 8 if dtype else None, count)
+
+
+def storages_of(pickle: Pickle) -> dict[str, list[Storage]]:
+    """Return every storage that a pickle mentions, by key, as it is described each time.
+
+    Raises:
+        NotThisFormat: something calls itself a storage and is not.
+    """
+    storages: dict[str, list[Storage]] = {}
+    for reference in pickle.references:
+        storage = storage_of(reference)
+        if storage is not None:
+            mentions = storages.setdefault(storage.key, [])
+            if storage not in mentions[:_MAX_MENTIONS]:
+                mentions.append(storage)
+    return storages
 
 
 def named_tensors(pickle: Pickle) -> list[tuple[str, StoredTensor]]:
     """Return every tensor that can be reached, by each path that leads to it, in the order of the pickle.
 
-    A name is the path joined by dots. Where two paths spell the same name, the later one gets `#2`, `#3`, ... added.
+    A name is the path joined by dots; two paths may spell the same one.
 
     Raises:
         NotThisFormat: a call of a torch function that torch would refuse, or a bound was exceeded.
     """
     found: list[tuple[str, StoredTensor]] = []
-    used: dict[str, int] = {}
     visit_limit = min(max(_FREE_VISITS, pickle.nbytes), _MAX_VISITS)
     for path, tensor in _walk(pickle.root, visit_limit):
-        found.append((_free_name(".".join(path), used), tensor))
+        found.append((".".join(path), tensor))
         if len(found) > MAX_TENSORS:
             raise NotThisFormat(f"more than {MAX_TENSORS} tensors")
     return found
-
-
-def _free_name(name: str, used: dict[str, int]) -> str:
-    """Return the name, or the first free one of `name#2`, `name#3`, ...; `used` counts the claims on each."""
-    free = name
-    while free in used:
-        used[name] += 1
-        free = f"{name}#{used[name]}"
-    used[free] = 1
-    return free
 
 
 def _walk(root: object, visit_limit: int) -> Iterator[tuple[list[str], StoredTensor]]:
