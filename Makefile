@@ -7,6 +7,7 @@ MINILM := $(VENV)/minilm/model.safetensors
 # Nothing but the project itself comes from source, and that is pure Python.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all:
 WORKERS ?= auto
+PEERS ?= .venv-peers/bin/python
 # Where it is set, each start of the filter would compile our source anew: 60 ms instead of 35.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -33,14 +34,20 @@ check: $(VENV)/installed-dev ## lint, formatting, types, and which module may im
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/installed-dev $(MINILM) ## measure against git-lfs and cp; ARGS='--only add --size-mb 400'
+bench: $(VENV)/installed-bench $(MINILM) ## measure against peers, and write docs/benchmarks.md; ARGS='--only "chain bf16"'
+	$(BIN)/python -m benchmarks.peers --minilm $(MINILM) --peers-python $(PEERS) $(ARGS)
+	$(BIN)/python -m benchmarks.peers.document
+
+bench-spine: $(VENV)/installed-dev $(MINILM) ## measure add and checkout against git-lfs and cp; ARGS='--only add --size-mb 400'
 	$(BIN)/python -m benchmarks.spine --minilm $(MINILM) $(ARGS)
 
-docs: $(VENV)/installed ## write the reference of commands and settings, and the manual pages, from the code
-	$(BIN)/python docs/make_reference.py
+peers: ## install what bench compares with: zipnn, git-theta of PyPI, torch to train versions (4 GB, a compiler)
+	@$(PYTHON) -m venv .venv-peers
+	-.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check numcodecs zstandard zipnn
+	-.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check git-theta
 
 clean: ## remove .venv and what tools left behind
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venv-peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 # A venv without pip (Debian without python3-venv leaves one) is removed, so that the next call starts afresh.
 $(BIN)/python:
@@ -61,6 +68,11 @@ $(VENV)/installed-dev: pyproject.toml | $(BIN)/python
 	@echo "installing into $(VENV), with the tools for tests and checks ..."
 	@$(PIP_INSTALL) -e '.[test,check]'
 	@touch $@ $(VENV)/installed
+
+$(VENV)/installed-bench: pyproject.toml | $(BIN)/python
+	@echo "installing into $(VENV), with what benchmarks need ..."
+	@$(PIP_INSTALL) -e '.[test,bench]'
+	@touch $@
 
 $(MINILM): | $(BIN)/python
 	@echo "fetching the weights of all-MiniLM-L6-v2 (84 MB) ..."
