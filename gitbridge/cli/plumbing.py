@@ -42,8 +42,8 @@ def merge_driver(arguments: list[str]) -> int:
 
     if len(arguments) != 5:
         raise UsageError("merge-driver takes 5 arguments: base, ours, theirs, marker size, path")
-    base, ours, theirs, _, path = arguments
-    return merge(base, ours, theirs, path)
+    base, ours, theirs, marker_size, path = arguments
+    return merge(base, ours, theirs, marker_size, path)
 
 
 def hook(arguments: list[str]) -> int:

@@ -32,6 +32,7 @@ def status(arguments: list[str]) -> int:
             _print_json(found)
         else:
             _print_text(repository, found)
+            _print_conflicts(repository, found)
     return 1 if found.plain or any(_is_lost(row.state, row.is_stored, row.is_pushed) for row in found.files) else 0
 
 
@@ -50,6 +51,15 @@ def _print_text(repository: Repository, found: Status) -> None:
         print(text)
     for text in _hints(repository, found):
         print(f"hint: {text}")
+
+
+def _print_conflicts(repository: Repository, found: Status) -> None:
+    """Say which tensors a merge has left undecided."""
+    from gitbridge.merge_states import lines_of, read_states
+
+    paths = [row.file.path for row in found.files if row.change == "conflict"]
+    for state in read_states(repository, paths) if paths else ():
+        print("\n" + "\n".join(map(printable, lines_of(state))))
 
 
 def _summary(repository: Repository, found: Status) -> list[str]:
@@ -90,7 +100,7 @@ def _hints(repository: Repository, found: Status) -> list[str]:
     if found.files and not is_configured(repository):
         hints.append("git theta install (it is not installed here, so git add would put weights into git itself)")
     if "conflict" in remarks:
-        hints.append("git checkout --ours (or --theirs) -- FILE, then git add FILE, decides a conflict")
+        hints.append("git theta mergetool decides conflicts, by tensor or for all")
     if "deleted" in remarks:
         hints.append(remark_on_absent(repository, [row.file for row in found.files]).partition("\n")[2])
     if "pointer only" in remarks:

@@ -1,8 +1,9 @@
 """Bytes of a tensor to numbers and back: exact one way, rounded to nearest, ties to even, the other.
 
 Work is done in float32 for elements of 16 and 8 bits and in float64 for all others, so that the one rounding at the end
-is the only one that can be seen: float32 sums of float32 numbers are off by up to 4 units in the last place. A number that the target cannot hold (beyond the
-largest finite value, after rounding) is an error, never an infinity or a wrapped integer.
+is the only one that can be seen: float32 sums of float32 numbers are off by up to 4 units in the last place. A number
+that the target cannot hold (beyond the largest finite value, after rounding) is an error, never an infinity or a
+wrapped integer.
 
 Source: OCP 8-bit floating point specification 1.0 (e4m3, e5m2); for the `fnuz` types, arXiv 2206.02915.
 """

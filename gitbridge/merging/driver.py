@@ -1,0 +1,152 @@
+"""One call of the merge driver in which both sides changed the weights.
+
+Nothing of git's is written but the file with the result, in one step, at the very end: whatever happens before, ours is
+in it. In the merge of two merge bases (criss-cross histories) nobody can be asked: what nothing decides is taken from
+their own base there, so that it conflicts in the merge itself.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from gitbridge.errors import words_for
+from gitbridge.merge_states import ConflictState, TensorConflict, lines_of, remove_state, write_state
+from gitbridge.merging.opening import importance_opener
+from gitbridge.merging.results import Merged, rules_used, store_result
+from gitbridge.merging.rules import Rules, rules_for
+from gitbridge.merging.sides import open_sides
+from gitbridge.merging.trailers import leave_note, trailer_text
+from gitbridge.repository import Repository
+from thetastore.errors import ThetaError
+from thetastore.merging import MergeError
+from thetastore.merging.merge import Conflict, Merge, Sides, three_way_merge
+from thetastore.merging.mixing import Rule
+from thetastore.merging.registry import find_method
+from thetastore.merging.three_way import Decision
+from thetastore.store import Store
+
+CLEAN, CONFLICT = 0, 1
+REFUSED = 129
+"""Above 128, newer gits stop the whole merge and leave all as it was; 2.39 takes it for a conflict."""
+
+
+class Texts(NamedTuple):
+    """What git has of the file on the three sides."""
+
+    base: bytes
+    ours: bytes
+    theirs: bytes
+
+
+class Outcome(NamedTuple):
+    """What is to be told to git, and to the user."""
+
+    status: int
+    pointer: bytes | None
+    """The result; None leaves ours."""
+    lines: tuple[str, ...]
+
+
+def merge_texts(repository: Repository, texts: Texts, path: str, is_virtual: bool) -> Outcome:
+    """Merge a file of weights.
+
+    Args:
+        repository: where git merges.
+        texts: pointers, plain files, or nothing.
+        path: of the file, from the top of the work tree.
+        is_virtual: the result is a merge base, nobody's file.
+    """
+    try:
+        rules = rules_for(repository, path)
+    except MergeError as error:
+        write_state(repository, ConflictState(path, (), str(error)))
+        return Outcome(REFUSED, None, _lines(error.message, error.hint))
+    try:
+        with repository.open_store() as store:
+            return _merged(repository, store, texts, path, rules, is_virtual)
+    except (ThetaError, OSError) as error:
+        message, hint = (error.message, error.hint) if isinstance(error, MergeError) else words_for(error)
+        if not is_virtual:
+            write_state(repository, ConflictState(path, (), message))
+        return Outcome(REFUSED, None, _lines(f"'{path}': {message}", hint))
+
+
+def _merged(repository: Repository, store: Store, texts: Texts, path: str, rules: Rules, is_virtual: bool) -> Outcome:
+    sides = open_sides(repository, store, path, *texts)
+    if not (sides.ours.tensors and sides.theirs.tensors):
+        return _undecided(repository, path, [], "its tensors are not known, so it cannot be merged by them", is_virtual)
+    names = {name for side in sides for name in side.tensors}
+    rules.check(names, path)
+    rules = rules.with_importances(importance_opener(repository, store))
+    merge = three_way_merge(sides, lambda decision: _rule(rules, decision, is_virtual))
+    if is_virtual:
+        merge = _with_base_in_conflicts(sides, merge)
+    if merge.conflicts:
+        return _undecided(repository, path, merge.conflicts, "", is_virtual)
+    try:
+        merged = store_result(repository, store, merge, path)
+    except MergeError as error:
+        conflicts = [Conflict(one.decision, "") for one in merge.mixed]
+        return _undecided(repository, path, conflicts, str(error), is_virtual)
+    if is_virtual:
+        return Outcome(CLEAN, merged.pointer, ())
+    return _clean(repository, path, merge, merged)
+
+
+def _rule(rules: Rules, decision: Decision, is_virtual: bool) -> Rule | None:
+    rule = rules.for_tensor(decision.name)
+    return rule if rule is not None or not is_virtual else Rule(find_method("base"), {})
+
+
+def _with_base_in_conflicts(sides: Sides, merge: Merge) -> Merge:
+    """Take the base for what a rule did not decide; a tensor that the base lacks is left out."""
+    undecided = {one.decision for one in merge.conflicts}
+    if not undecided:
+        return merge
+    base = Rule(find_method("base"), {})
+    by_rule = dict(merge.mixed)
+    again = three_way_merge(sides, lambda decision: base if decision in undecided else by_rule[decision])
+    return again._replace(conflicts=[])
+
+
+def _clean(repository: Repository, path: str, merge: Merge, merged: Merged) -> Outcome:
+    remove_state(repository, path)
+    used = rules_used(merge)
+    if used:
+        leave_note(repository, path, merged.pointer, trailer_text(path, used))
+    lines = [f"'{path}': {_counted(len(merge.taken('theirs')))} taken from theirs"]
+    lines += [f"  {rule}: {_counted(len(names))} ({source})" for (rule, source), names in used.items()]
+    return Outcome(CLEAN, merged.pointer, tuple(lines))
+
+
+def _undecided(repository: Repository, path: str, conflicts: list[Conflict], trouble: str, is_virtual: bool) -> Outcome:
+    """Leave ours, and write down what conflicts."""
+    from shlex import quote
+
+    if is_virtual:
+        return Outcome(CONFLICT, None, ())
+    found = tuple(
+        TensorConflict(one.decision.name, one.decision.conflict, "; ".join(filter(None, (one.reason, one.hint))))
+        for one in conflicts
+    )
+    state = ConflictState(path, found, trouble)
+    write_state(repository, state)
+    hint = f"hint: git theta mergetool {quote(path)} decides, by tensor or for all"
+    return Outcome(CONFLICT, None, (*lines_of(state), hint))
+
+
+def _lines(message: str, hint: str) -> tuple[str, ...]:
+    return (message, *([f"hint: {hint}"] if hint else []))
+
+
+def _counted(count: int) -> str:
+    return f"{count} tensor{'' if count == 1 else 's'}"
+
+
+def write_whole(path: str, text: bytes) -> None:
+    """Replace a file in one step."""
+    temporary = f"{path}.theta-{os.getpid()}"
+    with open(temporary, "wb") as stream:
+        stream.write(text)
+    os.replace(temporary, path)

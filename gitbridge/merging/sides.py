@@ -1,0 +1,57 @@
+"""The three sides that git hands over, as checkpoints: pointers of files in stores, plain files, or nothing."""
+
+from __future__ import annotations
+
+import io
+from typing import NamedTuple
+
+from gitbridge.pointers import is_pointer, parse_pointer
+from gitbridge.profile import EVERYTHING
+from gitbridge.repository import Repository
+from gitbridge.sync import fetch_manifests
+from thetastore.digest import Digest
+from thetastore.merging.checkpoints import Checkpoint, Nothing, StoredCheckpoint
+from thetastore.merging.merge import Sides
+from thetastore.store import Store
+
+
+class _Needed(NamedTuple):
+    """What `sync` wants to know of a file."""
+
+    path: str
+    manifest_digest: Digest
+
+
+def open_sides(repository: Repository, store: Store, path: str, base: bytes, ours: bytes, theirs: bytes) -> Sides:
+    """Return the checkpoints that three texts stand for; what the local store lacks is fetched.
+
+    Args:
+        repository: whose remotes are asked.
+        store: the local store.
+        path: of the file, for messages.
+        base: a pointer, the bytes of a file that was committed before it was tracked, or nothing at all.
+        ours: likewise.
+        theirs: likewise.
+
+    Raises:
+        PointerError: a text begins as a pointer and is none.
+        RemoteError: weights are in no store that was asked.
+    """
+    digests = [_manifest(store, text) for text in (base, ours, theirs)]
+    fetch_manifests(
+        repository, store, [_Needed(path, digest) for digest in digests if digest is not None], None, profile=EVERYTHING
+    )
+    found = [_opened(store, digest, label) for digest, label in zip(digests, ("base", "ours", "theirs"), strict=True)]
+    return Sides(*found)
+
+
+def _manifest(store: Store, text: bytes) -> Digest | None:
+    if not text:
+        return None
+    if is_pointer(text):
+        return parse_pointer(text).manifest_digest
+    return store.put_file(io.BytesIO(text)).manifest_digest
+
+
+def _opened(store: Store, digest: Digest | None, label: str) -> Checkpoint:
+    return Nothing() if digest is None else StoredCheckpoint(store, digest, label)

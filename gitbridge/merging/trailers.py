@@ -1,0 +1,88 @@
+"""What the message of a merge's commit says of how weights were mixed: a trailer for each file.
+
+    Theta-Merge: model.safetensors: ties density=0.5 (12 tensors)
+
+Git writes the message of a merge after its drivers have run, so a driver can only leave a note. `git theta mergetool`,
+which runs when the message is there, puts the trailer in itself; for merges without conflicts the hook
+`prepare-commit-msg` does, where the user wants it: `git theta hook prepare-commit-msg "$1"`.
+"""
+
+from __future__ import annotations
+
+import os
+
+from gitbridge.blobs import blob_oid
+from gitbridge.repository import Repository
+from thetastore.digest import digest_of
+
+KEY = "Theta-Merge"
+_MOST_RULES = 5
+
+
+def trailer_text(path: str, rules: dict[tuple[str, str], list[str]]) -> str:
+    """Return the value of a trailer: one line, whatever the path and the rules."""
+    parts = [f"{rule} ({len(names)} tensor{'s' if len(names) > 1 else ''})" for (rule, _), names in rules.items()]
+    if len(parts) > _MOST_RULES:
+        parts = [*parts[:_MOST_RULES], f"and {len(parts) - _MOST_RULES} more"]
+    text = f"{path}: {', '.join(parts)}"
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def leave_note(repository: Repository, path: str, pointer: bytes, text: str) -> None:
+    """Write down a trailer for the commit that will hold a pointer at a path."""
+    directory = _directory(repository)
+    os.makedirs(directory, exist_ok=True)
+    oid = blob_oid(pointer, repository.object_format).hex()
+    place = os.path.join(directory, str(digest_of(os.fsencode(path)))[:32])
+    temporary = f"{place}.{os.getpid()}"
+    with open(temporary, "wb") as stream:
+        stream.write(f"{oid}\n".encode() + os.fsencode(path) + b"\0" + os.fsencode(text))
+    os.replace(temporary, place)
+
+
+def append_to(repository: Repository, message: str) -> int:
+    """Put the trailers of what the index holds into a message; forget all notes; return how many were put in.
+
+    Args:
+        repository: whose index.
+        message: path of the file with the message.
+    """
+    count = 0
+    for oid, path, text in _notes(repository):
+        if _oid_in_index(repository, path) == oid:
+            trailer = f"{KEY}: {os.fsdecode(text)}"
+            repository.git(
+                "interpret-trailers", "--in-place", "--if-exists", "addIfDifferent", "--trailer", trailer, message
+            )
+            count += 1
+    return count
+
+
+def _notes(repository: Repository) -> list[tuple[str, bytes, bytes]]:
+    found = []
+    directory = _directory(repository)
+    try:
+        names = sorted(os.listdir(directory))
+    except FileNotFoundError:
+        return []
+    for name in names:
+        place = os.path.join(directory, name)
+        with open(place, "rb") as stream:
+            head, _, rest = stream.read(1 << 20).partition(b"\n")
+        path, _, text = rest.partition(b"\0")
+        found.append((head.decode("ascii", "replace"), path, text))
+        os.unlink(place)
+    return found
+
+
+def _oid_in_index(repository: Repository, path: bytes) -> str | None:
+    listed = repository.git("--literal-pathspecs", "ls-files", "-z", "--stage", "--", os.fsdecode(path))
+    for item in listed.split(b"\0")[:-1]:
+        _, oid, stage = item.partition(b"\t")[0].split()
+        if stage == b"0":
+            return oid.decode()
+    return None
+
+
+def _directory(repository: Repository) -> str:
+    return os.path.join(repository.theta_dir, "merged")

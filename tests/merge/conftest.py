@@ -1,0 +1,155 @@
+"""Real git, small checkpoints, and the commands run as git runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+PROGRAM = Path(sys.executable).parent / "git-theta"
+CODES = {
+    "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32",
+    "bool": "BOOL", "float8_e4m3fn": "F8_E4M3", "complex64": "C64",
+}  # fmt: skip
+Arrays = Mapping[str, Any]
+
+
+def safetensors_bytes(arrays: Arrays, metadata: Mapping[str, str] | None = None) -> bytes:
+    """Return a file with tensors in the order given."""
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    at = 0
+    for name, array in arrays.items():
+        header[name] = {
+            "dtype": CODES[array.dtype.name], "shape": list(array.shape), "data_offsets": [at, at + array.nbytes]
+        }  # fmt: skip
+        at += array.nbytes
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + b"".join(array.tobytes() for array in arrays.values())
+
+
+def read_safetensors(raw: bytes) -> dict[str, Any]:
+    """Return the tensors of a file."""
+    size = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + size])
+    header.pop("__metadata__", None)
+    types = {code: np.dtype(getattr(ml_dtypes, name, None) or name) for name, code in CODES.items()}
+    found = {}
+    for name, one in header.items():
+        start, stop = (8 + size + offset for offset in one["data_offsets"])
+        found[name] = np.frombuffer(raw[start:stop], types[one["dtype"]]).reshape(one["shape"])
+    return found
+
+
+class Done(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+class Work:
+    """A work tree with a tracked model.safetensors."""
+
+    name = "model.safetensors"
+
+    def __init__(self, path: Path, home: Path) -> None:
+        self.path = path
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "XDG_"))}
+        self.environment = kept | {
+            "HOME": str(home),
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_CONFIG_GLOBAL": str(home / ".gitconfig"),
+            "GIT_EDITOR": "true",
+            "PATH": f"{PROGRAM.parent}{os.pathsep}{os.environ['PATH']}",
+        }
+
+    def git(self, *args: str, check: bool = True, text: str | None = None, **environment: str) -> Done:
+        done = subprocess.run(
+            ["git", *args], cwd=self.path, env=self.environment | environment, input=text,
+            capture_output=True, encoding="utf-8", check=False,
+        )  # fmt: skip
+        assert not check or done.returncode == 0, (args, done.stdout, done.stderr)
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    def theta(self, *args: str, check: bool = True, text: str | None = None, **environment: str) -> Done:
+        return self.git("theta", *args, check=check, text=text, **environment)
+
+    def write(self, arrays: Arrays, name: str | None = None, metadata: Mapping[str, str] | None = None) -> None:
+        (self.path / (name or self.name)).write_bytes(safetensors_bytes(arrays, metadata or {"format": "pt"}))
+
+    def commit(self, arrays: Arrays | None = None, tag: str = "", message: str = "change") -> None:
+        if arrays is not None:
+            self.write(arrays)
+        self.git("add", "-A")
+        self.git("commit", "-q", "--allow-empty", "-m", message)
+        if tag:
+            self.git("tag", tag)
+
+    def branch(self, name: str, arrays: Arrays, start: str = "base") -> None:
+        """Commit other weights on a new branch."""
+        self.git("checkout", "-q", "-b", name, start)
+        self.commit(arrays, message=name)
+
+    def append(self, name: str, text: str) -> None:
+        place = self.path / name
+        place.write_text((place.read_text() if place.exists() else "") + text)
+
+    def read(self, name: str | None = None) -> bytes:
+        return (self.path / (name or self.name)).read_bytes()
+
+    def tensors(self, name: str | None = None) -> dict[str, Any]:
+        return read_safetensors(self.read(name))
+
+    def status(self) -> str:
+        return self.git("status", "--porcelain", "-uno").out
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / ".gitconfig").write_text(
+        "[user]\n\tname = A U Thor\n\temail = author@example.com\n[init]\n\tdefaultBranch = main\n[advice]\n"
+        "\tdetachedHead = false\n"
+    )
+    return home
+
+
+@pytest.fixture
+def work(tmp_path: Path, home: Path) -> Work:
+    """A repository that tracks `*.safetensors`, with nothing in it."""
+    place = tmp_path / "work"
+    place.mkdir()
+    work = Work(place, home)
+    work.git("init", "-q")
+    work.theta("install", "--local")
+    work.theta("track", "*.safetensors")
+    return work
+
+
+@pytest.fixture
+def model() -> Callable[..., dict[str, Any]]:
+    def make(seed: int = 0, layers: int = 4, shape: tuple[int, ...] = (8, 6), dtype: str = "float32") -> dict[str, Any]:
+        draw = np.random.default_rng(seed)
+        kind = getattr(ml_dtypes, dtype, None) or dtype
+        return {f"layers.{n}.weight": draw.standard_normal(shape).astype("f4").astype(kind) for n in range(layers)}
+
+    return make
+
+
+@pytest.fixture
+def changed() -> Callable[..., dict[str, Any]]:
+    """Return a model with something added to some of its layers."""
+
+    def make(arrays: Arrays, by: float, *layers: int) -> dict[str, Any]:
+        wanted = {f"layers.{layer}.weight" for layer in layers}
+        return {n: (a.astype("f4") + by).astype(a.dtype) if n in wanted else a for n, a in arrays.items()}
+
+    return make

@@ -1,0 +1,326 @@
+"""`git merge` and everything else of git's that merges, with weights that two sides changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Work
+
+Model = dict[str, Any]
+Make = Callable[..., Model]
+
+
+@pytest.fixture
+def base(work: Work, model: Make) -> Model:
+    """A model of four layers, committed and tagged `base`."""
+    weights = model()
+    work.commit(weights, tag="base")
+    return weights
+
+
+def same(one: Model, other: Model) -> bool:
+    return one.keys() == other.keys() and all(one[name].tobytes() == other[name].tobytes() for name in one)
+
+
+def test_what_different_sides_changed_is_merged_without_a_question(work: Work, base: Model, changed: Make) -> None:
+    work.branch("theirs", changed(base, 1, 0))
+    work.branch("ours", changed(base, 2, 1, 2))
+
+    work.git("merge", "-m", "merge", "theirs")
+
+    assert same(work.tensors(), changed(changed(base, 1, 0), 2, 1, 2))
+    assert work.status() == ""
+    assert b'"format": "pt"' in work.read()[:200]
+
+
+def test_a_conflict_leaves_ours_whole_and_says_which_tensors(work: Work, base: Model, changed: Make) -> None:
+    work.branch("theirs", changed(base, 1, 0, 1))
+    ours = changed(base, 2, 1, 2)
+    work.branch("ours", ours)
+    before = work.read()
+
+    done = work.git("merge", "-m", "merge", "theirs", check=False)
+
+    assert done.status == 1
+    assert "both changed: layers.1.weight" in done.err
+    assert "layers.0" not in done.err
+    assert work.read() == before
+    assert work.status().startswith("UU")
+    shown = work.theta("status", check=False)
+    assert "layers.1.weight" in shown.out
+    work.git("merge", "--abort")
+    assert work.read() == before
+    assert "layers.1.weight" not in work.theta("status", check=False).out
+
+
+@pytest.mark.parametrize("how", ["setting", "attribute", "environment", "recipe"])
+def test_a_method_that_was_said_beforehand_decides(work: Work, base: Model, changed: Make, how: str) -> None:
+    if how == "attribute":
+        work.append(".gitattributes", "model.safetensors theta.merge.method=average;weight=3,1\n")
+    if how == "recipe":
+        (work.path / ".thetamerge").write_text("* theirs\nlayers.1.* average weight=3,1\n")
+    if how == "setting":
+        work.git("config", "theta.merge.method", "average weight=3,1")
+    work.commit(tag="start")
+    work.git("checkout", "-q", "-b", "theirs", "start")
+    work.commit(changed(base, 4, 0, 1))
+    work.git("checkout", "-q", "-b", "ours", "start")
+    work.commit(changed(base, 8, 1, 2))
+
+    environment = {"GIT_THETA_MERGE_METHOD": "average weight=3,1"} if how == "environment" else {}
+    done = work.git("merge", "-m", "merge", "theirs", **environment)
+
+    merged = work.tensors()
+    assert np.allclose(merged["layers.1.weight"], base["layers.1.weight"] + 7, atol=1e-5)
+    assert merged["layers.0.weight"].tobytes() == changed(base, 4, 0)["layers.0.weight"].tobytes()
+    assert work.status() == ""
+    assert "average weight=3,1: 1 tensor" in done.err
+
+
+def test_the_environment_goes_before_the_recipe_and_the_recipe_before_attribute_and_setting(
+    work: Work, base: Model, changed: Make
+) -> None:
+    (work.path / ".thetamerge").write_text("layers.1.* theirs\n")
+    work.append(".gitattributes", "model.safetensors theta.merge.method=average\n")
+    work.git("config", "theta.merge.method", "base")
+    work.commit(tag="start")
+    for name, by in (("theirs", 4), ("ours", 8)):
+        work.git("checkout", "-q", "-b", name, "start")
+        work.commit(changed(base, by, 1, 2))
+
+    work.git("merge", "-m", "merge", "theirs")
+    merged = work.tensors()
+    assert np.allclose(merged["layers.1.weight"], base["layers.1.weight"] + 4, atol=1e-5)
+    assert np.allclose(merged["layers.2.weight"], base["layers.2.weight"] + 6, atol=1e-5)
+
+    work.git("reset", "-q", "--hard", "HEAD~1")
+    work.git("merge", "-m", "merge", "theirs", GIT_THETA_MERGE_METHOD="ours")
+    assert np.allclose(work.tensors()["layers.2.weight"], base["layers.2.weight"] + 8, atol=1e-5)
+
+
+def test_tensors_that_sides_added_deleted_and_renamed_make_a_new_valid_file(
+    work: Work, base: Model, changed: Make
+) -> None:
+    theirs = changed(base, 1, 0)
+    theirs["head"] = np.ones(5, "f2")
+    del theirs["layers.3.weight"]
+    work.branch("theirs", theirs)
+    ours = dict(base)
+    ours["model.layers.0.weight"] = ours.pop("layers.0.weight")
+    work.branch("ours", ours)
+
+    work.git("merge", "-m", "merge", "theirs")
+
+    expected = {name: base[name] for name in ("layers.1.weight", "layers.2.weight")}
+    expected |= {"model.layers.0.weight": theirs["layers.0.weight"], "head": theirs["head"]}
+    assert same(work.tensors(), expected)
+    assert b'"format":"pt"' in work.read()[:60]
+    assert work.status() == ""
+
+
+def test_a_file_that_both_sides_added_is_merged_without_a_base(work: Work, model: Make) -> None:
+    work.commit(tag="base")
+    one, other = model(1, layers=2), model(1, layers=3)
+    work.branch("theirs", other)
+    work.branch("ours", one)
+
+    work.git("merge", "-m", "merge", "theirs")
+
+    assert same(work.tensors(), other)
+
+
+def test_a_method_that_needs_a_base_says_so_where_there_is_none(work: Work, model: Make) -> None:
+    work.git("config", "theta.merge.method", "ties density=0.5")
+    work.commit(tag="base")
+    work.branch("theirs", model(1))
+    work.branch("ours", model(2))
+
+    done = work.git("merge", "-m", "merge", "theirs", check=False)
+
+    assert done.status == 1
+    assert "needs the base" in done.err
+    assert same(work.tensors(), model(2))
+
+
+def test_a_rebase_and_a_cherry_pick_merge_by_tensor(work: Work, base: Model, changed: Make) -> None:
+    work.branch("theirs", changed(base, 1, 0))
+    work.branch("ours", changed(base, 2, 1))
+    work.git("checkout", "-q", "-b", "picked")
+    work.git("cherry-pick", "theirs")
+    both = changed(changed(base, 1, 0), 2, 1)
+    assert same(work.tensors(), both)
+
+    work.git("checkout", "-q", "ours")
+    work.git("rebase", "-q", "theirs")
+
+    assert same(work.tensors(), both)
+    assert work.status() == ""
+
+
+def test_a_revert_takes_back_one_side_and_keeps_what_came_after(work: Work, base: Model, changed: Make) -> None:
+    work.commit(changed(base, 1, 0), tag="one")
+    work.commit(changed(changed(base, 1, 0), 2, 1), tag="two")
+
+    work.git("revert", "--no-edit", "one")
+
+    assert same(work.tensors(), changed(base, 2, 1))
+
+
+def test_an_octopus_of_different_files_is_merged_and_of_one_file_is_refused_by_git(
+    work: Work, base: Model, changed: Make, model: Make
+) -> None:
+    for name in ("a", "b"):
+        work.git("checkout", "-q", "-b", name, "base")
+        work.write(model(5), f"{name}.safetensors")
+        work.commit()
+    work.git("checkout", "-q", "-b", "octopus", "base")
+    work.git("merge", "-q", "-m", "octopus", "a", "b")
+    assert same(work.tensors("a.safetensors"), model(5))
+    assert same(work.tensors("b.safetensors"), model(5))
+
+    for name, layer in (("c", 0), ("d", 1)):
+        work.branch(name, changed(base, 1, layer))
+    work.git("checkout", "-q", "-b", "second", "base")
+    work.commit(changed(base, 1, 2))
+    before = work.read()
+    assert work.git("merge", "-m", "octopus", "c", "d", check=False).status != 0
+    work.git("reset", "-q", "--hard")
+    assert work.read() == before
+
+
+def criss_cross(work: Work, base: Model, changed: Make) -> None:
+    """Two branches that have merged each other's first commit: two merge bases."""
+    work.branch("one", changed(base, 1, 0))
+    work.branch("two", changed(base, 2, 1))
+    for here, there in (("one", "two~0"), ("two", "one~1")):
+        work.git("checkout", "-q", here)
+        work.git("merge", "-q", "-m", "cross", there)
+
+
+def test_a_criss_cross_merge_has_a_virtual_base(work: Work, base: Model, changed: Make) -> None:
+    criss_cross(work, base, changed)
+    both = changed(changed(base, 1, 0), 2, 1)
+    work.git("checkout", "-q", "one")
+    work.commit(changed(both, 3, 2))
+    work.git("checkout", "-q", "two")
+    work.commit(changed(both, 4, 3))
+
+    work.git("merge", "-q", "-m", "merge", "one")
+
+    assert same(work.tensors(), changed(changed(both, 3, 2), 4, 3))
+
+
+def test_what_conflicts_between_merge_bases_conflicts_in_the_merge_too(work: Work, base: Model, changed: Make) -> None:
+    work.branch("one", changed(base, 1, 0))
+    work.branch("two", changed(base, 2, 0))
+    for here, there in (("one", "two~0"), ("two", "one~1")):
+        work.git("checkout", "-q", here)
+        work.git("merge", "-q", "-m", "cross", there, GIT_THETA_MERGE_METHOD="ours")
+    work.git("checkout", "-q", "one")
+    ours = work.read()
+
+    done = work.git("merge", "-m", "merge", "two", check=False)
+
+    assert done.status == 1
+    assert "both changed: layers.0.weight" in done.err
+    assert done.err.count("in conflict") == 1
+    assert work.read() == ours
+
+
+def test_the_recipe_that_was_used_is_in_the_store_under_the_manifest(work: Work, base: Model, changed: Make) -> None:
+    work.branch("theirs", changed(base, 1, 1))
+    work.branch("ours", changed(base, 2, 1))
+    work.git("merge", "-m", "merge", "theirs", GIT_THETA_MERGE_METHOD="ties density=0.5")
+
+    manifest = next(
+        line.split()[1]
+        for line in work.git("show", "HEAD:model.safetensors").out.splitlines()
+        if "manifest" in line[:8]
+    )
+    (record,) = (work.path / ".git/theta/recipes" / manifest).iterdir()
+
+    values = json.loads(record.read_bytes())
+    assert values["rules"] == [
+        {"rule": "ties density=0.5", "source": "GIT_THETA_MERGE_METHOD", "tensors": ["layers.1.weight"]}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        ("* averge\n", "did you mean average?"),
+        ("# fine\n\n* ties density=2\n", ".thetamerge, line 3"),
+        ("* ties densty=0.5\n", "its parameters: weight, normalize, lambda, density, rescale"),
+        ("layer.9.* ours\n", "'layer.9.*' matches no tensor of 'model.safetensors'"),
+        ("* average weight=1,2,3\n", "3 values for 2 sides"),
+        ("*\n", "a method is missing"),
+        ("[models\n", "in brackets"),
+    ],
+)
+def test_a_recipe_that_cannot_be_followed_is_named_with_its_line_and_ours_stays(
+    work: Work, base: Model, changed: Make, recipe: str, said: str
+) -> None:
+    (work.path / ".thetamerge").write_text(recipe)
+    work.commit(tag="start")
+    for name, by in (("theirs", 4), ("ours", 8)):
+        work.git("checkout", "-q", "-b", name, "start")
+        work.commit(changed(base, by, 1))
+    before = work.read()
+
+    done = work.git("merge", "-m", "merge", "theirs", check=False)
+
+    assert done.status != 0
+    assert said in done.err
+    assert "Traceback" not in done.err
+    assert work.read() == before
+
+
+def test_a_nan_in_a_side_is_a_conflict_and_nothing_is_mixed_with_it(work: Work, base: Model, changed: Make) -> None:
+    theirs = changed(base, 1, 1, 2)
+    theirs["layers.1.weight"] = theirs["layers.1.weight"].copy()
+    theirs["layers.1.weight"][0, 0] = np.nan
+    work.branch("theirs", theirs)
+    work.branch("ours", changed(base, 2, 1, 2))
+
+    done = work.git("merge", "-m", "merge", "theirs", check=False, GIT_THETA_MERGE_METHOD="average")
+
+    assert done.status == 1
+    assert "theirs has elements that are NaN or infinite" in done.err
+    assert same(work.tensors(), changed(base, 2, 1, 2))
+
+
+def test_a_change_of_the_header_alone_is_taken_with_the_other_sides_weights(
+    work: Work, base: Model, changed: Make
+) -> None:
+    work.git("checkout", "-q", "-b", "theirs", "base")
+    work.write(base, metadata={"format": "pt", "license": "mit"})
+    work.commit()
+    work.git("checkout", "-q", "-b", "ours", "base")
+    work.write(changed(base, 1, 0))
+    work.commit()
+
+    work.git("merge", "-m", "merge", "theirs")
+
+    assert b'"license": "mit"' in work.read()[:200]
+    assert same(work.tensors(), changed(base, 1, 0))
+
+
+def test_files_that_are_no_checkpoints_conflict_as_wholes(work: Work) -> None:
+    work.theta("track", "*.dat")
+    work.commit(tag="start")
+    for name in ("base", "theirs", "ours"):
+        work.git("checkout", "-q", "-b", name, "start" if name == "base" else "base")
+        (work.path / "x.dat").write_bytes(name.encode() * 1000)
+        work.commit()
+
+    done = work.git("merge", "-m", "merge", "theirs", check=False)
+
+    assert done.status == 1
+    assert "tensors are not known" in done.err
+    assert work.read("x.dat") == b"ours" * 1000
