@@ -1,1 +1,26 @@
-"""thetastore: a content-addressed storage engine for model parameters. Bytes in, digests out."""
+"""thetastore: a content-addressed storage engine for model parameters. Bytes in, digests out.
+
+`thetastore.open(url)` returns a model, a mapping from names to lazy tensors; `Store` is what holds it. Errors are in
+`thetastore.errors`; each has a builtin base where one fits.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from thetastore.models import Model, Tensor, open
+    from thetastore.store import Store
+
+__all__ = ["open", "Model", "Tensor", "Store"]
+
+_PLACES = {"open": "models", "Model": "models", "Tensor": "models", "Store": "store"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for: git starts us for each file, and most of it is never needed."""
+    if name not in _PLACES:
+        raise AttributeError(f"module 'thetastore' has no attribute '{name}'")
+    from importlib import import_module
+
+    return getattr(import_module(f"thetastore.{_PLACES[name]}"), name)

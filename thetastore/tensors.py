@@ -119,6 +119,21 @@ class TensorReader:
             offset += piece.nbytes
         self._check(tensor, Digest(hasher.digest()))
 
+    def read_file(self, start: int, stop: int) -> bytes:
+        """Return the bytes `[start, stop)` of the file, tensors' or not; the digests of their chunks are checked.
+
+        Raises:
+            OutOfRangeError: the file does not have these bytes.
+            ObjectMissingError, ObjectCorruptError: as `read`.
+        """
+        if not 0 <= start <= stop <= self.manifest.file_bytes:
+            raise OutOfRangeError(f"bytes {start} to {stop} of a file that has {self.manifest.file_bytes}")
+        whole = Tensor("", "uint8", (self.manifest.file_bytes,), 0, None, self.manifest.file_digest)
+        target = new_memory(stop - start)
+        for _ in self._fill(whole, start, stop, target, 0):
+            pass
+        return bytes(target)
+
     def chunks(self, name: str) -> tuple[PlacedChunk, ...]:
         """Return the chunks that hold bytes of a tensor, in the order of the file, with their offsets in the file.
 

@@ -18,7 +18,15 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PACKAGES = ("thetastore", "gitbridge", "migrations")
 OPTIONAL = {
     "numcodecs": "thetastore/codecs/for_numcodecs.py",
+    "fsspec": "thetastore/backends/",
+    "gcsfs": "thetastore/backends/opening.py",
+    "sshfs": "thetastore/backends/opening.py",
+    "asyncssh": "thetastore/backends/sftp.py",
+    "azure": "thetastore/backends/azure.py",
+    "jax": "thetastore/arrays.py",
+    "ml_dtypes": "thetastore/arrays.py",
     "pytest": "thetastore/testing/",
+    "torch": "thetastore/arrays.py",
     "hypothesis": "thetastore/testing/",
 }
 """What only one place may import, because nothing else needs it: an extra, or the conformance suites."""

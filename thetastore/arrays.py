@@ -1,0 +1,236 @@
+"""Tensors as arrays: which numpy or torch type stands for which of ours, and slices out of a tensor's bytes.
+
+numpy has no bfloat16 and no 8-bit floats: they are those of ml_dtypes where that is installed, else unsigned integers
+with the same bits; so is complex32. Types without elements of whole bytes (4 and 6 bits wide, block-quantised) are
+bytes: the last axis counts bytes, or where a row does not end with a byte there is one axis of bytes.
+
+What is read of a slice: along the axis on which chunks are cut, the run from the first to the last index wanted (or
+each index by itself, where a step leaves out whole chunks); of the axes before it, the indices wanted and no others.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from thetastore.chunking import GRID_BYTES
+from thetastore.dtypes import DTYPES, raw_bytes_of
+from thetastore.errors import OutOfRangeError, UnsupportedError
+
+if TYPE_CHECKING:
+    import numpy
+
+    from thetastore.tensors import TensorReader
+
+    Array = numpy.ndarray[Any, Any]
+
+_BIG_ENDIAN = "_be"
+_BLOCK_BYTES = 32 << 20
+"""Memory for what is read around a slice that leaves out some of each row."""
+_KINDS = {"int": "i", "float": "f", "complex": "c", "bool": "b"}
+
+
+def array_form(dtype: str, shape: tuple[int, ...]) -> tuple[numpy.dtype[Any], tuple[int, ...]]:
+    """Return the numpy type and the shape of the array that stands for a tensor."""
+    import numpy
+
+    _, bits, kind, block_elements = DTYPES[dtype]
+    if bits % 8 or block_elements > 1 or kind == "bytes":
+        return numpy.dtype("u1"), _byte_shape(dtype, shape)
+    plain = dtype.removesuffix(_BIG_ENDIAN)
+    order = ">" if dtype != plain else "<"
+    if plain == "bfloat16" or plain.startswith("float8_"):
+        found = getattr(_ml_dtypes(), plain, None) if plain == dtype else None
+        return numpy.dtype(found or f"{order}u{bits // 8}"), shape
+    letter = "u" if plain.startswith("uint") or plain == "complex32" else _KINDS[kind]
+    return numpy.dtype(f"{order}{letter}{bits // 8}"), shape
+
+
+def _byte_shape(dtype: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    _, bits, _, block_elements = DTYPES[dtype]
+    if block_elements > 1:
+        return (*shape[:-1], shape[-1] // block_elements * bits // 8)
+    if shape and shape[-1] * bits % 8 == 0:
+        return (*shape[:-1], shape[-1] * bits // 8)
+    return (raw_bytes_of(dtype, math.prod(shape)),)
+
+
+def _ml_dtypes() -> Any:
+    try:
+        import ml_dtypes
+    except ImportError:
+        return None
+    return ml_dtypes
+
+
+def torch_form(dtype: str, array: Array) -> Any:
+    """Return a torch tensor over an array's memory, which must be writable; bits are kept, whatever torch knows."""
+    import torch
+
+    plain = dtype.removesuffix(_BIG_ENDIAN)
+    if plain != dtype:
+        array = array.byteswap().view(array.dtype.newbyteorder("<"))
+    numpy_type, shape = array.dtype, array.shape
+    wanted = getattr(torch, plain, None) if DTYPES[dtype].bits == 8 * numpy_type.itemsize else torch.uint8
+    if not isinstance(wanted, torch.dtype):
+        wanted = {1: torch.uint8, 2: torch.int16}.get(numpy_type.itemsize)
+        if wanted is None:
+            raise UnsupportedError(f"this version of torch has no type for {dtype}: update it")
+    if not array.size:
+        return torch.empty(shape, dtype=wanted)
+    memory = array.reshape(-1).view("u1") if array.flags.c_contiguous else array.copy().reshape(-1).view("u1")
+    return torch.frombuffer(memory, dtype=wanted).reshape(shape)
+
+
+def jax_form(array: Array) -> Any:
+    """Return a jax array with an array's values."""
+    import jax.numpy
+
+    return jax.numpy.asarray(array)
+
+
+class Index(NamedTuple):
+    """What of an array is wanted."""
+
+    ranges: tuple[range, ...]
+    """One for each axis; steps may be negative."""
+    dropped: tuple[int, ...]
+    """Axes that one number was given for: the result lacks them."""
+
+
+def parse_index(shape: tuple[int, ...], index: Any) -> Index:
+    """Return what `array[index]` asks for: integers, slices and one `...`.
+
+    Other than numpy's, slices must lie within the array: nobody gets fewer rows than were asked for.
+
+    Raises:
+        OutOfRangeError: too many axes, or something outside of the array.
+        TypeError: an index of another kind.
+    """
+    parts = list(index) if isinstance(index, tuple) else [index]
+    places = [at for at, part in enumerate(parts) if part is Ellipsis]
+    if len(places) > 1:
+        raise OutOfRangeError("an index can only have one '...'")
+    missing = len(shape) - (len(parts) - len(places))
+    if missing < 0:
+        raise OutOfRangeError(f"{len(parts) - len(places)} indices for a tensor of {len(shape)} axes")
+    at = places[0] if places else len(parts)
+    parts[at : at + len(places)] = [slice(None)] * missing
+    ranges, dropped = [], []
+    for axis, (length, part) in enumerate(zip(shape, parts, strict=True)):
+        if isinstance(part, slice):
+            ranges.append(_range_of(part, axis, length))
+            continue
+        number = _whole_number(part)
+        if not -length <= number < length:
+            raise OutOfRangeError(f"index {number} is outside of axis {axis}, which has {length}")
+        ranges.append(range(number % length, number % length + 1))
+        dropped.append(axis)
+    return Index(tuple(ranges), tuple(dropped))
+
+
+def _whole_number(part: Any) -> int:
+    import operator
+
+    if not isinstance(part, bool) and part is not None:
+        try:
+            return operator.index(part)
+        except TypeError:
+            pass
+    raise TypeError(
+        f"a tensor in a store is indexed by integers, slices and '...', not by {type(part).__name__}: "
+        "take numpy.asarray(tensor)[...] for that"
+    )
+
+
+def _range_of(part: slice, axis: int, length: int) -> range:
+    for bound in (part.start, part.stop):
+        if bound is not None and not -length <= _whole_number(bound) <= length:
+            raise OutOfRangeError(f"slice {_slice_text(part)} is outside of axis {axis}, which has {length}")
+    return range(*part.indices(length))
+
+
+def _slice_text(part: slice) -> str:
+    ends = ["" if bound is None else str(bound) for bound in (part.start, part.stop)]
+    return ":".join(ends if part.step is None else [*ends, str(part.step)])
+
+
+def read_array(reader: TensorReader, name: str) -> Array:
+    """Return a whole tensor, proven by its digest, in writable memory of its own."""
+    import numpy
+
+    tensor = reader.tensor(name)
+    dtype, shape = array_form(tensor.dtype, tensor.shape)
+    return numpy.frombuffer(reader.read(name), dtype).reshape(shape)
+
+
+def read_slice(reader: TensorReader, name: str, index: Index) -> Array:
+    """Return a part of a tensor in memory of its own; the digests of the chunks that hold it are checked."""
+    import numpy
+
+    tensor = reader.tensor(name)
+    dtype, shape = array_form(tensor.dtype, tensor.shape)
+    rising = [one if one.step > 0 else one[::-1] for one in index.ranges]
+    result = numpy.empty([len(one) for one in rising], f"V{dtype.itemsize}")
+    if result.size and shape:
+        _Box(reader, name, shape, dtype.itemsize, rising).fill(result)
+    elif result.size:
+        result[...] = numpy.frombuffer(reader.read(name), result.dtype)[0]
+    flips = tuple(slice(None, None, 1 if one.step > 0 else -1) for one in index.ranges)
+    kept = [len(one) for axis, one in enumerate(rising) if axis not in index.dropped]
+    return numpy.ascontiguousarray(result[flips]).view(dtype).reshape(kept)
+
+
+class _Box:
+    """A selection of rising ranges, one for each axis of an array in C order."""
+
+    def __init__(
+        self, reader: TensorReader, name: str, shape: tuple[int, ...], item_bytes: int, ranges: list[range]
+    ) -> None:
+        self._reader = reader
+        self._name = name
+        self._shape = shape
+        self._ranges = ranges
+        self._item_bytes = item_bytes
+        below = [item_bytes * math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+        self._steps = below
+        """Bytes from one index of an axis to the next."""
+        self._cut = next((axis for axis, nbytes in enumerate(below) if nbytes <= GRID_BYTES), len(shape) - 1)
+        """The axis along which the bytes of an index are at most those of a chunk."""
+        inner = zip(ranges[self._cut + 1 :], shape[self._cut + 1 :], strict=True)
+        self._is_whole_inside = all(one == range(length) for one, length in inner)
+
+    def fill(self, result: Array) -> None:
+        """Read the selection into an array of its shape."""
+        for numbers in itertools.product(*(range(len(one)) for one in self._ranges[: self._cut])):
+            leading = zip(self._ranges, numbers, self._steps, strict=False)
+            start = sum(one[number] * step for one, number, step in leading)
+            rows = result[numbers]
+            for first, last in self._runs():
+                self._fill_run(rows[first:last], start, self._ranges[self._cut][first:last])
+
+    def _runs(self) -> Iterator[tuple[int, int]]:
+        """Yield the places, along the cut axis, of what is read at once."""
+        rows = self._ranges[self._cut]
+        row_bytes = self._steps[self._cut]
+        at_once = len(rows)
+        if rows.step * row_bytes > GRID_BYTES:
+            at_once = 1
+        elif rows.step > 1 or not self._is_whole_inside:
+            at_once = max(_BLOCK_BYTES // (rows.step * row_bytes), 1)
+        for first in range(0, len(rows), at_once):
+            yield first, min(first + at_once, len(rows))
+
+    def _fill_run(self, rows: Array, start: int, wanted: range) -> None:
+        import numpy
+
+        row_bytes = self._steps[self._cut]
+        first, stop = start + wanted[0] * row_bytes, start + (wanted[-1] + 1) * row_bytes
+        if self._is_whole_inside and wanted.step == 1:
+            self._reader.read_range(self._name, first, stop, rows.view("u1").reshape(-1).data)
+            return
+        raw = numpy.frombuffer(self._reader.read_range(self._name, first, stop), rows.dtype)
+        inner = tuple(slice(one.start, one.stop, one.step) for one in self._ranges[self._cut + 1 :])
+        rows[...] = raw.reshape(-1, *self._shape[self._cut + 1 :])[(slice(None, None, wanted.step), *inner)]
