@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-deep check bench docs clean
+.PHONY: help demo test test-deep check bench bench-spine peers docs clean
 
 help: ## say what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | sort | while IFS="$$(printf '\t')" read -r target text; do \
@@ -40,6 +40,9 @@ bench: $(VENV)/installed-bench $(MINILM) ## measure against peers, and write doc
 
 bench-spine: $(VENV)/installed-dev $(MINILM) ## measure add and checkout against git-lfs and cp; ARGS='--only add --size-mb 400'
 	$(BIN)/python -m benchmarks.spine --minilm $(MINILM) $(ARGS)
+
+docs: $(VENV)/installed ## write the reference of commands and settings, and the manual pages, from the code
+	$(BIN)/python docs/make_reference.py
 
 peers: ## install what bench compares with: zipnn, git-theta of PyPI, torch to train versions (4 GB, a compiler)
 	@$(PYTHON) -m venv .venv-peers
