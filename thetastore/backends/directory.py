@@ -193,6 +193,9 @@ class _Appender:
         except OSError as error:
             self._cut(self._end)
             raise BackendError(error.errno, error.strerror, self._path) from error
+        except BaseException:  # an interrupt: what was written of it must not lie behind what is written next
+            self._cut(self._end)
+            raise
 
     def truncate(self, keep_bytes: int) -> None:
         with _Refusals(self._path):

@@ -129,6 +129,7 @@ class PackWriter:
         self._flusher.join()
         if self._failure is not None:
             raise self._failure
+        self._drop_what_is_half_done()
         self._appender.write(_footer(self._heads, self._appender.size()))
         try:
             self._appender.seal(sealed_name(self.id))
@@ -139,6 +140,13 @@ class PackWriter:
         self.is_sealed = True
         self._heads = []
         return SealedPack(self.id, self._appender.size(), self._rows)
+
+    def _drop_what_is_half_done(self) -> None:
+        """Cut off a record, or a footer, in whose writing an interrupt came: nobody was told that it is there."""
+        del self._heads[len(self._rows) :]
+        end = self._rows[-1].offset + self._rows[-1].nbytes if self._rows else PREAMBLE_BYTES
+        if self._appender.size() > end:
+            self._appender.truncate(end)
 
     @property
     def is_empty(self) -> bool:
