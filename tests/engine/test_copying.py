@@ -12,6 +12,7 @@ import pytest
 
 from thetastore.codecs import encode_copies
 from thetastore.codecs.copies import Patch, Range, Recipe
+from thetastore.copying import MISSES_A_LOOK
 from thetastore.digest import Digest, Kind, checksum_of, digest_of
 from thetastore.errors import ObjectCorruptError
 from thetastore.objects import Objects
@@ -106,6 +107,20 @@ def test_a_file_finds_copies_in_one_that_was_stored_just_before(path) -> None:
 
     assert [got(path, digest) for digest in digests] == raws
     assert bytes_below(path) < 0.72 * len(raws[0])
+
+
+def test_copies_that_begin_late_in_a_long_new_file_are_found_nevertheless(path) -> None:
+    put(path, file_of(base()))
+    new = {f"new {n}": drawn(80, WIDTH, seed=1000 + n) for n in range(40)}
+    parts = {f"part {n}": part for n, part in enumerate(np.array_split(base()["embed"], 20))}
+
+    digest = put(path, file_of(new | parts))
+
+    codecs = [entry.codec for entry in entries_of(path, digest)]
+    assert codecs[1:41] == ["planes"] * 40
+    assert codecs[41:].count("copies") >= 20 - MISSES_A_LOOK
+    assert codecs[-10:] == ["copies"] * 10
+    assert got(path, digest) == file_of(new | parts)
 
 
 def test_copies_of_copies_stay_within_the_depth(path) -> None:
