@@ -137,13 +137,18 @@ def _parse_tensors(body: bytes, count: int) -> tuple[PointerTensor, ...]:
     found = body.count(b"\n")  # before they are split: 67 million empty lines took 1.2 GB
     if count > MAX_TENSORS or found != count:
         raise PointerError(f"this pointer was edited or cut: it announces {count} tensors and lists {found}")
-    tensors = tuple(map(_parse_line, body.decode("ascii", "replace").split("\n")[:-1]))
+    tensors = tuple(map(parse_tensor_line, body.decode("ascii", "replace").split("\n")[:-1]))
     if any(before.name >= after.name for before, after in itertools.pairwise(tensors)):
         raise PointerError("this pointer was edited: its tensors are not in the order of their names")
     return tensors
 
 
-def _parse_line(line: str) -> PointerTensor:
+def parse_tensor_line(line: str) -> PointerTensor:
+    """Read one of the lines that list tensors.
+
+    Raises:
+        PointerError: it is none.
+    """
     import json
 
     match = _LINE.fullmatch(line)

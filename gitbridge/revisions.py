@@ -54,7 +54,7 @@ def tracked_file(repository: Repository, name: FileName, directory: str | None =
         RevisionError: there is no such revision.
         PathMissingError: it has no such file, or git theta does not track it; says which names are near.
     """
-    path = _from_top(repository, name, directory)
+    path = path_from_top(repository, name, directory)
     revision = name.revision
     if not revision and repository.work_tree is None:
         revision = "HEAD"
@@ -83,7 +83,7 @@ def resolve(repository: Repository, name: str, kind: str = "") -> str:
         raise RevisionError(f"'{name}' is not a commit, tag or tree of this repository", "git log --all") from None
 
 
-def _from_top(repository: Repository, name: FileName, directory: str | None) -> str:
+def path_from_top(repository: Repository, name: FileName, directory: str | None) -> str:
     """Return a path from the top of the work tree, without `.` and `..`."""
     path, top = name.path, repository.work_tree
     is_relative = name.revision is None or path.startswith(("./", "../"))

@@ -266,6 +266,8 @@ def _plan(change: Change) -> _Plan:
     before, after = change.before, change.after
     if before is None or after is None:
         return _Plan(change, "element", 1, 1, 0, None)
+    if change.has_same_bytes and before.dtype == after.dtype:
+        return _Plan(change, "element", 1, 1, 0, None)
     is_same_type = before.dtype == after.dtype
     shape = _common_shape(before.shape, after.shape)
     if has_values(after.dtype) and (is_same_type or (is_floating(before.dtype) and is_floating(after.dtype))):
@@ -402,6 +404,8 @@ class _Part:
         changed = moments.changed_elements if moments else self._changed_units
         rows, sketch = self._metrics.pop("rows", None), self._metrics.pop("sketch", None)
         looks = looks_of(moments, sketch if isinstance(sketch, Sketch) else None) if moments else None
+        if plan.change.has_same_bytes:
+            looks = Looks("same")
         results: dict[str, Mapping[str, Any]] = {}
         if isinstance(sketch, Sketch) and changed and looks and looks.word in ("low-rank", "dense"):
             results["sketch"] = sketch.result()

@@ -40,6 +40,10 @@ class Ranges:
                 self._starts.append(start)
                 self._stops.append(stop)
 
+    def places(self) -> list[tuple[int, int]]:
+        """Return the runs of bytes, in order, that do not touch each other."""
+        return list(zip(self._starts, self._stops, strict=True))
+
     def overlap(self, start: int, stop: int) -> bool:
         """Tell whether any of the bytes `[start, stop)` of the file is among them."""
         at = bisect_right(self._stops, start)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import _thread
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from thetastore.digest import Digest, new_hasher
-from thetastore.errors import NotThisFormat
+from thetastore.errors import NoSuchTensorError, NotThisFormat
 from thetastore.formats import MAX_HEADER_BYTES, SNIFF_BYTES, Format, HeaderFormat, NeedBytes, next_prefix_bytes
 from thetastore.formats.registry import candidates
 from thetastore.layout import Layout, Tensor
 from thetastore.manifest import Tensor as NamedTensor
+from thetastore.objects import Objects
 from thetastore.open_file import OpenFile
 from thetastore.pool import Pool
+from thetastore.rebuild import iter_chunks
+from thetastore.selection import Ranges
 from thetastore.strided import iter_c_order
 from thetastore.tensors import TensorReader
 
@@ -44,12 +47,33 @@ class Side(Protocol):
     def read(self, name: str, start: int, stop: int, out: memoryview) -> None:
         """Put the bytes `[start, stop)` of a tensor, in C order, into `out`."""
 
+    def skeleton(self) -> Hashable:
+        """Return a value that differs where the bytes outside of tensors do; of two kinds of sides, always."""
+
 
 class StoredSide:
     """A file in a store."""
 
-    def __init__(self, reader: TensorReader) -> None:
+    def __init__(self, objects: Objects, reader: TensorReader) -> None:
+        self._objects = objects
         self._reader = reader
+
+    def has(self, name: str, dtype: str, shape: tuple[int, ...], digest: Digest) -> bool:
+        """Tell whether the file has this very tensor."""
+        try:
+            tensor = self._reader.tensor(name)
+        except NoSuchTensorError:
+            return False
+        return (tensor.dtype, tensor.shape, tensor.digest) == (dtype, shape, digest)
+
+    def skeleton(self) -> Hashable:
+        """Return the digests of the chunks that hold nothing of a tensor."""
+        tensors = Ranges(self._reader.manifest.tensors, lambda _: True)
+        return tuple(
+            placed.chunk.digest
+            for placed in iter_chunks(self._objects, self._reader.manifest)
+            if not tensors.overlap(placed.offset, placed.offset + placed.chunk.raw_bytes)
+        )
 
     def parts(self, name: str) -> Sequence[Part]:
         """Return the chunks of a tensor; one part without a digest where it does not lie in C order."""
@@ -101,6 +125,16 @@ class FileSide:
         finally:
             pool.close()
         return [NamedTensor(*tensor, digests[tensor[1:]]) for tensor in self.layout.tensors]
+
+    def skeleton(self) -> Hashable:
+        """Return the digest of all bytes that are in no tensor."""
+        tensors = Ranges((NamedTensor(*tensor, Digest()) for tensor in self.layout.tensors), lambda _: True)
+        hasher, offset = new_hasher(), 0
+        for start, stop in [*tensors.places(), (self.file.size, self.file.size)]:
+            for at in range(offset, start, _BLOCK_BYTES):
+                hasher.update(self.file.read_at(at, min(_BLOCK_BYTES, start - at)))
+            offset = stop
+        return hasher.digest()
 
     def file_digest(self) -> Digest:
         """Return the digest of the whole file."""

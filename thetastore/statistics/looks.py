@@ -3,7 +3,8 @@
 | word | the change |
 | --- | --- |
 | `same` | values are equal: only the type or the shape is another |
-| `bits` | values are equal, bits are not: signs of zero, NaN payloads; or only what is not finite changed |
+| `bits` | values are equal, bits are not: signs of zero, payloads of NaN |
+| `not-finite` | nothing changed but to, or from, NaN or infinity |
 | `rounded` | rounding to the new type, and nothing else |
 | `sparse` | at most 5 % of the elements |
 | `scaled` | one factor times what was there |
@@ -41,7 +42,8 @@ def looks_of(moments: Moments, sketch: Sketch | None) -> Looks:
     if not moments.changed_elements:
         return Looks("same")
     if not moments.change_norm:
-        return Looks("bits")
+        counts = (moments.nan_before, moments.inf_before), (moments.nan_after, moments.inf_after)
+        return Looks("bits" if counts[0] == counts[1] else "not-finite")
     if moments.pair.is_recast and moments.beyond_rounding == 0:
         return Looks("rounded")
     count = moments.pair.after.element_count

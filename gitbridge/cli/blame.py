@@ -1,0 +1,96 @@
+"""`git theta blame`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from gitbridge.cli.opening import open_repository
+from gitbridge.errors import RemoteError
+from thetastore.command_line import Parser
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gitbridge.history import Blamed
+    from gitbridge.repository import Repository
+    from thetastore.comparing import Measured
+
+_EPILOG = """\
+columns: commit, date, author, what it did (M changed, T another type, S another shape, R renamed, A added), share of
+the elements that it changed, norm of that change over the norm of what was there, what it looks like, tensor.
+The figures need the weights of both versions; where they are not here, or with --names, there are none.
+"""
+
+
+def blame(arguments: list[str]) -> int:
+    """Print, for each tensor of a file, the commit that last changed it, and by how much."""
+    parser = Parser(
+        prog="git theta blame",
+        usage="git theta blame [options] [REV] [--] PATH",
+        description="Say of each tensor of a file which commit changed it last, and by how much.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="+", metavar="REV, PATH", help=argparse.SUPPRESS)
+    parser.add_argument("--tensors", action="append", metavar="GLOB", help="only tensors whose names match; repeatable")
+    parser.add_argument("--names", dest="names_only", action="store_true", help="no figures: reads no weights")
+    parser.add_argument("--json", action="store_true", help="for programs; schema 1")
+    options = parser.parse_intermixed_args(arguments)
+    with open_repository() as repository:
+        rows = _blamed(repository, options)
+    if options.json:
+        import json
+
+        from gitbridge.reports.values import commit_values, tensor_values
+
+        tensors = [tensor_values(measured) | {"commit": commit_values(one.commit)} for one, measured in rows]
+        json.dump({"schema": 1, "tensors": tensors}, sys.stdout, indent=1, allow_nan=False)
+        sys.stdout.write("\n")
+    else:
+        sys.stdout.write(_text(rows))
+    return 0
+
+
+def _blamed(repository: Repository, options: argparse.Namespace) -> Sequence[tuple[Blamed, Measured]]:
+    from gitbridge.diffing import Differ, Options
+    from gitbridge.history import History
+    from gitbridge.versions import revision_and_path
+    from thetastore.comparing import Measured
+    from thetastore.selection import glob_wants
+
+    history = History(repository, *revision_and_path(repository, options.names))
+    found = history.blamed(glob_wants(options.tensors) if options.tensors else lambda _: True)
+    if options.names_only:
+        return [(one, Measured(one.change)) for one in found]
+    figures: dict[str, Measured] = {}
+    with Differ(repository, Options()) as differ:
+        try:
+            for measured in differ.of_commits(history.path, found):
+                figures[measured.change.name] = measured
+        except RemoteError as error:
+            print(f"git theta: not all figures are known: {error.message}\nhint: {error.hint}", file=sys.stderr)
+    return [(one, figures.get(one.entry.name, Measured(one.change))) for one in found]
+
+
+def _text(rows: Sequence[tuple[Blamed, Measured]]) -> str:
+    from gitbridge.render import printable, table
+    from gitbridge.reports.figures import LETTERS, name_text, relative_text, remark_text, share_of
+
+    return table(
+        [
+            (
+                one.commit.short,
+                one.commit.date[:10],
+                printable(one.commit.author),
+                LETTERS[one.change.kind],
+                share_of(measured),
+                relative_text(measured.moments),
+                remark_text(measured),
+                name_text(measured),
+            )
+            for one, measured in rows
+        ],
+        right=(4, 5),
+    )

@@ -1,0 +1,186 @@
+"""`git theta diff`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from gitbridge.cli.opening import open_repository
+from gitbridge.errors import RepositoryMissingError, UsageError
+from gitbridge.repository import Repository
+from thetastore.command_line import Parser
+
+if TYPE_CHECKING:
+    from gitbridge.diffing import FileDiff
+
+_EPILOG = """\
+what is compared:
+  (nothing)          the work tree with the index          --cached [REV]   the index with HEAD, or with REV
+  REV                the work tree with REV                REV REV, A..B    two revisions
+  A...B              B with where it left A                REV:PATH FILE    two files, of revisions or on disk
+  --no-index A B     two files, whatever git knows of them
+
+columns:
+  M changed, T another type, S another shape, R renamed, A added, D removed, X metadata or format
+  changed   share of the elements that differ in any bit (of blocks, for quantised types)
+  relative  norm of the change over the norm of what was there; L2 and max: of the change
+  cosine    of the angle between before and after
+  looks     sparse, scaled, low-rank (with its rank), dense; rounded: to another type, and nothing else
+Chunks that both versions share are not read; relative is then an upper bound (<), cosine a lower one (>). --whole reads
+them as well. Values that are not finite are counted, and take no part in norms.
+"""
+
+
+def diff(arguments: list[str]) -> int:
+    """Print what changed between versions of files, tensor by tensor."""
+    parser = _parser()
+    before_dashes, paths = arguments, list[str]()
+    if "--" in arguments:
+        at = arguments.index("--")
+        before_dashes, paths = arguments[:at], arguments[at + 1 :]
+    options = parser.parse_intermixed_args(before_dashes)
+    with ExitStack() as stack:
+        repository = _opened(stack, options)
+        if options.no_index:
+            names = [*options.names, *paths]
+            if len(names) != 2:
+                raise UsageError(f"--no-index compares two files, not {len(names)}", "git theta diff --no-index A B")
+            return _run(repository, names, [], options)
+        if repository is None:
+            return _run(None, options.names, paths, options)
+        return _run(repository, *_split(repository, options.names, paths), options)
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="git theta diff",
+        usage="git theta diff [REV [REV] | A..B | REV:PATH REV:PATH] [options] [--] [PATH...]",
+        description="Say which tensors changed between two versions of files, by how much, and what it looks like.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="*", metavar="REV, FILE", help=argparse.SUPPRESS)
+    parser.add_argument("--cached", "--staged", action="store_true", help="compare the index, not the work tree")
+    parser.add_argument("--no-index", action="store_true", help="compare two files as they lie on disk")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--stat", action="store_true", help="sums by file, layer and module only")
+    form.add_argument("--name-status", action="store_true", help="letters and names only; reads no weights")
+    form.add_argument("--json", action="store_true", help="for programs; schema 1")
+    form.add_argument("--md", action="store_true", help="Markdown")
+    form.add_argument("--html", metavar="FILE", help="write a page with plots that needs no network")
+    choice = parser.add_argument_group("what is shown")
+    choice.add_argument("--tensors", action="append", metavar="GLOB", help="only tensors whose names match; repeatable")
+    choice.add_argument("--ignore", metavar="CLASS,...", help="leave out: metadata, dtype (recast only), buffers")
+    choice.add_argument("--sort", metavar="KEY", default="name", help="name, relative, norm, max, share, size")
+    choice.add_argument("--top", type=int, metavar="N", help="at most N tensors of each file")
+    more = parser.add_argument_group("what is computed")
+    more.add_argument(
+        "--whole", action="store_true", help="read what did not change, too: exact norms of whole tensors"
+    )
+    more.add_argument("--spectrum", action="store_true", help="exact singular values of changes (slow: one SVD each)")
+    more.add_argument("--metric", action="append", metavar="NAME", help="a further metric, as plug-ins offer them")
+    parser.add_argument("--exit-code", action="store_true", help="end with status 1 if anything changed")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print nothing; implies --exit-code")
+    return parser
+
+
+def _opened(stack: ExitStack, options: argparse.Namespace) -> Repository | None:
+    """Return the repository that we are in; two files can be compared without one."""
+    try:
+        return stack.enter_context(open_repository())
+    except RepositoryMissingError:
+        if options.no_index or len(options.names) == 2:
+            return None
+        raise
+
+
+def _split(repository: Repository, names: list[str], paths: list[str]) -> tuple[list[str], list[str]]:
+    """Take leading revisions, or two files, from what stands before `--`; the rest are paths, as for git diff."""
+    from gitbridge.versions import is_revision
+
+    if paths:
+        return names, paths
+    if len(names) == 2 and any(":" in name for name in names):
+        return names, []
+    count = 0
+    while count < min(len(names), 2) and (is_revision(repository, names[count]) or _is_range(repository, names[count])):
+        if os.path.lexists(names[count]):
+            raise UsageError(
+                f"'{names[count]}' is both a revision and a file", f"git theta diff -- {names[count]}, or REV --"
+            )
+        count += 1
+    rest = names[count:]
+    for path in rest:
+        if not os.path.lexists(path) and not any(mark in path for mark in "*?["):
+            raise UsageError(
+                f"'{path}' is neither a revision nor a file", "to name a file that is gone: git theta diff -- PATH"
+            )
+    return names[:count], rest
+
+
+def _is_range(repository: Repository, name: str) -> bool:
+    from gitbridge.versions import is_revision
+
+    first, dots, second = name.partition("..")
+    second = second.removeprefix(".")
+    return bool(dots) and all(not side or is_revision(repository, side) for side in (first, second))
+
+
+def _run(repository: Repository | None, names: list[str], paths: list[str], options: argparse.Namespace) -> int:
+    from gitbridge.diffing import CLASSES, ORDERS, Differ, Options
+    from gitbridge.versions import Versions
+
+    ignored = frozenset(filter(None, (options.ignore or "").split(",")))
+    if not ignored <= set(CLASSES):
+        raise UsageError(f"'{options.ignore}' is no class to ignore", f"--ignore {','.join(CLASSES)}")
+    if options.sort not in ORDERS:
+        raise UsageError(f"tensors cannot be sorted by '{options.sort}'", f"--sort {'|'.join(ORDERS)}")
+    if options.top is not None and options.top < 0:
+        raise UsageError(f"--top {options.top} is no number of tensors")
+    metrics = [*(options.metric or []), *["spectrum"] * options.spectrum, *["histogram"] * bool(options.html)]
+    # Whether tensors were only recast is known from their values alone.
+    needs_figures = (
+        not (options.name_status or options.quiet) or "dtype" in ignored or options.sort not in ("name", "size")
+    )
+    wanted = Options(options.tensors or (), ignored, needs_figures, tuple(dict.fromkeys(metrics)), options.whole)
+    with Versions(repository) as versions, Differ(repository, wanted) as differ:
+        found = list(differ.diffs(versions.of_names(names, options.cached, paths)))
+    if not options.quiet:
+        _print(found, options)
+    return 1 if found and (options.exit_code or options.quiet) else 0
+
+
+def _print(found: list[FileDiff], options: argparse.Namespace) -> None:
+    if options.html:
+        from gitbridge.reports.page import page
+
+        with open(options.html, "w", encoding="utf-8", errors="backslashreplace") as stream:
+            stream.writelines(page(found, options.sort, options.top))
+        print(f"git theta: wrote '{options.html}'", file=sys.stderr)
+    elif options.json:
+        import json
+
+        from gitbridge.reports.values import diff_values
+
+        json.dump(diff_values(found, options.sort, options.top), sys.stdout, indent=1, allow_nan=False)
+        sys.stdout.write("\n")
+    else:
+        sys.stdout.writelines(_lines(found, options))
+
+
+def _lines(found: list[FileDiff], options: argparse.Namespace) -> Iterable[str]:
+    if options.name_status:
+        from gitbridge.reports.text import name_status
+
+        return name_status(found, options.sort, options.top)
+    if options.md:
+        from gitbridge.reports.markdown import diff_markdown
+
+        return diff_markdown(found, options.sort, options.top)
+    from gitbridge.reports.text import diff_text
+
+    return diff_text(found, options.sort, options.top, with_tensors=not options.stat)

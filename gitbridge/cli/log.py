@@ -1,0 +1,81 @@
+"""`git theta log`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from gitbridge.cli.opening import open_repository
+from thetastore.command_line import Parser
+
+if TYPE_CHECKING:
+    from gitbridge.history import Changed
+    from gitbridge.repository import Repository
+
+_NAMED_COUNT = 10
+_EPILOG = """\
+Letters: M changed, T another type, S another shape, R renamed, A added, D removed. A merge is listed where it has
+tensors that none of its parents has. Only names and digests are compared: no weights are needed.
+"""
+
+
+def log(arguments: list[str]) -> int:
+    """List the commits that changed tensors of a file, with which."""
+    parser = Parser(
+        prog="git theta log",
+        usage="git theta log [options] [REV] [--] PATH",
+        description="List the commits that changed the tensors of a file, the newest first.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="+", metavar="REV, PATH", help=argparse.SUPPRESS)
+    parser.add_argument("--tensors", action="append", metavar="GLOB", help="only tensors whose names match; repeatable")
+    parser.add_argument("-n", "--max-count", type=int, metavar="N", help="at most N commits")
+    parser.add_argument("--all-names", action="store_true", help=f"name all tensors, not {_NAMED_COUNT} a commit")
+    parser.add_argument("--json", action="store_true", help="for programs; schema 1")
+    options = parser.parse_intermixed_args(arguments)
+    with open_repository() as repository:
+        changed = islice(_changed(repository, options), options.max_count)
+        if options.json:
+            import json
+
+            json.dump({"schema": 1, "commits": [_values(one) for one in changed]}, sys.stdout, indent=1)
+            sys.stdout.write("\n")
+        else:
+            sys.stdout.writelines(_text(changed, None if options.all_names else _NAMED_COUNT))
+    return 0
+
+
+def _changed(repository: Repository, options: argparse.Namespace) -> Iterator[Changed]:
+    from gitbridge.history import History
+    from gitbridge.versions import revision_and_path
+    from thetastore.selection import glob_wants
+
+    history = History(repository, *revision_and_path(repository, options.names))
+    return history.changed(glob_wants(options.tensors) if options.tensors else lambda _: True)
+
+
+def _text(found: Iterable[Changed], named_count: int | None) -> Iterator[str]:
+    from gitbridge.render import printable
+    from gitbridge.reports.figures import LETTERS, name_text
+    from thetastore.comparing import KINDS, Measured
+
+    for one in found:
+        commit, changes = one
+        counts = [(kind, sum(change.kind == kind for change in changes)) for kind in KINDS]
+        said = ", ".join(f"{count} {kind}" for kind, count in counts if count)
+        yield f"{commit.short} {commit.date[:10]} {printable(commit.author)}: {printable(commit.subject)}  ({said})\n"
+        for change in changes[:named_count]:
+            yield f"  {LETTERS[change.kind]}  {name_text(Measured(change))}\n"
+        if named_count is not None and len(changes) > named_count:
+            yield f"  ... and {len(changes) - named_count} more\n"
+
+
+def _values(one: Changed) -> dict[str, Any]:
+    from gitbridge.reports.values import commit_values, tensor_values
+    from thetastore.comparing import Measured
+
+    return commit_values(one.commit) | {"tensors": [tensor_values(Measured(change)) for change in one.changes]}

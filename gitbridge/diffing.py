@@ -1,0 +1,380 @@
+"""What changed between versions of files, tensor by tensor, as values: what prints them is in `reports`.
+
+Pointers say which tensors changed. For figures the weights are read, from the local store or from files, as little of
+them as differs. A version whose weights are not here is an error that says what to fetch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+from gitbridge.anatomy import Place, is_buffer, place_of
+from gitbridge.errors import RemoteError, RevisionError, UsageError
+from gitbridge.history import Blamed
+from gitbridge.repository import Repository
+from gitbridge.trees import tracked_blob
+from gitbridge.versions import INDEX, WORK_TREE, Two, Version
+from thetastore.comparing import ADDED, RECAST, REMOVED, Change, Comparison, Entry, Measured, changes_between
+from thetastore.digest import Digest
+from thetastore.errors import ObjectMissingError, StoreMissingError
+from thetastore.selection import Wants, glob_wants
+from thetastore.sides import Side, StoredSide
+from thetastore.store import Store
+
+METADATA, DTYPE, BUFFERS = "metadata", "dtype", "buffers"
+CLASSES = (METADATA, DTYPE, BUFFERS)
+"""What can be left out of a diff."""
+
+ORDERS = ("name", "relative", "norm", "max", "share", "size")
+"""By what changed tensors can be sorted; all but `name` put the largest first."""
+
+
+_KEPT_SIDES = 4
+"""Manifests in memory: what one commit made, the one after it began with."""
+
+
+class Options(NamedTuple):
+    """What is asked for."""
+
+    tensors: Sequence[str] = ()
+    """Globs of names; empty for all."""
+    ignore: frozenset[str] = frozenset()
+    """Some of `CLASSES`."""
+    with_figures: bool = True
+    """False reads no weights."""
+    metrics: Sequence[str] = ()
+    read_all: bool = False
+    """Norms and cosines of whole tensors, at the cost of reading what did not change."""
+
+
+class FileDiff(NamedTuple):
+    """What changed in one file."""
+
+    two: Two
+    changes: list[Measured]
+    """In the order of names. Where no figures were asked for, they are empty."""
+    unchanged: tuple[Entry, ...]
+    """Tensors that are the same on both sides."""
+    outside: str
+    """What changed outside of tensors, for people; empty if nothing did, or that was not asked for."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing changed that was asked for."""
+        return not self.changes and not self.outside
+
+
+class Differ:
+    """Compares files. A context manager: it holds the store open."""
+
+    def __init__(self, repository: Repository | None, options: Options) -> None:
+        self._repository = repository
+        self._options = options
+        self._wants: Wants = glob_wants(options.tensors) if options.tensors else lambda _: True
+        self._open = ExitStack()
+        self._store: Store | None = None
+        self._stored: dict[Digest, StoredSide] = {}
+
+    def __enter__(self) -> Differ:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def diffs(self, twos: Iterable[Two]) -> Iterator[FileDiff]:
+        """Yield what changed in each file, leaving out those in which nothing did.
+
+        Raises:
+            RemoteError: weights are not here; says what to fetch.
+            UsageError: a glob that matches no tensor of any file.
+        """
+        seen = False
+        matched = False
+        for two in twos:
+            seen = True
+            matched = matched or any(self._wants(entry.name) for version in two if version for entry in version.entries)
+            found = self.diff(two)
+            if not found.is_empty or (two.before is None) != (two.after is None) or _is_moved(two):
+                yield found
+        if seen and not matched and self._options.tensors:
+            raise UsageError(
+                f"'{self._options.tensors[0]}' matches no tensor of the files compared", "git theta ls-files --tensors"
+            )
+
+    def diff(self, two: Two) -> FileDiff:
+        """Return what changed between two versions of a file."""
+        before = self._entries(two.before)
+        after = self._entries(two.after)
+        changes = changes_between(before, after)
+        names = {change.name for change in changes}
+        unchanged = tuple(entry for entry in after if entry.name not in names)
+        if self._options.with_figures and (two.before and two.after) and changes:
+            measured = self._without_recast(self.measured(two.before, two.after, changes))
+        else:
+            measured = [Measured(change) for change in changes]
+        outside = "" if METADATA in self._options.ignore else self._outside(two, changes)
+        return FileDiff(two, measured, unchanged, outside)
+
+    def _entries(self, version: Version | None) -> list[Entry]:
+        if version is None:
+            return []
+        skips = BUFFERS in self._options.ignore
+        return [e for e in version.entries if self._wants(e.name) and not (skips and is_buffer(e.name))]
+
+    def measured(self, before: Version, after: Version, changes: list[Change]) -> list[Measured]:
+        """Return the figures of some changes between two versions, in their order.
+
+        Raises:
+            RemoteError: weights are not here; says what to fetch.
+        """
+        needs_weights = [change for change in changes if change.before and change.after and not change.has_same_bytes]
+        if not needs_weights and not self._options.read_all:
+            return [Measured(change) for change in changes]
+        metrics, read_all = self._options.metrics, self._options.read_all
+        try:
+            sides = self._side(before), self._side(after)
+            for change in needs_weights:
+                self._check(before, change.before)
+                self._check(after, change.after)
+            with Comparison(*sides, metrics, read_all) as comparison:
+                return list(comparison.measure(changes))
+        except ObjectMissingError as error:
+            raise self._not_here(before, after) from error
+
+    def of_commits(self, path: str, blamed: Iterable[Blamed]) -> Iterator[Measured]:
+        """Yield the figures of what commits did to the tensors of a file; of those that they added, none.
+
+        Raises:
+            RemoteError: weights are not here; says what to fetch.
+        """
+        by_commit: dict[str, list[Blamed]] = {}
+        for one in blamed:
+            if one.change.before is not None:
+                by_commit.setdefault(one.commit.oid, []).append(one)
+        for rows in by_commit.values():
+            commit = rows[0].commit
+            before = self._version(path, f"{commit.short}~", commit.parent_blobs[0])
+            after = self._version(path, commit.short, commit.blob)
+            yield from self.measured(before, after, [one.change for one in rows])
+
+    def _version(self, path: str, where: str, blob: str) -> Version:
+        """Return a version without its table: what is compared is known already."""
+        assert self._repository is not None, "commits are of a repository"
+        file = tracked_blob(self._repository, path, blob)
+        if file is None:
+            raise RevisionError(f"'{path}' is not tracked by git theta in '{where}'")
+        return Version(path, where, file.format, file.file_bytes, file.file_digest, file.manifest_digest, ())
+
+    def _without_recast(self, measured: list[Measured]) -> list[Measured]:
+        if DTYPE not in self._options.ignore:
+            return measured
+        return [one for one in measured if not _is_only_recast(one)]
+
+    def _side(self, version: Version) -> Side:
+        if version.side is not None:
+            return version.side
+        digest = version.manifest_digest
+        assert digest is not None, "what is in no file is in a store"
+        if digest not in self._stored:
+            store = self._opened_store(version)
+            manifest = store.get_manifest(digest)
+            while len(self._stored) >= _KEPT_SIDES:
+                self._stored.pop(next(iter(self._stored)))
+            self._stored[digest] = StoredSide(store.objects, store.tensors(manifest, digest))
+        return self._stored[digest]
+
+    def _check(self, version: Version, entry: Entry | None) -> None:
+        """Refuse a pointer whose lines are not those of the manifest that it names."""
+        if version.manifest_digest is None or entry is None:
+            return
+        if not self._stored[version.manifest_digest].has(entry.name, entry.dtype, entry.shape, entry.digest):
+            raise RevisionError(
+                f"the pointer of '{version.path}' in {_named(version)} lists '{entry.name}' as its manifest does not",
+                "take the file from another revision, or add it again",
+            )
+
+    def _opened_store(self, version: Version) -> Store:
+        if self._store is None:
+            if self._repository is None:
+                raise RemoteError(
+                    f"'{version.path}' is a pointer, and there is no Git repository here to find its weights in",
+                    "run this in the repository that it is from",
+                )
+            try:
+                self._store = self._open.enter_context(self._repository.open_store(create=False))
+            except StoreMissingError:
+                raise self._not_here(version) from None
+        return self._store
+
+    def _not_here(self, *versions: Version) -> RemoteError:
+        lacking = [version for version in versions if version.side is None and not self._is_here(version)]
+        one = lacking[0] if lacking else versions[0]
+        revisions = dict.fromkeys(v.where for v in lacking or versions if v.where not in (INDEX, WORK_TREE, ""))
+        remote = "" if self._repository is None else self._remote()
+        what = f"git theta fetch {remote} {' '.join(revisions)}" if revisions else "git theta fetch"
+        return RemoteError(
+            f"not all weights of '{one.path}' in {_named(one)} are in the local store",
+            f"{what}  (--name-status needs no weights)",
+        )
+
+    def _remote(self) -> str:
+        from gitbridge.remotes import default_remote
+
+        assert self._repository is not None, "a remote is a repository's"
+        return default_remote(self._repository) or "origin"
+
+    def _is_here(self, version: Version) -> bool:
+        if self._store is None or version.manifest_digest is None:
+            return False
+        return not self._store.missing_objects([version.manifest_digest])
+
+    def _outside(self, two: Two, changes: Sequence[Change]) -> str:
+        """Say what changed outside of tensors, where that is not just how the table of tensors is written."""
+        before, after = two
+        if before is None or after is None or before.file_digest == after.file_digest:
+            return ""
+        if before.format != after.format:
+            return f"format: {before.format} -> {after.format}"
+        if not before.entries and not after.entries:
+            return f"content: {before.file_bytes} -> {after.file_bytes} bytes, in no known format"
+        if _layout_of(before) != _layout_of(after):
+            return ""
+        if _digests(before) == _digests(after):
+            return "metadata"
+        if not self._options.with_figures or (before.side is None) != (after.side is None):
+            return ""
+        try:
+            same = self._side(before).skeleton() == self._side(after).skeleton()
+        except ObjectMissingError as error:
+            raise self._not_here(before, after) from error
+        return "" if same else "metadata"
+
+
+def _is_moved(two: Two) -> bool:
+    return two.before is not None and two.after is not None and two.before.path != two.after.path
+
+
+def _layout_of(version: Version) -> set[tuple[str, str, tuple[int, ...]]]:
+    return {(entry.name, entry.dtype, entry.shape) for entry in version.entries}
+
+
+def _digests(version: Version) -> set[tuple[str, Digest]]:
+    return {(entry.name, entry.digest) for entry in version.entries}
+
+
+def _is_only_recast(measured: Measured) -> bool:
+    is_recast = measured.change.kind == RECAST
+    return is_recast and measured.looks is not None and measured.looks.word in ("same", "bits", "rounded")
+
+
+def _named(version: Version) -> str:
+    return "the " + version.where if version.where in (INDEX, WORK_TREE) else f"'{version.where or version.path}'"
+
+
+class Group(NamedTuple):
+    """What changed in a layer, or in all modules of one name."""
+
+    label: str
+    tensor_count: int
+    changed_count: int
+    element_count: int
+    changed_elements: int
+    change_norm: float
+    before_norm: float
+    """Of what was read of the changed tensors."""
+
+    @property
+    def relative(self) -> float | None:
+        """Norm of the change over that of what was read; None where nothing was."""
+        return self.change_norm / self.before_norm if self.before_norm else None
+
+
+def by_layer(diff: FileDiff) -> list[Group]:
+    """Return the figures of each layer, in the order of the model."""
+    return _grouped(diff, lambda place: place.layer or "(no layer)", lambda place: place.layer_order)
+
+
+def by_module(diff: FileDiff) -> list[Group]:
+    """Return the figures of each kind of module."""
+    return _grouped(diff, lambda place: place.module, lambda place: (not place.layer, place.module))
+
+
+def by_place(diff: FileDiff) -> dict[Place, Group]:
+    """Return the figures of each module of each layer."""
+    rows: dict[Place, list[tuple[Entry, Measured | None]]] = {}
+    for entry, measured in _rows(diff):
+        rows.setdefault(place_of(entry.name), []).append((entry, measured))
+    return {place: _group(place.module, of_place) for place, of_place in rows.items()}
+
+
+def _grouped(diff: FileDiff, label: Callable[[Place], str], order: Callable[[Place], tuple[Any, ...]]) -> list[Group]:
+    rows: dict[str, list[tuple[Entry, Measured | None]]] = {}
+    orders: dict[str, tuple[Any, ...]] = {}
+    for entry, measured in _rows(diff):
+        place = place_of(entry.name)
+        rows.setdefault(label(place), []).append((entry, measured))
+        orders.setdefault(label(place), order(place))
+    return [_group(name, rows[name]) for name in sorted(rows, key=lambda name: orders[name])]
+
+
+def _rows(diff: FileDiff) -> Iterator[tuple[Entry, Measured | None]]:
+    for entry in diff.unchanged:
+        yield entry, None
+    for measured in diff.changes:
+        entry_now = measured.change.after or measured.change.before
+        assert entry_now is not None, "a change has a side"
+        yield entry_now, measured
+
+
+def _group(label: str, rows: Sequence[tuple[Entry, Measured | None]]) -> Group:
+    changed = [measured for _, measured in rows if measured is not None]
+    return Group(
+        label,
+        len(rows),
+        len(changed),
+        sum(entry.element_count for entry, _ in rows),
+        sum(elements_changed(measured) for measured in changed),
+        math.hypot(*(one.moments.change_norm for one in changed if one.moments)),
+        math.hypot(*(one.moments.before_norm for one in changed if one.moments)),
+    )
+
+
+def elements_changed(measured: Measured) -> int:
+    """Return how many elements of a tensor changed; all of one that came or went; 0 where that is not known."""
+    change = measured.change
+    if change.kind in (ADDED, REMOVED):
+        entry = change.after or change.before
+        assert entry is not None, "a change has a side"
+        return entry.element_count
+    return measured.changed if measured.moments else 0
+
+
+def ordered(changes: Iterable[Measured], order: str, top: int | None) -> list[Measured]:
+    """Return changes in an order (by name, or the largest first), at most `top` of them.
+
+    Raises:
+        UsageError: there is no such order.
+    """
+    if order not in ORDERS:
+        raise UsageError(f"tensors cannot be sorted by '{order}'", f"--sort {'|'.join(ORDERS)}")
+    rows = list(changes)
+    if order != "name":
+        rows.sort(key=lambda one: -_size(one, order))
+    return rows if top is None else rows[:top]
+
+
+def _size(one: Measured, order: str) -> float:
+    entry = one.change.after or one.change.before
+    if order == "size":
+        return entry.raw_bytes if entry else 0
+    if order == "share":
+        return one.changed / one.compared if one.compared else math.inf
+    if one.moments is None:
+        return math.inf  # what came or went is first: it has no figures that could hide it
+    if order == "relative":
+        relative = one.moments.relative
+        return math.inf if relative is None else relative
+    return one.moments.change_norm if order == "norm" else one.moments.largest

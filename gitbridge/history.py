@@ -1,0 +1,234 @@
+"""Which commits changed which tensors of a file: what `git theta log` and `blame` print.
+
+Git walks the history of the path, simplified as `git log` does it: a merge whose file equals one parent's is that
+parent's affair. What it names are blobs; all are read through one `git cat-file --batch`, and two versions of a pointer
+are compared line by line as bytes, so that only lines that differ are parsed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+from gitbridge.errors import PathMissingError, UsageError
+from gitbridge.pointers import is_pointer, parse_tensor_line
+from gitbridge.repository import Repository
+from gitbridge.revisions import resolve
+from thetastore.comparing import ADDED, Change, Entry, changes_between
+from thetastore.selection import Wants
+
+_LOG = (
+    "-c", "log.follow=false", "--literal-pathspecs", "log", "-z", "--topo-order", "--parents", "--raw", "-c",
+    "--no-abbrev", "--no-renames", "--no-ext-diff", "--no-textconv", "--no-show-signature", "--encoding=UTF-8",
+    "--format=%H%x00%h%x00%P%x00%an%x00%aI%x00%s",
+)  # fmt: skip
+"""`--parents` has git rewrite parents to the nearest ancestors that changed the path; `-c` says what merges did that
+equal no parent."""
+
+
+class Commit(NamedTuple):
+    """A commit that changed a file, among those that did."""
+
+    oid: str
+    short: str
+    """The oid as git abbreviates it."""
+    parents: tuple[str, ...]
+    """The nearest ancestors that changed the file, too: what git calls rewritten parents."""
+    author: str
+    date: str
+    """Of authorship, as ISO 8601."""
+    subject: str
+    blob: str
+    """The file in this commit, by git's name; empty where it is gone."""
+    parent_blobs: tuple[str, ...]
+    """The file in each of the commit's own parents; empty where it is not there."""
+
+
+class Changed(NamedTuple):
+    """A commit and what it changed."""
+
+    commit: Commit
+    changes: tuple[Change, ...]
+    """Against every parent: what a merge took from one of them is not its own. In the order of names."""
+
+
+class Blamed(NamedTuple):
+    """A tensor and the commit that it comes from."""
+
+    entry: Entry
+    commit: Commit
+    change: Change
+    """What that commit did."""
+
+
+class History:
+    """The history of one path up to a revision. For one thread."""
+
+    def __init__(self, repository: Repository, revision: str, path: str) -> None:
+        """Ask git for the commits.
+
+        Args:
+            repository: whose history it is.
+            revision: where it ends.
+            path: from the top of the work tree.
+
+        Raises:
+            RevisionError: there is no such revision.
+            PathMissingError: no commit up to there has a file at this path.
+        """
+        self._repository = repository
+        self.path = path
+        self.commits = list(_commits(repository, resolve(repository, revision, "commit"), path))
+        if not self.commits:
+            raise PathMissingError(
+                f"no commit up to '{revision}' has a file '{path}'",
+                f"git theta ls-files {revision} lists what it tracks",
+            )
+        self._blobs = _Blobs(repository, self.commits)
+
+    def changed(self, wants: Wants) -> Iterator[Changed]:
+        """Yield the commits that changed tensors whose names are wanted, the newest first. To be called once."""
+        for commit in self.commits:
+            changes = self._changes(commit)
+            self._blobs.forget(commit)
+            found = tuple(change for change in changes if _is_wanted(change, wants))
+            if found:
+                yield Changed(commit, found)
+
+    def blamed(self, wants: Wants) -> list[Blamed]:
+        """Return where each tensor of the newest version comes from, in the order of names. To be called once.
+
+        Raises:
+            UsageError: the file is gone at the revision, or is no pointer there.
+        """
+        newest = self.commits[0]
+        if not self._blobs.is_pointer(newest.blob):
+            raise UsageError(f"'{self.path}' is not a file that git theta tracks there", "git theta ls-files")
+        lines = {line for line in self._blobs.lines(newest.blob) if wants(parse_tensor_line(line.decode()).name)}
+        waiting = {newest.oid: lines}
+        blob_of = {commit.oid: commit.blob for commit in self.commits}
+        found: list[Blamed] = []
+        for commit in self.commits:
+            own = waiting.pop(commit.oid, set())
+            for parent in commit.parents if own else ():
+                passed = own & self._blobs.lines(blob_of[parent])
+                own -= passed
+                waiting.setdefault(parent, set()).update(passed)
+            if own:
+                found += self._blamed_on(commit, own)
+            self._blobs.forget(commit)
+            if not any(waiting.values()):
+                break
+        return sorted(found, key=lambda one: one.entry.name)
+
+    def _blamed_on(self, commit: Commit, lines: set[bytes]) -> Iterator[Blamed]:
+        changes = {change.name: change for change in self._changes(commit)}
+        for entry in _entries(lines):
+            yield Blamed(entry, commit, changes.get(entry.name) or Change(ADDED, None, entry))
+
+    def _changes(self, commit: Commit) -> list[Change]:
+        """Return what a commit changed against all of its parents; a version before is the first parent's."""
+        now = self._blobs.lines(commit.blob)
+        parents = [self._blobs.lines(blob) for blob in commit.parent_blobs] or [frozenset()]
+        come = now.difference(*parents)
+        gone = parents[0] - now
+        if len(parents) > 1 and gone:
+            # What another parent lacks, or brought in another version, is not this commit's doing.
+            names = frozenset(map(_name_in, now - come))
+            kept = [frozenset(map(_name_in, other)) for other in parents[1:]]
+            gone = frozenset(line for line in gone if _is_own(_name_in(line), names, kept))
+        return changes_between(_entries(gone), _entries(come)) if come or gone else []
+
+
+_READ_AT_ONCE = 32
+"""Pointers asked of git at once, and held: some megabytes."""
+
+
+def _is_own(name: bytes, taken: frozenset[bytes], others: Sequence[frozenset[bytes]]) -> bool:
+    return name not in taken and all(name in other for other in others)
+
+
+def _is_wanted(change: Change, wants: Wants) -> bool:
+    return any(wants(entry.name) for entry in (change.before, change.after) if entry is not None)
+
+
+def _name_in(line: bytes) -> bytes:
+    """Return the name in a line as it stands there: a JSON string, which is canonical."""
+    return line.split(b" ", 3)[-1]
+
+
+def _entries(lines: Iterable[bytes]) -> list[Entry]:
+    parsed = (parse_tensor_line(line.decode("ascii", "replace")) for line in lines)
+    return [Entry(tensor.name, tensor.dtype, tensor.shape, tensor.digest) for tensor in parsed]
+
+
+class _Blobs:
+    """The lines of tensors in pointers, read in the order of commits and forgotten after their last use."""
+
+    def __init__(self, repository: Repository, commits: Sequence[Commit]) -> None:
+        self._repository = repository
+        self._uses = Counter(blob for commit in commits for blob in _blobs_of(commit))
+        self._names = iter(list(self._uses))
+        self._lines: dict[str, frozenset[bytes] | None] = {}
+
+    def lines(self, blob: str) -> frozenset[bytes]:
+        """Return the lines of a blob; none where it is no pointer, or not there."""
+        while blob and blob not in self._lines:
+            names = list(islice(self._names, _READ_AT_ONCE))
+            for found in self._repository.read_objects(names):
+                self._lines[found.oid] = _lines_of(found.content)
+        return self._lines.get(blob) or frozenset()
+
+    def is_pointer(self, blob: str) -> bool:
+        """Tell whether a blob lists tensors at all."""
+        self.lines(blob)
+        return self._lines.get(blob) is not None
+
+    def forget(self, commit: Commit) -> None:
+        """Let go of what only this commit, and those before it in the list, have needed."""
+        for blob in _blobs_of(commit):
+            self._uses[blob] -= 1
+            if not self._uses[blob]:
+                self._lines.pop(blob, None)
+
+
+def _blobs_of(commit: Commit) -> set[str]:
+    return {blob for blob in (commit.blob, *commit.parent_blobs) if blob}
+
+
+def _lines_of(content: bytes) -> frozenset[bytes] | None:
+    """Return the lines of a pointer's tensors as bytes; None where the content is no pointer."""
+    _, mark, rest = content.partition(b"\ntensors ")
+    if not mark or not is_pointer(content[:256]):
+        return None
+    return frozenset(rest.split(b"\n")[1:-1])
+
+
+def _commits(repository: Repository, oid: str, path: str) -> Iterator[Commit]:
+    tokens = iter(repository.git(*_LOG, oid, "--", path).split(b"\0")[:-1])
+    pending = next(tokens, None)
+    while pending is not None:
+        name = pending.decode()
+        short, parents, author, date, subject = (next(tokens).decode("utf-8", "replace") for _ in range(5))
+        blob = ""
+        parent_blobs: tuple[str, ...] = ()
+        pending = next(tokens, None)
+        if pending == b"":  # before what merges did, git puts a NUL where it has a newline otherwise
+            pending = next(tokens, None)
+        while pending is not None and pending.lstrip(b"\n").startswith(b":"):
+            if os.fsdecode(next(tokens)) == path:
+                blob, parent_blobs = _blobs_in(pending.decode())
+            pending = next(tokens, None)
+        yield Commit(name, short, tuple(parents.split()), author, date, subject, blob, parent_blobs)
+
+
+def _blobs_in(raw: str) -> tuple[str, tuple[str, ...]]:
+    """Return the blob of a commit and those of its parents, from a line of `--raw`; absent ones as empty."""
+    colons = raw.lstrip("\n")
+    parent_count = len(colons) - len(colons.lstrip(":"))
+    words = colons[parent_count:].split(" ")
+    oids = [oid if oid.strip("0") else "" for oid in words[parent_count + 1 : 2 * parent_count + 2]]
+    return oids[-1], tuple(oids[:-1])

@@ -1,0 +1,274 @@
+"""Versions of tracked files: in a revision, in the index, in the work tree, or in any file; and which two to compare.
+
+The table of tensors is read from pointers, so that a version can be compared by name without its weights. A file of the
+work tree that git takes for unchanged is the version in the index; any other is looked at as it lies there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from typing import NamedTuple
+
+from gitbridge.errors import PathMissingError, RevisionError, UsageError
+from gitbridge.pointers import MAX_POINTER_BYTES, Pointer, is_pointer, parse_pointer
+from gitbridge.repository import Repository
+from gitbridge.revisions import parse_name, path_from_top, resolve, tracked_file
+from gitbridge.states import select
+from gitbridge.trees import TrackedFile, tracked_in_index, tracked_in_tree
+from thetastore.comparing import Entry
+from thetastore.digest import Digest
+from thetastore.sides import FileSide
+
+INDEX, WORK_TREE = "index", "work tree"
+
+
+class Version(NamedTuple):
+    """One version of a file."""
+
+    path: str
+    """From the top of the work tree; of a file outside, as it was named."""
+    where: str
+    """What a person calls it: a revision as it was given, `index`, `work tree`, or empty for a plain file."""
+    format: str
+    file_bytes: int
+    file_digest: Digest | None
+    """None where it was not computed: two plain files are compared tensor by tensor."""
+    manifest_digest: Digest | None
+    """None where the weights are in the file `side` alone."""
+    entries: tuple[Entry, ...]
+    side: FileSide | None = None
+
+
+class Two(NamedTuple):
+    """Two versions of one file; None where it is not there."""
+
+    before: Version | None
+    after: Version | None
+
+    @property
+    def path(self) -> str:
+        """The path now, or what it was."""
+        version = self.after or self.before
+        assert version is not None, "one of two versions is there"
+        return version.path
+
+
+class Versions:
+    """Finds versions in a repository, or without one. A context manager: it holds files open."""
+
+    def __init__(self, repository: Repository | None) -> None:
+        self._repository = repository
+        self._open = ExitStack()
+
+    def __enter__(self) -> Versions:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def of_names(self, names: Sequence[str], cached: bool, paths: Sequence[str]) -> list[Two]:
+        """Return what to compare for the arguments of a command line.
+
+        Args:
+            names: none, one or two revisions, `A..B`, `A...B`, or two of `REV:PATH` and files.
+            cached: compare with the index rather than with the work tree.
+            paths: only these, from the current directory; empty for all.
+
+        Raises:
+            UsageError: arguments that make no sense together, or name nothing.
+            RevisionError: there is no such revision.
+        """
+        repository = self._repository
+        if len(names) == 2 and (repository is None or any(self._is_file_name(name) for name in names)):
+            if cached or paths:
+                raise UsageError("two files are compared as they are: leave --cached and paths out")
+            return [Two(self._named(names[0]), self._named(names[1]))]
+        if repository is None:
+            raise UsageError("there is no Git repository here: name two files", "git theta diff A B")
+        if len(names) == 1 and ".." in names[0] and not self._is_file_name(names[0]):
+            if cached:
+                raise UsageError("--cached compares the index with one revision")
+            names = self._range(names[0])
+        if len(names) > 2 or (cached and len(names) > 1):
+            raise UsageError(f"'{names[-1]}' is one revision too many", "paths go behind --")
+        if len(names) == 2:
+            return self._between_trees(names[0], names[1], paths)
+        if cached:
+            base = names[0] if names else "HEAD"
+            return self._paired(self._tree(base, not names), base, tracked_in_index(repository), INDEX, paths)
+        return self._with_work_tree(names[0] if names else None, paths)
+
+    # Which two
+
+    def _range(self, name: str) -> list[str]:
+        assert self._repository is not None, "a range is of revisions"
+        dots = "..." if "..." in name else ".."
+        first, _, second = name.partition(dots)
+        first, second = first or "HEAD", second or "HEAD"
+        if dots == "...":
+            one, other = resolve(self._repository, first, "commit"), resolve(self._repository, second, "commit")
+            found = self._repository.git("merge-base", one, other, check=False).decode().strip()
+            if not found:
+                raise RevisionError(
+                    f"'{first}' and '{second}' have no common ancestor", f"git theta diff {first} {second}"
+                )
+            first = found
+        return [first, second]
+
+    def _between_trees(self, before: str, after: str, paths: Sequence[str]) -> list[Two]:
+        return self._paired(self._tree(before), before, self._tree(after), after, paths)
+
+    def _tree(self, revision: str, may_be_unborn: bool = False) -> list[TrackedFile]:
+        assert self._repository is not None, "a tree is of a repository"
+        try:
+            return tracked_in_tree(self._repository, resolve(self._repository, revision, "tree"))
+        except RevisionError:
+            if may_be_unborn:
+                return []
+            raise
+
+    def _with_work_tree(self, revision: str | None, paths: Sequence[str]) -> list[Two]:
+        repository = self._repository
+        assert repository is not None, "a work tree is a repository's"
+        if repository.work_tree is None:
+            raise UsageError("there is no work tree here: name two revisions", "git theta diff HEAD~1 HEAD")
+        index = tracked_in_index(repository)
+        before = index if revision is None else self._tree(revision)
+        touched = self._touched()
+        # Only what is not as the index says has to be looked at; with a revision, the index stands for the rest.
+        chosen = {file.path for file in self._selected([*before, *index], paths)}
+        old, new = {file.path: file for file in before}, {file.path: file for file in index}
+        found = []
+        for path in sorted(chosen):
+            if path in touched:
+                after = self._on_disk(path) if path in new else None
+            elif revision is None or (path in old and path in new and old[path].oid == new[path].oid):
+                continue
+            else:
+                after = self._version(new[path], WORK_TREE) if path in new else None
+            two = Two(self._version(old[path], revision or INDEX) if path in old else None, after)
+            if _differ(two):
+                found.append(two)
+        return _with_renames(found)
+
+    def _touched(self) -> set[str]:
+        """Return the paths whose files git does not know to be as the index says."""
+        assert self._repository is not None, "an index is a repository's"
+        listed = self._repository.git("diff-files", "--name-only", "-z", "--ignore-submodules")
+        return set(map(os.fsdecode, listed.split(b"\0")[:-1]))
+
+    def _paired(
+        self, before: list[TrackedFile], where: str, after: list[TrackedFile], there: str, paths: Sequence[str]
+    ) -> list[Two]:
+        old, new = {file.path: file for file in before}, {file.path: file for file in after}
+        found = []
+        for path in sorted({file.path for file in self._selected([*before, *after], paths)}):
+            if path in old and path in new and old[path].oid == new[path].oid:
+                continue
+            found.append(
+                Two(
+                    self._version(old[path], where) if path in old else None,
+                    self._version(new[path], there) if path in new else None,
+                )
+            )
+        return _with_renames(found)
+
+    def _selected(self, files: list[TrackedFile], paths: Sequence[str]) -> list[TrackedFile]:
+        assert self._repository is not None, "paths are of a repository"
+        return select(self._repository, files, paths)
+
+    # Versions
+
+    def _version(self, file: TrackedFile, where: str) -> Version:
+        assert self._repository is not None, "a tracked file is of a repository"
+        return version_of_pointer(file.path, where, file.pointer(self._repository))
+
+    def _is_file_name(self, name: str) -> bool:
+        """Tell a file, or a file of a revision, from a revision."""
+        return ":" in name or (os.path.isfile(name) and not (self._repository and is_revision(self._repository, name)))
+
+    def _named(self, name: str) -> Version:
+        """Return the version that `REV:PATH`, `:PATH` or a path of any file names."""
+        parsed = parse_name(name)
+        if os.path.lexists(name) or self._repository is None or parsed.revision is None:
+            return self.of_file(name)
+        file = tracked_file(self._repository, parsed._replace(tensor=None), os.getcwd())
+        return self._version(file, parsed.revision or INDEX)
+
+    def of_file(self, path: str, name: str = "", where: str = "") -> Version:
+        """Return the version that a file holds: weights, or a pointer.
+
+        Raises:
+            PathMissingError: there is no such file.
+        """
+        if not os.path.isfile(path):
+            raise PathMissingError(f"there is no file '{path}'", "a file of a revision is named REV:PATH")
+        with open(path, "rb") as stream:
+            head = stream.read(256)
+            if is_pointer(head):
+                return version_of_pointer(name or path, where, parse_pointer(head + stream.read(MAX_POINTER_BYTES)))
+        side = self._open.enter_context(FileSide(path))
+        entries = tuple(Entry(t.name, t.dtype, t.shape, t.digest) for t in side.named_tensors())
+        digest = side.file_digest()
+        return Version(name or path, where, side.layout.format, side.file.size, digest, None, entries, side)
+
+    def _on_disk(self, path: str) -> Version | None:
+        assert self._repository is not None, "a work tree is a repository's"
+        assert self._repository.work_tree is not None, "it was checked"
+        place = os.path.join(self._repository.work_tree, path)
+        return self.of_file(place, path, WORK_TREE) if os.path.isfile(place) and not os.path.islink(place) else None
+
+
+def version_of_pointer(path: str, where: str, pointer: Pointer) -> Version:
+    """Return the version that a pointer stands for."""
+    entries = tuple(Entry(t.name, t.dtype, t.shape, t.digest) for t in pointer.tensors)
+    return Version(
+        path, where, pointer.format, pointer.file_bytes, pointer.file_digest, pointer.manifest_digest, entries
+    )
+
+
+def _differ(two: Two) -> bool:
+    if two.before is None or two.after is None:
+        return two.before is not two.after
+    return two.before.file_digest != two.after.file_digest
+
+
+def _with_renames(found: Iterable[Two]) -> list[Two]:
+    """Put together what went at one path and came, byte for byte, at another."""
+    rows = list(found)
+    gone = {two.before.file_digest: two for two in rows if two.after is None and two.before is not None}
+    result = []
+    taken: set[str] = set()
+    for two in rows:
+        old = gone.pop(two.after.file_digest, None) if two.before is None and two.after is not None else None
+        if old is not None:
+            taken.add(old.path)
+        result.append(Two(old.before, two.after) if old is not None else two)
+    return [two for two in result if two.after is not None or two.path not in taken]
+
+
+def is_revision(repository: Repository, name: str) -> bool:
+    """Tell whether a name stands for something in a repository."""
+    try:
+        resolve(repository, name)
+    except RevisionError:
+        return False
+    return True
+
+
+def revision_and_path(repository: Repository, names: Sequence[str]) -> tuple[str, str]:
+    """Return what `[REV] PATH` or `REV:PATH` names: a revision, HEAD by default, and a path from the top.
+
+    Raises:
+        UsageError: these are other arguments.
+    """
+    if len(names) > 2:
+        raise UsageError(f"'{names[2]}' is one name too many: one file at a time")
+    name = parse_name(names[-1])
+    if len(names) == 2:
+        if name.revision is not None:
+            raise UsageError(f"'{names[0]}' and '{names[1]}' both name a revision")
+        return names[0], path_from_top(repository, name, os.getcwd())
+    return name.revision or "HEAD", path_from_top(repository, name, os.getcwd())

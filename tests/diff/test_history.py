@@ -1,0 +1,184 @@
+"""`git theta log` and `blame` in real repositories, merges among them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Work
+
+
+def weights(**values: float) -> dict[str, Any]:
+    return {name: np.full((4, 8), value, "f4") for name, value in values.items()}
+
+
+def logged(work: Work, *args: str) -> list[tuple[str, list[str]]]:
+    result = work.theta("log", "--json", *args)
+    assert result.status == 0, result.err
+    commits = json.loads(result.out)["commits"]
+    return [(commit["subject"], [tensor["name"] for tensor in commit["tensors"]]) for commit in commits]
+
+
+def blamed(work: Work, *args: str) -> dict[str, str]:
+    result = work.theta("blame", "--json", *args)
+    assert result.status == 0, result.err
+    return {tensor["name"]: tensor["commit"]["subject"] for tensor in json.loads(result.out)["tensors"]}
+
+
+def test_the_commits_that_changed_tensors_are_listed_with_them(work: Work) -> None:
+    work.save("one", weights(a=1, b=1))
+    work.commit("something else")
+    work.save("two", weights(a=2, b=1))
+    work.save("three", weights(a=2, b=2, c=1))
+
+    assert logged(work, "model.safetensors") == [("three", ["b", "c"]), ("two", ["a"]), ("one", ["a", "b"])]
+    assert logged(work, "model.safetensors", "--tensors", "a") == [("two", ["a"]), ("one", ["a"])]
+    assert logged(work, "HEAD~1", "model.safetensors") == [("two", ["a"]), ("one", ["a", "b"])]
+    assert logged(work, "-n", "1", "model.safetensors") == [("three", ["b", "c"])]
+
+
+def test_the_log_for_people_names_kinds_and_tensors(work: Work) -> None:
+    work.save("one", weights(a=1, b=1))
+    work.save("two", weights(a=2, bb=1))
+
+    result = work.theta("log", "model.safetensors")
+
+    lines = result.out.splitlines()
+    assert lines[0].endswith(" 2023-11-16 A U Thor: two  (1 changed, 1 renamed)")
+    assert lines[1:3] == ["  M  a", "  R  b -> bb"]
+    assert lines[3].endswith(" 2023-11-15 A U Thor: one  (2 added)")
+
+
+def test_each_tensor_is_blamed_on_the_commit_that_changed_it_last(work: Work) -> None:
+    work.save("one", weights(a=1, b=1, c=1))
+    work.save("two", weights(a=2, b=1, c=1))
+    work.save("three", weights(a=2, b=2, c=1))
+
+    assert blamed(work, "model.safetensors") == {"a": "two", "b": "three", "c": "one"}
+    assert blamed(work, "HEAD~1:model.safetensors") == {"a": "two", "b": "one", "c": "one"}
+    assert blamed(work, "model.safetensors", "--tensors", "[ab]") == {"a": "two", "b": "three"}
+
+
+def test_blame_says_by_how_much(work: Work) -> None:
+    work.save("one", weights(a=1))
+    work.save("two", weights(a=1.5))
+
+    result = work.theta("blame", "--json", "model.safetensors")
+
+    (tensor,) = json.loads(result.out)["tensors"]
+    assert tensor["relative"] == pytest.approx(0.5)
+    assert tensor["looks"]["word"] == "scaled"
+    line = work.theta("blame", "model.safetensors").out
+    assert line.split()[1:] == ["2023-11-16", "A", "U", "Thor", "M", "100%", "0.5", "scaled", "by", "1.5", "a"]
+
+
+def test_blame_without_weights_says_who_and_what_to_fetch(work: Work) -> None:
+    work.save("one", weights(a=1, b=1))
+    work.save("two", weights(a=2, b=1))
+    shutil.rmtree(work.path / ".git" / "theta")
+
+    result = work.theta("blame", "model.safetensors")
+
+    assert result.status == 0
+    assert [line.split()[5] for line in result.out.splitlines()] == ["M", "A"]
+    assert "git theta fetch" in result.err
+
+
+def test_a_value_that_came_back_is_blamed_on_the_commit_that_brought_it_back(work: Work) -> None:
+    work.save("one", weights(a=1, b=1))
+    work.save("two", weights(a=2, b=1))
+    work.save("back", weights(a=1, b=1))
+
+    assert blamed(work, "model.safetensors") == {"a": "back", "b": "one"}
+    assert [subject for subject, _ in logged(work, "model.safetensors", "--tensors", "a")] == ["back", "two", "one"]
+
+
+def merged(work: Work, result: dict[str, Any]) -> None:
+    """main changes a, side changes b; their merge is what is given."""
+    work.save("one", weights(a=1, b=1, c=1))
+    work.git("checkout", "-q", "-b", "side")
+    work.save("side", weights(a=1, b=2, c=1))
+    work.git("checkout", "-q", "main")
+    work.save("main", weights(a=2, b=1, c=1))
+    work.git("merge", "-q", "--no-commit", "-s", "ours", "side")
+    work.add(result)
+    work.commit("merge")
+
+
+def test_what_a_merge_takes_from_its_parents_is_theirs(work: Work) -> None:
+    merged(work, weights(a=2, b=2, c=1))
+
+    assert blamed(work, "model.safetensors") == {"a": "main", "b": "side", "c": "one"}
+    assert sorted(subject for subject, _ in logged(work, "model.safetensors")) == ["main", "one", "side"]
+
+
+def test_what_a_merge_changes_against_all_parents_is_its_own(work: Work) -> None:
+    merged(work, weights(a=2, b=1.5, c=1))
+
+    assert blamed(work, "model.safetensors") == {"a": "main", "b": "merge", "c": "one"}
+    assert logged(work, "model.safetensors")[0] == ("merge", ["b"])
+
+
+def test_a_merge_that_keeps_one_side_whole_hides_the_other(work: Work) -> None:
+    merged(work, weights(a=2, b=1, c=1))
+
+    assert blamed(work, "model.safetensors") == {"a": "main", "b": "one", "c": "one"}
+    assert [subject for subject, _ in logged(work, "model.safetensors")] == ["main", "one"]
+
+
+def test_a_tensor_that_a_merge_drops_is_logged_with_it(work: Work) -> None:
+    merged(work, weights(a=2, b=2))
+
+    assert logged(work, "model.safetensors")[0] == ("merge", ["c"])
+
+
+def test_a_file_that_was_deleted_and_added_again_starts_anew(work: Work) -> None:
+    work.save("one", weights(a=1))
+    work.git("rm", "-q", "model.safetensors")
+    work.commit("gone")
+    work.save("again", weights(a=1))
+
+    assert blamed(work, "model.safetensors") == {"a": "again"}
+    assert [subject for subject, _ in logged(work, "model.safetensors")] == ["again", "gone", "one"]
+
+
+def test_history_from_before_the_tool_is_no_hindrance(work: Work) -> None:
+    (work.path / "model.safetensors").write_bytes(b"plain bytes of old")
+    work.git("add", "model.safetensors")
+    work.commit("plain")
+    work.save("one", weights(a=1))
+
+    assert blamed(work, "model.safetensors") == {"a": "one"}
+
+
+def test_the_user_s_own_settings_of_git_log_do_not_matter(work: Work) -> None:
+    for name, value in (("log.follow", "true"), ("log.showSignature", "true"), ("format.pretty", "fuller")):
+        work.git("config", name, value)
+    work.save("one", weights(a=1))
+    work.save("two\n\nwith a body", weights(a=2))
+
+    assert logged(work, "model.safetensors") == [("two", ["a"]), ("one", ["a"])]
+
+
+def test_paths_are_from_where_one_is(work: Work) -> None:
+    work.save("one", weights(a=1), "deep/model.safetensors")
+
+    result = work.theta("blame", "model.safetensors", cwd="deep")
+
+    assert result.status == 0, result.err
+    assert result.out.endswith(" a\n")
+
+
+@pytest.mark.parametrize("command", ["log", "blame"])
+def test_a_path_without_history_is_an_error(work: Work, command: str) -> None:
+    work.save("one", weights(a=1))
+
+    result = work.theta(command, "other.safetensors")
+
+    assert result.status == 2
+    assert "no commit up to 'HEAD' has a file 'other.safetensors'" in result.err
