@@ -67,7 +67,8 @@ CONFIGURATION = (
     Setting(
         "theta.merge.method",
         "none: a conflict stays one",
-        "Which method decides tensors that both sides changed. Also an attribute of a path, which counts first.",
+        "How tensors that both sides changed are mixed: `average`, `ties density=0.5`. Also an attribute of a path (with "
+        "`;` for spaces), which counts first; a recipe counts before both.",
     ),
     Setting("theta.merge.recipe", "`.thetamerge`", "The committed file that says which method decides which tensors."),
     Setting(

@@ -47,6 +47,13 @@ COMMANDS = {
         "checkout",
         "fill pointers in the work tree; --to: a file or a part of it",
     ),
+    "mergetool": Command("gitbridge.cli.mergetool", "mergetool", "decide about tensors that a merge left in conflict"),
+    "merge-file": Command(
+        "gitbridge.cli.merge_file", "merge_file", "merge three checkpoints by tensor, outside of git"
+    ),
+    "merge-models": Command(
+        "gitbridge.cli.merge_models", "merge_models", "merge many models by a recipe of mergekit's"
+    ),
     "doctor": Command("gitbridge.cli.doctor", "doctor", "what is wrong here, and the command that mends it"),
     "repack": Command("gitbridge.cli.repack", "run", "store everything here anew, where that takes fewer bytes"),
     "completion": Command("gitbridge.cli.completion", "completion", "print what completes git theta in your shell"),
@@ -135,7 +142,7 @@ _GROUPS = (
     ("to start", ("install", "uninstall", "track", "untrack", "add")),
     ("to look", ("status", "ls-files", "ls", "show", "cat", "diff", "log", "blame", "du", "stats")),
     ("to move weights", ("fetch", "pull", "push", "checkout", "remote", "remotes")),
-    ("to merge", ("merge", "merge-tensors", "mergetool", "resolve")),
+    ("to merge", ("mergetool", "merge-file", "merge-models")),
     ("to take care", ("doctor", "verify", "fsck", "gc", "prune", "repack", "mend")),
 )
 

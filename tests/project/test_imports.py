@@ -24,6 +24,7 @@ OPTIONAL = {
     "asyncssh": "thetastore/backends/sftp.py",
     "azure": "thetastore/backends/azure.py",
     "jax": "thetastore/arrays.py",
+    "yaml": "thetastore/merging/mergekit_yaml.py",
     "ml_dtypes": "thetastore/arrays.py",
     "pytest": "thetastore/testing/",
     "torch": "thetastore/arrays.py",
