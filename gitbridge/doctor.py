@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from gitbridge import attributes, hooks, setup
 from gitbridge.errors import RemoteError, words_for
-from gitbridge.large_files import large_files
+from gitbridge.large_files import LargeFile
 from gitbridge.remotes import COMMITTED_NAME, open_place, places
 from gitbridge.render import count_text, size_text
 from gitbridge.repository import Repository, parse_config
@@ -52,7 +52,7 @@ def examine(repository: Repository | None) -> Iterator[Finding]:
     checks: list[Callable[[Repository], Iterator[Finding]]] = [_filter, _settings, _committed, _hooks]
     checks += [_local_store, _remote_store]
     if repository.work_tree is not None:
-        checks += [_attributes, _files, _large]
+        checks += [_attributes, _files]
     for check in checks:
         try:
             yield from check(repository)
@@ -290,6 +290,7 @@ def _files(repository: Repository) -> Iterator[Finding]:
     found = status(repository)
     yield from _plain(found)
     yield from _untracked_pointers(repository, found)
+    yield from _large(found.large)
     left = [row for row in found.files if row.state != FULL and row.is_here]
     lost = [row for row in found.files if row.state == MISSING]
     if lost:
@@ -332,8 +333,7 @@ def _untracked_pointers(repository: Repository, found: Status) -> Iterator[Findi
         )
 
 
-def _large(repository: Repository) -> Iterator[Finding]:
-    found = large_files(repository)
+def _large(found: list[LargeFile]) -> Iterator[Finding]:
     if found:
         names = _some([f"{file.path} ({size_text(file.nbytes)})" for file in found])
         patterns = " ".join(shlex.quote(one) for one in dict.fromkeys(file.pattern for file in found))

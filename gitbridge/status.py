@@ -10,9 +10,10 @@ import os
 from typing import NamedTuple
 
 from gitbridge.attributes import paths_with_filter
+from gitbridge.large_files import LargeFile, large_files
 from gitbridge.repository import Repository
 from gitbridge.states import FULL, MISSING, Known, ask_stores, work_tree_states
-from gitbridge.trees import Entry, TrackedFile, index_entries, tracked_in_index
+from gitbridge.trees import Entry, TrackedFile, index_entries, tracked_in_index, tracked_in_tree, tree_sizes
 
 
 class FileStatus(NamedTuple):
@@ -57,6 +58,8 @@ class Status(NamedTuple):
     plain: list[str]
     """Paths that attributes give to us but that the index holds as plain blobs."""
     known: Known
+    large: list[LargeFile]
+    """Checkpoints that no filter is for, so that git itself would take them whole, or has."""
 
 
 def status(repository: Repository) -> Status:
@@ -74,7 +77,7 @@ def status(repository: Repository) -> Status:
         here = state == FULL or _is_here(repository, file.path)
         rows.append(FileStatus(file, staged, change, state, here, file.manifest_digest in known.local, is_pushed))
     tracked = {file.path for file in files}
-    return Status(rows, plain_files(repository, tracked), known)
+    return Status(rows, plain_files(repository, tracked), known, large_files(repository))
 
 
 def plain_files(repository: Repository, tracked: set[str], under: str = "") -> list[str]:
@@ -85,6 +88,20 @@ def plain_files(repository: Repository, tracked: set[str], under: str = "") -> l
         return entry.path not in tracked and entry.oid not in empty and entry.path.startswith(under)
 
     return paths_with_filter(repository, [entry.path for entry in index_entries(repository) if is_candidate(entry)])
+
+
+def plain_in_tree(repository: Repository, revision: str) -> list[str]:
+    """Return the files of a revision that attributes (as they are now) give to us and that are no pointers there.
+
+    Raises:
+        RevisionError: there is no such revision.
+    """
+    sizes = tree_sizes(repository, revision)
+    ours = paths_with_filter(repository, [path for path, nbytes in sizes.items() if nbytes])
+    if not ours:
+        return []
+    pointers = {file.path for file in tracked_in_tree(repository, revision)}
+    return [path for path in ours if path not in pointers]
 
 
 def _is_here(repository: Repository, path: str) -> bool:

@@ -85,6 +85,21 @@ def tree_entries(repository: Repository, revision: str) -> Iterator[Entry]:
             yield Entry(os.fsdecode(path), oid.decode())
 
 
+def tree_sizes(repository: Repository, revision: str) -> dict[str, int]:
+    """Return the length of every regular file of a revision, by path.
+
+    Raises:
+        RevisionError: there is no such revision.
+    """
+    sizes = {}
+    for item in _ls_tree(repository, revision).split(b"\0")[:-1]:
+        head, _, path = item.partition(b"\t")
+        mode, _, _, size = head.split()
+        if mode in _REGULAR:
+            sizes[os.fsdecode(path)] = int(size)
+    return sizes
+
+
 def index_entries(repository: Repository) -> Iterator[Entry]:
     """Yield the regular files of the index; of a path in conflict, our side, else theirs."""
     found: dict[str, tuple[int, str]] = {}

@@ -34,4 +34,31 @@ def _pre_push(repository: Repository, arguments: list[str], lines: bytes) -> int
         progress.done()
     if pushed.copied.object_count:
         print(summary(pushed), file=sys.stderr)
+    _name_plain_files(repository, oids)
     return 0
+
+
+def _name_plain_files(repository: Repository, oids: list[str]) -> None:
+    """Say which weights git itself is about to send, because somebody committed them without the filter."""
+    from gitbridge.errors import RevisionError
+    from gitbridge.status import plain_in_tree
+
+    found: dict[str, None] = {}
+    for oid in oids if repository.work_tree else ():
+        try:
+            found.update(dict.fromkeys(plain_in_tree(repository, oid)))
+        except RevisionError:  # a tag of a blob
+            continue
+    if found:
+        from shlex import quote
+
+        names = " ".join(map(quote, list(found)[:_NAMED_COUNT])) if len(found) <= _NAMED_COUNT else "."
+        shown = ", ".join(list(found)[:_NAMED_COUNT]) + (" …" if len(found) > _NAMED_COUNT else "")
+        print(
+            f"git theta: tracked, but committed as plain files, so git sends them whole: {shown}\n"
+            f"hint: git add --renormalize {names} && git commit moves them to the store from then on",
+            file=sys.stderr,
+        )
+
+
+_NAMED_COUNT = 5

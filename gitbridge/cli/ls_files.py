@@ -39,6 +39,9 @@ def ls_files(arguments: list[str]) -> int:
         if options.nul:
             sys.stdout.buffer.write(b"".join(os.fsencode(file.path) + b"\0" for file in files))
             return 0
+        if options.name_only:
+            sys.stdout.write("".join(f"{_name(file)}\n" for file in files))
+            return 0
         states = (revision_states if revision else work_tree_states)(repository, files)
         rows = list(zip(files, states, strict=True))
         if options.json:
@@ -51,7 +54,7 @@ def ls_files(arguments: list[str]) -> int:
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = Parser(
         prog="git theta ls-files",
-        usage="git theta ls-files [REV] [--tensors] [--json | -z] [--] [PATH...]",
+        usage="git theta ls-files [REV] [--tensors] [--json | -n | -z] [--] [PATH...]",
         description="List tracked files, of the index or of a revision, and where their weights are.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -60,6 +63,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--tensors", action="store_true", help="list the tensors of each file")
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="for programs; schema 1")
+    output.add_argument("-n", "--name-only", action="store_true", help="paths only")
     output.add_argument("-z", dest="nul", action="store_true", help="paths only, each ended by a NUL byte")
     options = parser.parse_intermixed_args(arguments)
     return options, options.names

@@ -8,32 +8,55 @@ import sys
 from gitbridge.absent import remark_on_absent
 from gitbridge.attributes import tracked_patterns
 from gitbridge.cli.opening import open_work_tree
+from gitbridge.large_files import LargeFile
 from gitbridge.render import count_text, printable, size_text, table
 from gitbridge.repository import Repository
 from gitbridge.setup import is_configured
-from gitbridge.states import MISSING
-from gitbridge.status import Status
+from gitbridge.states import FULL, MISSING
+from gitbridge.status import FileStatus, Status
 from gitbridge.status import status as look
 from thetastore.command_line import Parser
 
 
 def status(arguments: list[str]) -> int:
     """Print what is worth knowing; 1 if weights are in no store that can be reached."""
+    from argparse import RawDescriptionHelpFormatter
+
     parser = Parser(
         prog="git theta status",
         description="Say which tracked files are changed, pointers only, missing from the store, or not pushed.",
-        epilog="Exit status 1 if weights are in no store that can be reached, or committed without the filter.",
+        epilog=_EPILOG,
+        formatter_class=RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--json", action="store_true", help="for programs; schema 1")
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("-p", "--porcelain", action="store_true", help="for scripts: one line a file, see below")
+    output.add_argument("-j", "--json", action="store_true", help="for programs; schema 1")
+    parser.add_argument("-z", dest="nul", action="store_true", help="--porcelain, each line ended by a NUL byte")
     options = parser.parse_args(arguments)
+    if options.nul and options.json:
+        parser.error("-z goes with --porcelain, not with --json")
     with open_work_tree() as repository:
         found = look(repository)
         if options.json:
             _print_json(found)
+        elif options.porcelain or options.nul:
+            _print_porcelain(found, b"\0" if options.nul else b"\n")
         else:
             _print_text(repository, found)
             _print_conflicts(repository, found)
     return 1 if found.plain or any(_is_lost(row.state, row.is_stored, row.is_pushed) for row in found.files) else 0
+
+
+_EPILOG = """\
+Exit status 1 if weights are in no store that can be reached, or committed without the filter.
+
+--porcelain prints a line for each file that there is something to say of, now and in later versions: four letters, a
+blank, and the path from the top of the work tree, as it is. A dot stands for nothing to say.
+  1  M staged
+  2  M modified, D deleted, U in conflict
+  3  P only a pointer here, X in no store that can be reached, G in git as a plain file, L large and not tracked
+  4  U not in the remote store, ? not known whether it is
+"""
 
 
 def _is_lost(state: str, is_stored: bool, is_pushed: bool | None) -> bool:
@@ -44,6 +67,7 @@ def _print_text(repository: Repository, found: Status) -> None:
     rows = [(row, row.remarks()) for row in found.files]
     lines = [(printable(row.file.path), size_text(row.file.file_bytes), ", ".join(said)) for row, said in rows if said]
     lines += [(printable(path), "", "tracked, but in git as a plain file") for path in found.plain]
+    lines += [(printable(file.path), size_text(file.nbytes), _why_large(file)) for file in found.large]
     sys.stdout.write(table(lines, right=(1,)))
     if lines:
         sys.stdout.write("\n")
@@ -60,6 +84,24 @@ def _print_conflicts(repository: Repository, found: Status) -> None:
     paths = [row.file.path for row in found.files if row.change == "conflict"]
     for state in read_states(repository, paths) if paths else ():
         print("\n" + "\n".join(map(printable, lines_of(state))))
+
+
+def _print_porcelain(found: Status, end: bytes) -> None:
+    import os
+
+    lines = [(_letters(row), row.file.path) for row in found.files]
+    lines += [("..G.", path) for path in found.plain] + [("..L.", file.path) for file in found.large]
+    for letters, path in lines:
+        if letters not in ("....", "...?"):
+            sys.stdout.buffer.write(f"{letters} ".encode() + os.fsencode(path) + end)
+
+
+def _letters(row: FileStatus) -> str:
+    change = {"modified": "M", "deleted": "D", "conflict": "U"}.get(row.change, ".")
+    is_lost = _is_lost(row.state, row.is_stored, row.is_pushed)
+    weights = "X" if is_lost else "P" if row.state != FULL and row.is_here else "."
+    pushed = {True: ".", False: "U", None: "?"}[row.is_pushed]
+    return ("M" if row.is_staged else ".") + change + weights + pushed
 
 
 def _summary(repository: Repository, found: Status) -> list[str]:
@@ -110,9 +152,16 @@ def _hints(repository: Repository, found: Status) -> list[str]:
     if found.plain:
         names = " ".join(quote(path) for path in found.plain[:3]) if len(found.plain) <= 3 else "."
         hints.append(f"git add --renormalize {names} moves plain files to the store")
+    if found.large:
+        patterns = " ".join(quote(one) for one in dict.fromkeys(file.pattern for file in found.large))
+        hints.append(f"git theta track {patterns} keeps large files out of git itself")
     if found.files and found.known.place is None and not found.known.trouble:
         hints.append("git config theta.url /path/to/store says where git push sends weights")
     return hints
+
+
+def _why_large(file: LargeFile) -> str:
+    return "in git as it is, every version whole" if file.is_in_git else "not tracked: git add would put it into git"
 
 
 def _print_json(found: Status) -> None:
@@ -136,6 +185,7 @@ def _print_json(found: Status) -> None:
         "trouble": found.known.trouble or None,
         "files": files,
         "plain": found.plain,
+        "large": [{"path": one.path, "size_bytes": one.nbytes, "in_git": one.is_in_git} for one in found.large],
     }
     json.dump(values, sys.stdout, indent=1)
     sys.stdout.write("\n")

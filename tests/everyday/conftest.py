@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
 PROGRAMS = os.path.dirname(sys.executable)
 
@@ -78,6 +79,19 @@ class Place:
 
     def status(self) -> str:
         return self.git("status", "--porcelain")
+
+    def is_whole(self) -> bool:
+        """Whether the tree is clean, and each tracked file holds the bytes that its pointer in HEAD names."""
+        names = self.git("ls-tree", "-r", "--name-only", "-z", "HEAD").split("\0")
+        ours = [name for name in names if name.endswith(".safetensors")]
+        assert ours, "a check of nothing"
+        for name in ours:
+            pointer = self.git("cat-file", "blob", f"HEAD:{name}")
+            digest = pointer.partition("\ndigest ")[2][:64]
+            assert len(digest) == 64, f"{name} is no pointer in git: {pointer[:200]}"
+            assert blake3(self.read(name)).hexdigest() == digest, f"{name} has other bytes than its pointer says"
+        assert self.status() == ""
+        return True
 
     def at(self, path: Path) -> Place:
         return Place(path, self.environment)

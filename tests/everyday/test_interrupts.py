@@ -1,0 +1,112 @@
+"""Ctrl-C, which a terminal sends to git and to all that it runs, in the middle of add, checkout and push."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+WORDS = {"add": "incoming", "checkout": "pending", "push": "incoming"}
+
+
+def interrupted(work, command: tuple[str, ...], when) -> subprocess.CompletedProcess[bytes]:
+    """Run git in a process group of its own, and interrupt the group as soon as `when()` is true."""
+    process = subprocess.Popen(
+        ["git", *command],
+        cwd=work.path,
+        env=work.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        process_group=0,
+    )
+    deadline = time.monotonic() + 60
+    while process.poll() is None and not when():
+        assert time.monotonic() < deadline, "it never came that far"
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def grown(directory: Path, at_least: int):
+    """What tells whether files with so many bytes lie in a directory."""
+
+    def tell() -> bool:
+        total = 0
+        for root, _, names in os.walk(directory):
+            for name in names:
+                try:
+                    total += os.stat(os.path.join(root, name)).st_size
+                except FileNotFoundError:
+                    continue
+        return total >= at_least
+
+    return tell
+
+
+def size_of(directory: Path) -> int:
+    return sum(os.stat(os.path.join(root, name)).st_size for root, _, names in os.walk(directory) for name in names)
+
+
+@pytest.fixture
+def big(work):
+    """Forty megabytes in eight files, not yet added."""
+    for number in range(8):
+        work.write(f"big/{number}.safetensors", work.checkpoint(f"big{number}", nbytes=5_000_000))
+    return work
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.8])
+def test_an_interrupted_add_can_be_repeated(big, share: float) -> None:
+    store = big.path / ".git" / "theta"
+
+    done = interrupted(big, ("add", "big"), grown(store, size_of(store) + int(share * 40_000_000) + 1))
+
+    assert b"Traceback" not in done.stderr
+    assert b"Exception" not in done.stderr
+    assert not (big.path / ".git" / "index.lock").exists()
+    big.git("add", "big")
+    big.git("commit", "-q", "-m", "big")
+    assert big.is_whole()
+    assert big.run("thetastore", "verify", "--store", str(store)).returncode == 0
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.8])
+def test_an_interrupted_checkout_can_be_repeated(big, share: float) -> None:
+    big.commit("big")
+    big.git("checkout", "-q", "v1")
+    before = size_of(big.path) - size_of(big.path / ".git")
+
+    def tell() -> bool:
+        return grown(big.path / "big", int(share * 40_000_000) + 1)()
+
+    done = interrupted(big, ("checkout", "-q", "main"), tell)
+
+    assert b"Traceback" not in done.stderr
+    assert before > 0
+    left = [name for _, _, names in os.walk(big.path) for name in names if ".theta-" in name]
+    big.git("checkout", "-q", "-f", "main")
+    big.theta("checkout")
+    assert big.is_whole()
+    assert [name for _, _, names in os.walk(big.path / "big") for name in names if ".theta-" in name] == [], left
+    assert os.listdir(big.path / ".git" / "theta" / "pending") == []
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.8])
+def test_an_interrupted_push_can_be_repeated(big, share: float) -> None:
+    big.commit("big")
+    remote = big.path.parent / "weights"
+
+    done = interrupted(
+        big, ("push", "-q", "origin", "main"), grown(remote, size_of(remote) + int(share * 36_000_000) + 1)
+    )
+
+    assert b"Traceback" not in done.stderr
+    big.git("push", "-q", "origin", "main")
+    clone = big.clone(f"file://{big.path.parent}/host.git", big.path.parent / "clone")
+    assert clone.is_whole()
+    assert big.run("thetastore", "verify", "--store", str(remote)).returncode == 0
