@@ -5,7 +5,8 @@ ThetaError
 |   `-- PointerError            text that claims to be a pointer and is none
 |       `-- PointerVersionError written by a newer version: update this one
 `-- BridgeError                 has a `hint`: the way out, on a line of its own
-    |-- RepositoryMissingError  run it inside of a repository
+    |-- RepositoryMissingError(FileNotFoundError)  run it inside of a repository
+    |-- PointerInPlaceError(FileNotFoundError)  only a pointer is here, and nothing that knows of its weights
     |-- GitError                git itself said no; its words are kept
     |-- RevisionError(LookupError)  no such revision, path or blob
     |   `-- PathMissingError(FileNotFoundError)  no tracked file at a path of a revision, which is there
@@ -52,10 +53,16 @@ class PointerVersionError(PointerError):
     code = "pointer-version"
 
 
-class RepositoryMissingError(BridgeError):
+class RepositoryMissingError(BridgeError, FileNotFoundError):
     """There is no Git repository here."""
 
     code = "repository-missing"
+
+
+class PointerInPlaceError(BridgeError, FileNotFoundError):
+    """A file is only a pointer, and nothing here knows where its weights are."""
+
+    code = "pointer-in-place"
 
 
 class GitError(BridgeError):

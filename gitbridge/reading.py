@@ -24,7 +24,7 @@ def open_reader(
     store: Store,
     file: TrackedFile,
     wants: Wants | None = None,
-    remote: str | None = None,
+    treeish: str | None = None,
     report: Report | None = None,
 ) -> TensorReader:
     """Return what reads the tensors of a tracked file, after fetching the chunks that hold some of them.
@@ -34,14 +34,14 @@ def open_reader(
         store: the local store.
         file: whose tensors.
         wants: tells which tensors are wanted; None fetches the manifest only.
-        remote: the Git remote to ask; None for the one that `git fetch` would use.
+        treeish: the commit that the file is of, which may say where its weights are.
         report: see `sync.Report`.
 
     Raises:
         RemoteError: a chunk is in no store that was asked.
         PointerError: the pointer does not say what its manifest says.
     """
-    fetch_manifests(repository, store, [file], remote, report=report, wants=wants or named_wants(()))
+    fetch_manifests(repository, store, [file], None, treeish, report, wants=wants or named_wants(()))
     manifest = store.get_manifest(file.manifest_digest)
     text = render_pointer(manifest, file.manifest_digest)
     if blob_oid(text, repository.object_format).hex() != file.oid:

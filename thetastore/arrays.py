@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from thetastore.chunking import GRID_BYTES
+from thetastore.compose import NewTensor
 from thetastore.dtypes import DTYPES, raw_bytes_of
 from thetastore.errors import OutOfRangeError, UnsupportedError
 
@@ -234,3 +235,71 @@ class _Box:
         raw = numpy.frombuffer(self._reader.read_range(self._name, first, stop), rows.dtype)
         inner = tuple(slice(one.start, one.stop, one.step) for one in self._ranges[self._cut + 1 :])
         rows[...] = raw.reshape(-1, *self._shape[self._cut + 1 :])[(slice(None, None, wanted.step), *inner)]
+
+
+def new_tensor(name: str, value: Any) -> NewTensor:
+    """Return a tensor for a new file: of a numpy array, a torch tensor, or what numpy makes an array of.
+
+    Raises:
+        UnsupportedError: it is no array of numbers, or of a type that has no name here.
+    """
+    if _is_torch(value):
+        import torch
+
+        flat = value.detach().cpu().contiguous()
+        dtype, shape = str(value.dtype).removeprefix("torch."), tuple(value.shape)
+        if flat.is_conj() or flat.is_neg():
+            flat = flat.resolve_conj().resolve_neg()
+        raw = flat.reshape(-1).view(torch.uint8).numpy() if flat.numel() else b""
+    else:
+        array = _numpy_array(name, value)
+        dtype, shape = array.dtype.name, array.shape
+        raw = array.reshape(-1).view("u1") if array.size else b""
+    if dtype not in DTYPES:
+        raise UnsupportedError(f"tensor '{name}' has elements of {dtype}, for which there is no name here")
+    return NewTensor(name, dtype, shape, lambda: _in_pieces(memoryview(raw)))
+
+
+def _in_pieces(raw: memoryview) -> Iterator[memoryview]:
+    yield raw
+
+
+def _is_torch(value: Any) -> bool:
+    return hasattr(value, "detach") and hasattr(value, "untyped_storage")
+
+
+def _numpy_array(name: str, value: Any) -> Array:
+    import numpy
+
+    array = numpy.asarray(value, order="C")
+    if array.dtype.byteorder == ">":
+        array = array.astype(array.dtype.newbyteorder("<"))
+    if array.dtype.kind in "OSUMm" or array.dtype.names:
+        raise UnsupportedError(f"tensor '{name}' is no array of numbers: {array.dtype}")
+    return array
+
+
+def empty_like(value: Any, used: Any = None) -> Any:
+    """Return memory on this machine for a copy of an array or tensor: what was used before, if it fits."""
+    import numpy
+
+    if _is_torch(value):
+        import torch
+
+        if _is_torch(used) and used.dtype == value.dtype and used.shape == value.shape:
+            return used
+        return torch.empty(value.shape, dtype=value.dtype, device="cpu")
+    array = numpy.asarray(value)
+    if isinstance(used, numpy.ndarray) and used.dtype == array.dtype and used.shape == array.shape:
+        return used
+    return numpy.empty(array.shape, array.dtype)
+
+
+def copy_into(copy: Any, value: Any) -> None:
+    """Copy an array or tensor, bit for bit, into memory from `empty_like`."""
+    if _is_torch(value):
+        copy.copy_(value.detach())
+    else:
+        import numpy
+
+        numpy.copyto(copy, value, casting="no")

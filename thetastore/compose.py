@@ -26,7 +26,8 @@ _ORDER = (
     *("I16", "U16", "F16", "BF16", "I32", "U32", "F32", "C64", "F64", "I64", "U64"),
 )
 """Element types as the reference orders them, the widest last."""
-_NAMES = {name: code.decode() for code, name in DTYPE_NAMES.items()}
+TYPE_NAMES = {name: code.decode() for code, name in DTYPE_NAMES.items()}
+"""What a header calls each of our element types."""
 
 
 class NewTensor(NamedTuple):
@@ -96,7 +97,7 @@ def nearest_type(dtype: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ..
     that do not fill their last byte become one row of bytes.
     """
     _, bits, _, block_elements = DTYPES[dtype]
-    if dtype in _NAMES and math.prod(shape) * bits % 8 == 0:
+    if dtype in TYPE_NAMES and math.prod(shape) * bits % 8 == 0:
         return dtype, shape
     if bits % 8:
         return "uint8", (raw_bytes_of(dtype, math.prod(shape)),)
@@ -126,13 +127,13 @@ def safetensors_source(tensors: Sequence[NewTensor], metadata: Mapping[str, str]
         if tensor.name in entries or tensor.name == METADATA:
             raise MalformedError(f"a file cannot have two tensors of the name '{tensor.name}', nor '{METADATA}'")
         place = [offset, offset + tensor.raw_bytes]
-        entries[tensor.name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": place}
+        entries[tensor.name] = {"dtype": TYPE_NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": place}
         offset = place[1]
     return SafetensorsSource(_header(entries), placed)
 
 
 def _place(tensor: NewTensor) -> tuple[int, str]:
-    name = _NAMES.get(tensor.dtype)
+    name = TYPE_NAMES.get(tensor.dtype)
     if name is None:
         raise UnsupportedError(f"safetensors has no element type for tensor '{tensor.name}' of {tensor.dtype}")
     return -_ORDER.index(name), tensor.name

@@ -15,7 +15,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar
 
 from thetastore.arrays import array_form, jax_form, parse_index, read_array, read_slice, torch_form
 from thetastore.digest import Digest
@@ -264,7 +264,7 @@ class Model(Mapping[str, Tensor]):
     def __contains__(self, name: object) -> bool:
         return name in self._places
 
-    def select(self, *patterns: Pattern) -> Model:
+    def select(self, *patterns: Pattern) -> Self:
         """Return the model with only the tensors that any pattern tells of.
 
         Args:
@@ -281,7 +281,7 @@ class Model(Mapping[str, Tensor]):
                 shown = pattern.pattern if isinstance(pattern, re.Pattern) else str(pattern)
                 raise NoSuchTensorError(shown, tuple(self._places))
             chosen.update(found)
-        return Model(self.origin, self._handle, [name for name in self._places if name in chosen])
+        return type(self)(self.origin, self._handle, [name for name in self._places if name in chosen])
 
     def state_dict(self, framework: str = "numpy", device: Any = "cpu") -> dict[str, Any]:
         """Return all tensors, read in the order of the file.
@@ -314,7 +314,7 @@ class Model(Mapping[str, Tensor]):
         return self._handle.session().readers[self._places[self[name].name].number]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Model, (self.origin, self._handle, tuple(self._places))
+        return type(self), (self.origin, self._handle, tuple(self._places))
 
     def __repr__(self) -> str:
         return f"<model '{self.origin}': {count_text(len(self), 'tensor')}, {size_text(self.nbytes)}>"

@@ -1,0 +1,271 @@
+"""Models in Git: `gitbridge.open("path/to/repository", "v1.2")["lm_head.weight"][:128]`.
+
+A model is a tracked file, or the shards that an `….index.json` names. Which files those are is settled when it is
+opened, so that a handle always means the same bytes, in whatever process; what the local store lacks is fetched when it
+is read.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from gitbridge.clones import clone_of, is_url
+from gitbridge.errors import PathMissingError, PointerInPlaceError, RepositoryMissingError, RevisionError
+from gitbridge.pointers import is_pointer
+from gitbridge.reading import open_reader
+from gitbridge.repository import Repository
+from gitbridge.revisions import FileName, near_names, path_from_top, resolve, tracked_file
+from gitbridge.sync import fetch_manifests
+from gitbridge.trees import TrackedFile, tracked_in_index, tracked_in_tree
+from thetastore.models import Handle, Model, Session
+from thetastore.selection import named_wants
+from thetastore.store import Store
+from thetastore.tensors import TensorReader
+
+if TYPE_CHECKING:
+    from gitbridge.history import Commit
+
+INDEX_SUFFIX = ".index.json"
+"""Ends the name of the file that says which shard holds which tensor."""
+
+
+class GitOrigin(NamedTuple):
+    """Files of a repository at a revision."""
+
+    root: str
+    """Absolute path of the work tree's top, or of the git directory."""
+    revision: str
+    """Oid of the commit; empty for the index."""
+    path: str
+    """Of the file, or of the list of shards."""
+    files: tuple[TrackedFile, ...]
+
+    def open(self) -> Session:
+        """Open the local store in this process, and fetch the manifests if need be."""
+        return _GitSession(self)
+
+    def __str__(self) -> str:
+        return f"{self.root}@{self.revision[:12] or 'index'}:{self.path}"
+
+
+class _GitSession:
+    def __init__(self, origin: GitOrigin) -> None:
+        self._origin = origin
+        self._lock = _thread.allocate_lock()
+        with Repository.at(origin.root) as repository:
+            store = repository.open_store()
+            readers = [open_reader(repository, store, one, treeish=origin.revision or None) for one in origin.files]
+        store.seal()
+        self.readers: Sequence[TensorReader] = readers
+        self._store = store
+
+    def bring(self, number: int, names: Sequence[str]) -> None:
+        """Fetch the chunks of some tensors of a file into the local store."""
+        file, wants = self._origin.files[number], named_wants(names)
+        with self._lock:
+            if not self._store.missing_objects([file.manifest_digest], wants):
+                return
+            # A store of its own: the other one is being read by other threads.
+            with Repository.at(self._origin.root) as repository, Store.open(self._store.url) as target:
+                fetch_manifests(repository, target, [file], None, self._origin.revision or None, wants=wants)
+
+
+class GitModel(Model):
+    """A model of a repository."""
+
+    origin: GitOrigin
+
+    def __init__(self, origin: GitOrigin, handle: Handle | None = None, names: Sequence[str] | None = None) -> None:
+        """Open a model; see `open`."""
+        super().__init__(origin, handle, names)
+
+    @property
+    def revision(self) -> str:
+        """Oid of the commit that it is of; empty for the index."""
+        return self.origin.revision
+
+    @property
+    def path(self) -> str:
+        """Path of its file, or of the list of its shards, from the top of the work tree."""
+        return self.origin.path
+
+    def pin(self) -> str:
+        """Return a name that `open` takes and that will always mean these bytes: a commit, not a branch.
+
+        Raises:
+            RevisionError: the model is of the index, which has no name yet: commit it.
+        """
+        if not self.revision:
+            raise RevisionError("a model of the index has no revision yet", "commit it, and open it by its revision")
+        return f"{self.origin.root}@{self.revision}:{self.path}"
+
+    def log(self) -> list[Commit]:
+        """Return the commits that changed the file, the newest first."""
+        from gitbridge.history import History
+
+        with Repository.at(self.origin.root) as repository:
+            return list(History(repository, self.revision or "HEAD", self.path).commits)
+
+    def tags(self) -> dict[str, str]:
+        """Return the tags of the repository, each with the oid of its commit."""
+        return tags(self.origin.root)
+
+
+def open(
+    path_or_url: str | os.PathLike[str],
+    revision: str | None = None,
+    path: str | None = None,
+    cache_dir: str | None = None,
+) -> GitModel:
+    """Open a model of a Git repository.
+
+    Args:
+        path_or_url: a repository, a directory or a file in its work tree (a pointer will do), a URL of a repository
+            elsewhere, or what `GitModel.pin` returned.
+        revision: branch, tag or commit; None for the index of a work tree, and for HEAD elsewhere.
+        path: of the file, from the top, where `path_or_url` is a repository with several models.
+        cache_dir: where clones of other machines' repositories are kept; None for the user's cache.
+
+    Raises:
+        RepositoryMissingError: a `FileNotFoundError`: there is no repository.
+        RevisionError: a `LookupError`: it has no such revision.
+        PathMissingError: a `FileNotFoundError`: the revision has no such file, or several, and which is not said.
+        PointerInPlaceError: a `FileNotFoundError`: a pointer lies outside of any repository.
+        RemoteError: the pointers are here, and no store that can be reached has the weights.
+    """
+    text = os.fspath(path_or_url)
+    if is_url(text):
+        repository, revision = clone_of(text, revision, cache_dir)
+        start = path or ""
+    else:
+        text, revision, path = _unpinned(text, revision, path)
+        repository, start = _at(text, path)
+    with repository:
+        oid = _commit(repository, revision)
+        name, files = _files(repository, oid, start)
+        root = repository.work_tree or repository.git_dir
+        return GitModel(GitOrigin(root, oid, name, files))
+
+
+def tags(path: str | os.PathLike[str] = ".") -> dict[str, str]:
+    """Return the tags of a repository, each with the oid of its commit, in the order of their names."""
+    with _at(os.fspath(path), None)[0] as repository:
+        form = "--format=%(refname:strip=2)%00%(objecttype)%00%(objectname)%00%(*objecttype)%00%(*objectname)"
+        rows = repository.git("for-each-ref", form, "refs/tags").decode("utf-8", "surrogateescape").splitlines()
+    found = {}
+    for name, kind, oid, inner_kind, inner in (row.split("\0") for row in rows):
+        if "commit" in (kind, inner_kind):
+            found[name] = inner or oid
+    return found
+
+
+def _unpinned(text: str, revision: str | None, path: str | None) -> tuple[str, str | None, str | None]:
+    """Take apart what `pin` returned."""
+    root, at, rest = text.rpartition("@")
+    oid, colon, name = rest.partition(":")
+    if at and colon and revision is None and path is None and len(oid) in (40, 64) and not os.path.lexists(text):
+        return root, oid, name
+    return text, revision, path
+
+
+def _at(text: str, path: str | None) -> tuple[Repository, str]:
+    """Return the repository of a path, and the path in it; empty for the whole."""
+    there = os.path.abspath(text)
+    directory = there if os.path.isdir(there) else os.path.dirname(there)
+    try:
+        repository = Repository.at(directory) if _is_top(directory) else Repository.discover(directory)
+    except RepositoryMissingError:
+        if os.path.isfile(there) and _begins_as_pointer(there):
+            raise PointerInPlaceError(
+                f"'{text}' is only a pointer, and in no Git repository that would know where its weights are",
+                "open it where it was committed, or clone that repository and run git theta pull",
+            ) from None
+        raise RepositoryMissingError(f"'{text}' is in no Git repository") from None
+    if path is not None or repository.work_tree is None:
+        return repository, path or ""
+    inside = path_from_top(repository, FileName(None, there), None)
+    return repository, "" if inside == "." else inside
+
+
+def _is_top(directory: str) -> bool:
+    try:
+        Repository.at(directory).close()
+    except RepositoryMissingError:
+        return False
+    return True
+
+
+def _begins_as_pointer(path: str) -> bool:
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
+        return is_pointer(stream.read(64))
+
+
+def _commit(repository: Repository, revision: str | None) -> str:
+    if revision is None and repository.work_tree is not None:
+        return ""
+    return resolve(repository, revision or "HEAD", "commit")
+
+
+def _files(repository: Repository, revision: str, path: str) -> tuple[str, tuple[TrackedFile, ...]]:
+    """Return the name and the files of the model at a path; of a directory, of the one model in it."""
+    tracked = {
+        file.path: file
+        for file in (tracked_in_tree(repository, revision) if revision else tracked_in_index(repository))
+    }
+    if path in tracked:
+        return path, (tracked[path],)
+    if path.endswith(INDEX_SUFFIX):
+        return path, _shards(repository, revision, path, tracked)
+    prefix = path.rstrip("/") + "/" if path.rstrip("/") else ""
+    models: dict[str, tuple[TrackedFile, ...]] = {}
+    for name in _index_files(repository, revision, prefix):
+        models[name] = _shards(repository, revision, name, tracked)
+    sharded = {file.path for files in models.values() for file in files}
+    for name, file in tracked.items():
+        if name.startswith(prefix) and name not in sharded and file.tensor_count:
+            models[name] = (file,)
+    if len(models) == 1:
+        return next(iter(models.items()))
+    if models:
+        named = ", ".join(f"'{name}'" for name in sorted(models)[:5])
+        raise PathMissingError(f"there are {len(models)} models here: {named}", "say which: path=…")
+    if not prefix:
+        raise PathMissingError(
+            f"nothing is tracked in {revision[:12] or 'the index'}", "git theta ls-files lists files"
+        )
+    tracked_file(repository, FileName(revision, path))  # says what is near
+    raise AssertionError("a tracked file was found above")
+
+
+def _index_files(repository: Repository, revision: str, prefix: str) -> list[str]:
+    listing = ["ls-tree", "-r", "-z", "--name-only", "--full-tree", revision] if revision else ["ls-files", "-z"]
+    names = map(os.fsdecode, repository.git(*listing).split(b"\0")[:-1])
+    return [name for name in names if name.startswith(prefix) and name.endswith(INDEX_SUFFIX)]
+
+
+def _shards(
+    repository: Repository, revision: str, path: str, tracked: dict[str, TrackedFile]
+) -> tuple[TrackedFile, ...]:
+    """Return the files that a list of shards names; they lie beside it."""
+    import json
+
+    try:
+        weight_map = json.loads(repository.read_object(f"{revision}:{path}"))["weight_map"]
+        names = sorted({str(name) for name in weight_map.values()})
+    except RevisionError:
+        raise PathMissingError(f"there is no file '{path}' in {revision[:12] or 'the index'}") from None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise PathMissingError(f"'{path}' does not say which file holds which tensor: it has no 'weight_map'") from None
+    directory = path.rpartition("/")[0]
+    files = []
+    for name in names:
+        full = f"{directory}/{name}" if directory else name
+        if full not in tracked:
+            near = near_names(full, tracked)
+            meant = f" (did you mean {near}?)" if near else ""
+            raise PathMissingError(f"'{path}' names the shard '{name}', which is not tracked there{meant}")
+        files.append(tracked[full])
+    return tuple(files)
