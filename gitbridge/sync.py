@@ -296,6 +296,7 @@ def _push_to(
     if not dry_run and not os.path.exists(place.directory):
         exclude_directory(repository.common_dir, repository.root, place.directory)
     with repository.open_store() as local, open_place(place, create=not dry_run) as target:
+        target.count_only_durable()  # the pin must not depend on what another push has not finished
         lacking = _incomplete(target, files)
         if dry_run:
             return Pushed(place, len(files), len(lacking), _NOTHING)
@@ -315,7 +316,8 @@ def _send(
     if not lacking:
         return _NOTHING
     try:
-        return local.send_to(target, lacking, report)
+        # What is in the local store was made here, or proven when it was fetched.
+        return local.send_to(target, lacking, report, proves=False)
     except ObjectCorruptError as error:
         digest = Digest.parse(error.digest)
         paths = [files[manifest].path for manifest in lacking if _needs(local, manifest, digest)]

@@ -20,6 +20,7 @@ from thetastore.packs.index import Place, write_run
 from thetastore.packs.reader import Pack, Record
 from thetastore.packs.upkeep import MERGE_LOCK, stored_bytes_of
 from thetastore.packs.writer import PackWriter
+from thetastore.suspects import acquit, list_suspects
 
 
 class SetAside(NamedTuple):
@@ -46,9 +47,13 @@ def set_aside_damage(objects: Objects) -> list[SetAside]:
         if not is_ours:
             raise BackendError(errno.EAGAIN, "another process is merging the packs", backend.url)
         objects.catalog.refresh(thorough=True)
-        found = [mended for name in sorted(objects.catalog.snapshot().packs) for mended in _mend(objects, name)]
+        snapshot = objects.catalog.snapshot()
+        # What is retired is elsewhere; put into a new pack it would count again.
+        found = [mended for name in sorted(snapshot.packs - snapshot.retired) for mended in _mend(objects, name)]
     if found:
         objects.rebuild_index()
+    for digest in list_suspects(backend):
+        acquit(backend, digest)
     return found
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from thetastore.backends import Backend
 from thetastore.choice import Choice, choose, plain
 from thetastore.digest import Buffer, Digest, Kind, checksum_of, digest_of
-from thetastore.errors import BackendError
+from thetastore.errors import BackendError, ObjectCorruptError, ThetaError, UnsupportedError
 from thetastore.packs.catalog import Catalog
 from thetastore.packs.index import Place
 from thetastore.packs.reader import Packs
@@ -26,6 +26,7 @@ from thetastore.packs.records import Entry
 from thetastore.packs.upkeep import Upkeep
 from thetastore.packs.writer import PackWriter, Row
 from thetastore.representations import Representations
+from thetastore.suspects import acquit, list_suspects, suspect
 
 if TYPE_CHECKING:
     from thetastore.anchors import Anchor
@@ -64,6 +65,8 @@ class Objects:
         self.representations = Representations(self.packs, self.catalog, backend.url, self._own_place)
         """Reads what is stored."""
         self._copying: Copying | None = None
+        self._suspects: set[Digest] | None = None
+        self._counts_unsealed = True
         self._lock = _thread.allocate_lock()
 
     def __enter__(self) -> Objects:
@@ -77,8 +80,37 @@ class Objects:
         if digest in self._added:
             return True
         snapshot = self.catalog.snapshot()
+        if not snapshot.contains(digest):
+            return False
         # Bases are written before their deltas, so they can only be gone where a pack is.
-        return snapshot.contains(digest) and (not snapshot.lost or self.representations.has_bases(digest))
+        if snapshot.lost and not self.representations.has_bases(digest):
+            return False
+        if snapshot.incoming and not self._counts_unsealed:
+            return any(place.file_name in snapshot.packs for place in snapshot.find(digest))
+        return digest not in self._suspected() or self._is_readable(digest)
+
+    def count_only_durable(self) -> None:
+        """Take for there, from now on, only what is durable or was added here; not what others are about to seal."""
+        self._counts_unsealed = False
+
+    def _suspected(self) -> set[Digest]:
+        if self._suspects is None:
+            self._suspects = set() if getattr(self.backend, "is_remote", False) else list_suspects(self.backend)
+        return self._suspects
+
+    def _is_readable(self, digest: Digest) -> bool:
+        """Read an object that somebody could not read; clear it where that was a mistake, or was mended."""
+        try:
+            kind = self.entry(digest).kind
+            if kind in set(Kind):
+                self.get(Kind(kind), digest)
+        except UnsupportedError:
+            pass  # not ours to judge
+        except ThetaError:
+            return False
+        self._suspected().discard(digest)
+        acquit(self.backend, digest)
+        return True
 
     def begin(self) -> bool:
         """Become a writer: what the store shows from now on may be relied on, as a base too, until `seal`. Thread-safe.
@@ -205,7 +237,13 @@ class Objects:
             ObjectCorruptError: what is stored is damaged, or is of another kind or length.
             UnsupportedError: a newer version or a plug-in is needed to read it.
         """
-        return self.representations.get(kind, digest, out)
+        try:
+            return self.representations.get(kind, digest, out)
+        except ObjectCorruptError:
+            if not getattr(self.backend, "is_remote", False) and digest not in self._suspected():
+                suspect(self.backend, digest)
+                self._suspected().add(digest)
+            raise
 
     def entry(self, digest: Digest) -> Entry:
         """Return what is stored for an object. Raises as `get` does."""

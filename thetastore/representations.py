@@ -18,7 +18,15 @@ from thetastore.errors import MalformedError, ObjectCorruptError, ObjectMissingE
 from thetastore.packs.catalog import Catalog
 from thetastore.packs.index import Place
 from thetastore.packs.reader import Packs
-from thetastore.packs.records import MAX_DEPTH, MAX_HEAD_BYTES, Entry, base_cost_bytes, decode_head, most_base_bytes
+from thetastore.packs.records import (
+    HEAD_BYTES,
+    MAX_DEPTH,
+    MAX_HEAD_BYTES,
+    Entry,
+    base_cost_bytes,
+    decode_head,
+    most_base_bytes,
+)
 
 _MOST_LISTINGS = 8
 """How often a missing object's store is listed while it keeps changing."""
@@ -129,6 +137,25 @@ class Representations:
         assert isinstance(buffer, bytearray)
         if len(self._buffers) < _SPARE_BUFFERS and len(buffer) <= _MOST_KEPT_BYTES:
             self._buffers.append(buffer)
+
+    def prove(self, entry: Entry, stored: memoryview, origin: str) -> None:
+        """Refuse a record that comes from elsewhere and does not give its object; its bases are read from here.
+
+        Raises:
+            ObjectCorruptError: it gives other bytes or none; the message names `origin`.
+            UnsupportedError: a newer version or a plug-in is needed to tell.
+        """
+        place = Place(origin, 0, HEAD_BYTES + len(stored))
+        effort = _Effort(True)
+        if not effort.charge(entry):
+            raise _corrupt(entry, place, _TOO_MUCH)
+        out = self.take(entry.raw_bytes)
+        try:
+            self._decode(entry, stored, place, out, effort)
+            if digest_of(out, Kind(entry.kind)) != entry.digest:
+                raise _explained(entry, stored, place, None)
+        finally:
+            self.give(out)
 
     def entry(self, digest: Digest) -> Entry:
         """Return what is stored for an object. Raises as `get` does."""

@@ -150,6 +150,7 @@ class Store:
         manifest_digests: Iterable[Digest],
         report: Callable[[int, int], None] | None = None,
         wants: Wants | None = None,
+        proves: bool = True,
     ) -> CopyReport:
         """Copy to another store what it lacks of some files, or of some of their tensors; durable when this returns.
 
@@ -161,11 +162,13 @@ class Store:
             manifest_digests: the files.
             report: called with the objects and stored bytes copied so far.
             wants: tells of which tensors the chunks are copied; None for whole files.
+            proves: whether each record is decoded before the other store takes it; see `copy_objects`.
 
         Raises:
             ObjectMissingError: neither store has an object.
             ObjectCorruptError: an object of this store is damaged; it was not sent.
         """
+        target.count_only_durable()
         shipment = Shipment(
             lambda kind, digest: self._get_from_either(target, kind, digest), target.objects, manifest_digests, wants
         )
@@ -177,7 +180,7 @@ class Store:
                     lacking.add(digest)
                 yield digest
 
-        copied = copy_objects(self.objects, target.objects, noted(), report, shipment)
+        copied = copy_objects(self.objects, target.objects, noted(), report, shipment, proves)
         target.seal()
         if lacking:
             self.objects.share_anchors(target.objects, lacking)
@@ -190,6 +193,10 @@ class Store:
             return self.objects.get(kind, digest)
         except ObjectMissingError:
             return other.objects.get(kind, digest)
+
+    def count_only_durable(self) -> None:
+        """Take for there, from now on, only what is durable, and not what another process is about to make so."""
+        self.objects.count_only_durable()
 
     def seal(self) -> None:
         """Make everything durable and indexed."""

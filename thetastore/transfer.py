@@ -36,6 +36,7 @@ def copy_objects(
     digests: Iterable[Digest],
     report: Callable[[int, int], None] | None = None,
     shipment: Shipment | None = None,
+    proves: bool = True,
 ) -> CopyReport:
     """Copy what `target` lacks, each object after its bases, checking the checksum of stored bytes.
 
@@ -48,12 +49,15 @@ def copy_objects(
         report: Called after each object with the counts of objects and stored bytes so far.
         shipment: What is known of `digests`, if they are one; without it everything goes as it is stored, and all
             bases are copied, wanted or not.
+        proves: Whether every record is decoded, and its digest looked at, before the target takes it. Without it the
+            target must trust the source: a wrong record would keep the right bytes from ever being stored.
 
     Raises:
         ObjectMissingError, ObjectCorruptError, UnsupportedError: by `source`; what was copied before stays.
         BackendError: by either.
     """
-    copying = _Copying(source, target, shipment)
+    target.begin()
+    copying = _Copying(source, target, shipment, proves)
     total = CopyReport(0, 0, 0)
     for digest in digests:
         for entry in copying.copy(digest, MAX_DEPTH + 1):
@@ -67,7 +71,8 @@ def copy_objects(
 class _Copying:
     """One copy from store to store."""
 
-    def __init__(self, source: Objects, target: Objects, shipment: Shipment | None) -> None:
+    def __init__(self, source: Objects, target: Objects, shipment: Shipment | None, proves: bool) -> None:
+        self._proves = proves
         self._source = source
         self._target = target
         self._shipment = shipment
@@ -75,30 +80,44 @@ class _Copying:
         """By a base that is not sent: an object of the target that was a difference from it."""
 
     def copy(self, digest: Digest, below: int) -> Iterator[Entry]:
-        """Copy one object, bases first, and yield what was copied; refuse one whose depth is not `below`.
+        """Copy one object, bases first, and yield what was copied; as a base it is to have a depth `below`.
 
-        Depth falls from an object to its bases, so the recursion ends, whatever a hostile store says.
+        Depth falls from an object to its bases, so the recursion ends, whatever a hostile store says. A base may have
+        become deeper since the record that names it was read; then it is coded again.
         """
         if self._target.contains(digest):
             return
         entry, stored = self._source.representation(digest)
-        if entry.depth >= below:
-            place = self._source.backend.url
-            raise ObjectCorruptError(str(digest), place, f"it is a base of depth {entry.depth}, not below {below}")
-        if all(map(self._comes_along, entry.bases)):
+        is_too_deep = entry.depth >= below
+        if not is_too_deep and all(map(self._comes_along, entry.bases)):
             for base in entry.bases:
                 yield from self.copy(base, entry.depth)
-        if self._may_be_better(entry) or not self._serves(entry):
+        if is_too_deep or self._may_be_better(entry) or not self._serves(entry) or not self._is_right(entry, stored):
             again = self._choose_again(entry, stored)
             if again is not None:
                 yield again
                 return
+            if is_too_deep:
+                place = self._source.backend.url
+                raise ObjectCorruptError(str(digest), place, f"it is a base of depth {entry.depth}, not below {below}")
             for base in entry.bases:
                 yield from self.copy(base, entry.depth)
             if not self._serves(entry):
                 raise UnsupportedError(f"object '{digest}' needs codec '{entry.codec}' to be copied: update thetastore")
         self._target.add_representation(entry, stored)
         yield entry
+
+    def _is_right(self, entry: Entry, stored: memoryview) -> bool:
+        """Tell whether a record gives its object; of what this version cannot decode nothing is known."""
+        if not self._proves or entry.kind not in set(Kind):
+            return True
+        try:
+            self._target.representations.prove(entry, stored, self._source.backend.url)
+        except ObjectCorruptError:
+            return False  # the source may have a better one: `_choose_again` reads that, or says what is wrong
+        except UnsupportedError:
+            return True
+        return True
 
     def _comes_along(self, base: Digest) -> bool:
         return self._shipment is None or self._target.contains(base) or self._shipment.wants(base)
@@ -118,12 +137,13 @@ class _Copying:
     def _choose_again(self, entry: Entry, stored: memoryview) -> Entry | None:
         """Store an object as suits what the target has; None where this version cannot decode it."""
         if entry.kind != Kind.CHUNK:
-            return None
+            return self._copy_proven(entry)
         try:
             decoded = self._source.representations.decode(entry.digest, entry.raw_bytes)
         except UnsupportedError:
             return None
-        alone = None if entry.bases else Choice(entry.codec, entry.params, stored)
+        is_alone = not entry.bases and self._is_right(entry, stored)
+        alone = Choice(entry.codec, entry.params, stored) if is_alone else None
         dtype = self._shipment.dtype() if self._shipment is not None else None
         try:
             guesses = self._guesses(entry, decoded.raw)
@@ -134,6 +154,14 @@ class _Copying:
         if self._shipment is not None:
             self._shipment.bases().learn(prepared)
         self._remember(entry)
+        return prepared.entry
+
+    def _copy_proven(self, entry: Entry) -> Entry | None:
+        """Store a manifest or page anew from its bytes; None where this version does not know the kind."""
+        if entry.kind not in set(Kind):
+            return None
+        prepared = self._target.prepare(Kind(entry.kind), self._source.get(Kind(entry.kind), entry.digest))
+        self._target.add(prepared)
         return prepared.entry
 
     def _guesses(self, entry: Entry, raw: memoryview) -> Iterator[Digest]:

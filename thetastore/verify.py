@@ -69,7 +69,10 @@ def verify(objects: Objects, level: Level) -> Iterator[Finding]:
     for name in sorted(snapshot.packs | snapshot.incoming):
         try:
             pack = packs.get(name)
-            yield from _pack_findings(objects, pack, snapshot, level)
+            found = list(_pack_findings(objects, pack, snapshot, level))
+            if found:
+                backend.size(name)  # what was merged or repacked meanwhile stands on what has moved
+            yield from found
         except (MalformedError, UnsupportedError) as error:
             yield Finding(name, None, str(error))
         except FileNotFoundError:

@@ -4,7 +4,7 @@ import pytest
 
 from thetastore.backends.memory import MemoryBackend
 from thetastore.digest import Kind, digest_of
-from thetastore.errors import ObjectMissingError
+from thetastore.errors import ObjectCorruptError, ObjectMissingError
 from thetastore.mending import set_aside_damage
 from thetastore.objects import Objects
 from thetastore.verify import Level, verify
@@ -86,3 +86,43 @@ def test_a_mend_that_was_killed_can_be_done_again():
 
     assert name not in backend.list("packs")
     assert Objects(backend).get(Kind.CHUNK, digest_of(RAWS[2])) == RAWS[2]
+
+
+def test_right_bytes_replace_what_turned_out_not_to_be_readable():
+    backend = store_of(RAWS)
+    rot(backend, RAWS[1])
+    digest = digest_of(RAWS[1])
+    with pytest.raises(ObjectCorruptError):
+        Objects(backend).get(Kind.CHUNK, digest)
+    assert not Objects(backend).contains(digest)
+
+    with Objects(backend) as objects:
+        objects.put(Kind.CHUNK, RAWS[1])
+
+    later = Objects(backend)
+    assert later.contains(digest)
+    assert later.get(Kind.CHUNK, digest) == RAWS[1]
+    assert list(backend.list("suspects")) == []
+
+
+def test_a_suspicion_without_a_ground_costs_a_read_and_no_more():
+    backend = store_of(RAWS)
+    backend.create(f"suspects/{digest_of(RAWS[0])}", b"")
+    backend.create(f"suspects/{digest_of(b'nowhere')}", b"")
+    backend.create("suspects/notes.txt", b"")
+    objects = Objects(backend)
+
+    assert objects.contains(digest_of(RAWS[0]))
+    assert not objects.contains(digest_of(b"nowhere"))
+    assert objects.prepare(Kind.CHUNK, RAWS[0]).entry is None
+
+
+def test_mending_ends_all_suspicion():
+    backend = store_of(RAWS)
+    rot(backend, RAWS[1])
+    with pytest.raises(ObjectCorruptError):
+        Objects(backend).get(Kind.CHUNK, digest_of(RAWS[1]))
+
+    set_aside_damage(Objects(backend))
+
+    assert list(backend.list("suspects")) == []
