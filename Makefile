@@ -22,11 +22,11 @@ help: ## say what there is to make
 demo: $(VENV)/installed $(MINILM) ## put real weights through add, push, clone and checkout (2 minutes at most)
 	@$(BIN)/python examples/demo.py $(MINILM)
 
-test: $(VENV)/installed-dev ## run the tests that every change must pass
-	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 -m 'not deep'
+test: $(VENV)/installed-dev $(VENV)/node/installed ## run the tests that every change must pass
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadgroup -m 'not deep'
 
-test-deep: $(VENV)/installed-dev ## run all tests, the long ones too
-	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8
+test-deep: $(VENV)/installed-dev $(VENV)/node/installed ## run all tests, the long ones too
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadgroup
 
 check: $(VENV)/installed-dev ## lint, formatting, types, and which module may import which
 	$(BIN)/ruff check .
@@ -75,6 +75,13 @@ $(VENV)/installed-dev: pyproject.toml | $(BIN)/python
 $(VENV)/installed-bench: pyproject.toml | $(BIN)/python
 	@echo "installing into $(VENV), with what benchmarks need ..."
 	@$(PIP_INSTALL) -e '.[test,bench]'
+	@touch $@
+
+# Servers that only npm has. Without node, or the registry, the tests that need them are skipped (in CI: they fail).
+$(VENV)/node/installed: | $(BIN)/python
+	@mkdir -p $(VENV)/node
+	@command -v npm >/dev/null || exit 0; echo "installing azurite and s3rver into $(VENV)/node ..."; \
+	  npm install --silent --no-audit --no-fund --prefix $(VENV)/node azurite@3 s3rver@3 || [ -z "$$CI" ]
 	@touch $@
 
 $(MINILM): | $(BIN)/python

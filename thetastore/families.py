@@ -89,8 +89,8 @@ def register(backend: Backend, keys: Iterable[str], manifest_digest: Digest) -> 
         if len(members) >= MOST_MEMBERS or any(name.endswith(str(manifest_digest)) for name in members):
             continue
         try:
-            # Not `create`, which waits until the disk has it: 5 ms and more, for a thousand models a thousand times.
-            backend.appender(f"families/{key}/{new_id()}-{manifest_digest}").close()
+            # Waiting until the disk has it would take 5 ms and more, for a thousand models a thousand times.
+            backend.create(f"families/{key}/{new_id()}-{manifest_digest}", b"", durable=False)
         except (BackendError, FileExistsError):
             return
 

@@ -15,12 +15,13 @@ import _thread
 from collections.abc import Container, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from thetastore.backends import Backend
+from thetastore.backends import Backend, Range
 from thetastore.choice import Choice, choose, plain
 from thetastore.digest import Buffer, Digest, Kind, checksum_of, digest_of
 from thetastore.errors import BackendError, ObjectCorruptError, ThetaError, UnsupportedError
 from thetastore.packs.catalog import Catalog
 from thetastore.packs.index import Place
+from thetastore.packs.preamble import PREAMBLE_BYTES
 from thetastore.packs.reader import Packs
 from thetastore.packs.records import Entry
 from thetastore.packs.upkeep import Upkeep
@@ -95,7 +96,7 @@ class Objects:
 
     def _suspected(self) -> set[Digest]:
         if self._suspects is None:
-            self._suspects = set() if getattr(self.backend, "is_remote", False) else list_suspects(self.backend)
+            self._suspects = set() if self.backend.is_remote else list_suspects(self.backend)
         return self._suspects
 
     def _is_readable(self, digest: Digest) -> bool:
@@ -129,7 +130,8 @@ class Objects:
                     writer = self._new_writer()
                 except BackendError:
                     return False  # whatever has to be stored will say why it cannot
-                self.catalog.forget()
+                if not self.backend.is_remote:  # nobody sees a writer of a far store, and nobody retires packs there
+                    self.catalog.forget()
                 self._writers.append(writer)
         return True
 
@@ -210,7 +212,11 @@ class Objects:
         if self.contains(entry.digest):
             return
         if not self._writers or not self._has_room(entry.stored_bytes):
-            # A full pack is sealed at the end with the others: its write-back goes on meanwhile.
+            # A full pack is sealed at the end with the others: its write-back goes on meanwhile. One for a far store is
+            # sent now: it takes room on this machine, and what has arrived need not be sent again.
+            if self._writers and self.backend.is_remote:
+                self._upkeep.seal_early(self._writers[-1])
+                self._writers.pop()
             self._writers.append(self._new_writer())
         writer = self._writers[-1]
         self._added[entry.digest] = writer, writer.append(entry, stored)
@@ -240,10 +246,28 @@ class Objects:
         try:
             return self.representations.get(kind, digest, out)
         except ObjectCorruptError:
-            if not getattr(self.backend, "is_remote", False) and digest not in self._suspected():
+            if not self.backend.is_remote and digest not in self._suspected():
                 suspect(self.backend, digest)
                 self._suspected().add(digest)
             raise
+
+    def expect(self, digests: Iterable[Digest]) -> None:
+        """Announce what will be read soon, for a backend to which requests are dear. Only a hint."""
+        if self.backend.is_remote:
+            places = [place for digest in digests if (place := self._likely_place(digest)) is not None]
+            preambles = {place.file_name for place in places}
+            self.backend.expect(
+                [Range(name, 0, PREAMBLE_BYTES) for name in preambles]
+                + [Range(place.file_name, place.offset, place.nbytes) for place in places]
+            )
+
+    def stored_length(self, digest: Digest) -> int:
+        """Return how many bytes the record of an object takes, as far as the index tells; 0 where it is not there."""
+        place = self._likely_place(digest)
+        return 0 if place is None else place.nbytes
+
+    def _likely_place(self, digest: Digest) -> Place | None:
+        return next(self.catalog.snapshot().find(digest), None)
 
     def entry(self, digest: Digest) -> Entry:
         """Return what is stored for an object. Raises as `get` does."""

@@ -35,6 +35,11 @@ def offered(group: str) -> list[EntryPoint]:
     return sorted(entry_points(group=group), key=lambda point: (point.name, point.value))
 
 
+def has(group: str, name: str) -> bool:
+    """Tell whether another package offers something under a name."""
+    return any(point.name == name for point in offered(group))
+
+
 def load(group: str, name: str, built_in: tuple[str, ...]) -> Any:
     """Return what another package offers under a name.
 

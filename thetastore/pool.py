@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor
+    from concurrent.futures import Executor, Future
+    from typing import Self
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -61,6 +62,16 @@ class Pool:
         finally:
             for waiting in flying:
                 _settle(waiting)
+
+    def start(self, function: Callable[[T], R], item: T) -> Future[R]:
+        """Begin work in a thread and return at once; whoever starts it bounds how much is under way."""
+        return self._threads().submit(function, item)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _threads(self) -> Executor:
         from concurrent.futures import ThreadPoolExecutor

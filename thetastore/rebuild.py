@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from thetastore.ahead import ahead
 from thetastore.buffers import Buffers
 from thetastore.chunking import MAX_GRID_CHUNK_BYTES
 from thetastore.digest import Digest, Kind, new_hasher
@@ -93,7 +94,7 @@ class _Reading:
 
     def pieces(self) -> Iterator[memoryview]:
         """Yield the decoded and verified chunks in order, each valid until the next."""
-        chunks = iter_chunks(self._objects, self._manifest)
+        chunks = ahead(self._objects, iter_chunks(self._objects, self._manifest), lambda placed: placed.chunk.digest)
         for placed, raw in self._pool.map_bounded(self._decoded, chunks, _is_small):
             self._file_hasher.update(raw)
             self._tensor_digests.feed(placed.offset, raw)

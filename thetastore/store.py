@@ -1,18 +1,20 @@
 """The facade: files in and out of a store by their manifests' digests.
 
-A store is a directory (a bucket in a later version) with the file `thetastore.json`, which says that it is
-one and which version wrote it, beside what `docs/format/store.md` lists.
+A store is a directory, here or far away, with the file `thetastore.json`, which says that it is one and which
+version wrote it, beside what `docs/format/store.md` lists.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Self
 
+from thetastore.ahead import ahead
 from thetastore.backends import Backend
 from thetastore.backends.directory import DirectoryBackend
+from thetastore.backends.urls import SCHEMES, is_url, parse_url
 from thetastore.bases import BaseHint
 from thetastore.digest import Digest, Kind
 from thetastore.errors import MalformedError, ObjectMissingError, StoreMissingError, UnsupportedError
@@ -30,6 +32,9 @@ from thetastore.transfer import CopyReport, copy_objects
 DESCRIPTOR = "thetastore.json"
 MAX_DESCRIPTOR_BYTES = 64 << 10
 _DESCRIPTOR_TEXT = b'{"format": "thetastore", "version": 0, "required_features": [], "optional_features": []}\n'
+_LOCAL_PACK_BYTES = 256 << 20
+_REMOTE_PACK_BYTES = 64 << 20
+"""What a lost connection may cost; whoever wants one chunk does not read more of it for that."""
 
 
 class Store:
@@ -42,34 +47,39 @@ class Store:
         """Use a backend that is known to hold a store; see `open` and `create`."""
         self.backend = backend
         self.url = backend.url
-        self.objects = Objects(backend)
+        self.objects = Objects(backend, pack_bytes=_REMOTE_PACK_BYTES if backend.is_remote else _LOCAL_PACK_BYTES)
         self.pool = Pool()
+        self.is_for_many_writers = True
+        """Whether several processes may write at once: not where the place replaces files that are there."""
 
     @classmethod
-    def open(cls, path: str, create: bool = False) -> Self:
-        """Open the store in a directory.
+    def open(cls, path: str, create: bool = False, options: Mapping[str, object] | None = None) -> Self:
+        """Open the store in a directory, or at a URL.
 
         Args:
-            path: the directory.
-            create: make the directory and the store if there is none.
+            path: the directory or URL.
+            create: make the directory and the store if there is none. A place far away is tried first, with some
+                10 MiB: may several processes write to it at once?
+            options: credentials, profile, endpoint and the like for a URL: fsspec's `storage_options`.
 
         Raises:
             StoreMissingError: there is no store, and `create` is not set.
-            MalformedError: the directory holds something else.
-            UnsupportedError: the store was written by a newer version.
-            BackendError: the directory cannot be made or read.
+            MalformedError: the place holds something else, or the URL is none.
+            UnsupportedError: the store was written by a newer version, or a package for the URL is missing.
+            BackendError: the place cannot be made, read or reached.
         """
-        backend = _backend_at(path)
+        backend = _backend_at(path, options)
         try:
-            _check_descriptor(backend, path)
+            many = _check_descriptor(backend, backend.url)
         except FileNotFoundError:
             if not create:
-                raise StoreMissingError(f"there is no thetastore at '{path}'") from None
-            try:
-                backend.create(DESCRIPTOR, _DESCRIPTOR_TEXT)
-            except FileExistsError:  # another process was faster
-                _check_descriptor(backend, path)
-        return cls(backend)
+                raise StoreMissingError(f"there is no thetastore at '{backend.url}'") from None
+            many = _create_descriptor(backend)
+        if not many:
+            backend.look_before_creating()
+        store = cls(backend)
+        store.is_for_many_writers = many
+        return store
 
     def put_file(self, source: Source, base: BaseHint = None) -> Ingested:
         """Store a file's bytes, whatever they are; return the manifest and its digest.
@@ -180,7 +190,8 @@ class Store:
                     lacking.add(digest)
                 yield digest
 
-        copied = copy_objects(self.objects, target.objects, noted(), report, shipment, proves)
+        announced = ahead(self.objects, noted(), lambda digest: digest if digest in lacking else None)
+        copied = copy_objects(self.objects, target.objects, announced, report, shipment, proves)
         target.seal()
         if lacking:
             self.objects.share_anchors(target.objects, lacking)
@@ -218,30 +229,52 @@ class Store:
         self.close()
 
 
-def _backend_at(url: str) -> Backend:
-    """Return the backend for a path, a `file://` URL, or a URL of a scheme that a plug-in knows."""
-    scheme, mark, rest = url.partition("://")
-    if not mark:
-        return DirectoryBackend(url)
-    if scheme == "file":
-        return DirectoryBackend(rest)
-    from thetastore import plugins
+def _backend_at(url: str, options: Mapping[str, object] | None) -> Backend:
+    """Return the backend for a path, a `file://` URL, or a URL that we, a plug-in or fsspec know."""
+    if not is_url(url):
+        return DirectoryBackend(url.removeprefix("file://"))
+    scheme = url.partition("://")[0].lower()
+    if scheme not in SCHEMES:
+        from thetastore import plugins
+        from thetastore.backends.opening import fsspec_knows
 
-    backend: Backend = plugins.load(plugins.BACKENDS, scheme, ("file",))(url)
-    return backend
+        if plugins.has(plugins.BACKENDS, scheme) or not fsspec_knows(scheme):
+            backend: Backend = plugins.load(plugins.BACKENDS, scheme, ("file", *SCHEMES))(url)
+            return backend
+    from thetastore.backends.opening import open_remote
+
+    return open_remote(parse_url(url), options)
 
 
-def _check_descriptor(backend: Backend, path: str) -> None:
+def _create_descriptor(backend: Backend) -> bool:
+    """Make a store of an empty place; tell whether it is for many writers."""
+    text, many = _DESCRIPTOR_TEXT, True
+    if backend.is_remote:
+        from thetastore.backends.probe import keeps_what_is_there
+
+        many = keeps_what_is_there(backend)
+        if not many:
+            backend.look_before_creating()
+        text = _DESCRIPTOR_TEXT.replace(b"}", b', "writers": "many"}' if many else b', "writers": "one"}')
+    try:
+        backend.create(DESCRIPTOR, text)
+    except FileExistsError:  # another process was faster
+        return _check_descriptor(backend, backend.url)
+    return many
+
+
+def _check_descriptor(backend: Backend, path: str) -> bool:
+    """Tell whether a store is for many writers, once it is one that this version reads."""
     stored = backend.read(DESCRIPTOR, 0, MAX_DESCRIPTOR_BYTES + 1)
     if stored == _DESCRIPTOR_TEXT:  # the common case, without the import of json
-        return
+        return not backend.is_remote
     import json
 
     try:
         descriptor = json.loads(stored if len(stored) <= MAX_DESCRIPTOR_BYTES else b"")
         name, version, required = descriptor["format"], descriptor["version"], descriptor["required_features"]
     except (ValueError, TypeError, KeyError, RecursionError):
-        name = version = required = None
+        descriptor, name, version, required = {}, None, None, None
     if name != "thetastore":
         raise MalformedError(f"'{path}/{DESCRIPTOR}' is not the descriptor of a thetastore")
     if version != 0 or required:
@@ -249,3 +282,4 @@ def _check_descriptor(backend: Backend, path: str) -> None:
             f"the store '{path}' has version {version!a} and requires the features {required!a}: this thetastore reads "
             "version 0 without features; update it"
         )
+    return bool(descriptor.get("writers", "one" if backend.is_remote else "many") == "many")

@@ -15,10 +15,10 @@ import pytest
 from thetastore.backends.directory import DirectoryBackend
 from thetastore.backends.memory import MemoryBackend
 from thetastore.errors import BackendError
-from thetastore.testing import BackendConformance
+from thetastore.testing import NearBackendConformance
 
 
-class TestDirectory(BackendConformance):
+class TestDirectory(NearBackendConformance):
     @pytest.fixture
     def backend(self, tmp_path):
         return DirectoryBackend(str(tmp_path / "store"))
@@ -28,7 +28,7 @@ class TestDirectory(BackendConformance):
         return DirectoryBackend(backend.url)
 
 
-class TestMemory(BackendConformance):
+class TestMemory(NearBackendConformance):
     @pytest.fixture
     def backend(self):
         return MemoryBackend()

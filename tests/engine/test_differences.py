@@ -406,10 +406,10 @@ def test_where_the_base_was_lost_a_version_is_stored_again(tmp_path, other, how)
 def test_a_store_that_cannot_be_written_to_is_no_error_for_the_family_table(monkeypatch):
     backend = MemoryBackend()
 
-    def refuse(name: str) -> None:
+    def refuse(name: str, stored: bytes, durable: bool) -> None:
         raise BackendError(28, "No space left on device", name)
 
-    monkeypatch.setattr(backend, "appender", refuse)
+    monkeypatch.setattr(backend, "create", refuse)
     families.register(backend, ("0" * 32,), digest_of(b"any"))
 
     assert find_relatives(backend, ("0" * 32,)) == []

@@ -80,5 +80,5 @@ def test_a_store_opens_by_the_url_of_a_plugins_scheme_or_of_a_file(plugin, tmp_p
 
 
 def test_an_unknown_scheme_lists_those_that_are_known(plugin):
-    with pytest.raises(UnsupportedError, match=r"'s3' is none .*file, example"):
-        Store.open("s3://bucket/models")
+    with pytest.raises(UnsupportedError, match=r"'warp' is none .*file, s3, .*example"):
+        Store.open("warp://bucket/models")

@@ -4,22 +4,37 @@ Names are relative, with `/` between parts; every part matches `[A-Za-z0-9._-]{1
 `.` nor `..`. A backend refuses other names (`MalformedError`), so that no digest or ref, however
 spelled, leaves the store.
 
-Files are written once and then never changed, so a reader that has one open may go on reading it
-whatever happens to its name. `thetastore.testing.BackendConformance` is this contract as tests.
+Files are written once and then never changed. `thetastore.testing.BackendConformance` is this contract as tests.
+
+A backend is near (a directory, memory) or far (a bucket, a server: `is_remote`). A far one can do less, and all that
+differs is this: a file in the making is seen by nobody but its own process and vanishes with it; a file that was opened
+cannot be read any more when its name was deleted; and what will be read is better announced (`expect`), since each
+request takes a round trip.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from thetastore.digest import Buffer
 from thetastore.errors import MalformedError
 
 
+class Range(NamedTuple):
+    """Some bytes of a file."""
+
+    name: str
+    offset: int
+    nbytes: int
+
+
 class Reader(Protocol):
-    """One open file. May be used by several threads; goes on reading a file whose name was deleted."""
+    """One open file. May be used by several threads.
+
+    A near one goes on reading a file whose name was deleted; a far one raises `FileNotFoundError` then.
+    """
 
     def size(self) -> int:
         """Return the length of the file in bytes, as it is now: a file in the making grows."""
@@ -29,7 +44,7 @@ class Reader(Protocol):
 
 
 class Appender(Protocol):
-    """A file in the making. Other readers of the backend see what was written once `write` has returned.
+    """A file in the making. Other readers of a near backend see what was written once `write` has returned.
 
     It lives under the name it was opened with, and that name stays locked, until `close` or `discard` or
     the death of the process: so others can tell a file in the making from what a dead process left.
@@ -78,6 +93,9 @@ class Backend(Protocol):
     url: str
     """For messages: a path or URL without secrets."""
 
+    is_remote: bool
+    """Whether it is far: see above."""
+
     def read(self, name: str, offset: int = 0, nbytes: int | None = None) -> bytes:
         """Return `[offset, offset + nbytes)` of a file (to its end for None); shorter only at its end."""
 
@@ -90,15 +108,29 @@ class Backend(Protocol):
     def size(self, name: str) -> int:
         """Return the length of a file in bytes."""
 
+    def expect(self, ranges: Iterable[Range]) -> None:
+        """Say what will be read soon, of sealed files: a far backend begins to fetch it, neighbours together.
+
+        Only a hint; a few tens of megabytes are heeded.
+        """
+
     def list(self, prefix: str) -> Iterator[str]:
         """Yield the full names of all files below the directory `prefix`, recursively, in any order."""
 
-    def create(self, name: str, stored: Buffer) -> None:
+    def create(self, name: str, stored: Buffer, durable: bool = True) -> None:
         """Write a whole file, durable when this returns; readers see all of it or nothing.
+
+        Args:
+            name: of the file.
+            stored: what it holds.
+            durable: False for a hint that may be lost with the machine: nobody waits for the disk then.
 
         Raises:
             FileExistsError: the name is taken, whatever its content; nothing was changed.
         """
+
+    def look_before_creating(self) -> None:
+        """Make up for a place where creating a file replaces one that is there, as far as one writer alone needs it."""
 
     def delete(self, name: str) -> None:
         """Delete a file; one that is not there is no error."""

@@ -15,10 +15,10 @@ import fcntl
 import mmap
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 
-from thetastore.backends import check_name
+from thetastore.backends import Range, check_name
 from thetastore.digest import Buffer
 from thetastore.errors import BackendError
 
@@ -30,6 +30,8 @@ _NEW_FILE_MODE = 0o666
 
 class DirectoryBackend:
     """A directory of this machine. Directories are made as they are needed."""
+
+    is_remote = False
 
     def __init__(self, path: str) -> None:
         self.url = os.path.abspath(path)
@@ -57,6 +59,9 @@ class DirectoryBackend:
         with _Refusals(self._path(name)):
             return os.stat(self._path(name)).st_size
 
+    def expect(self, ranges: Iterable[Range]) -> None:
+        """See `Backend.expect`: the system reads ahead by itself."""
+
     def list(self, prefix: str) -> Iterator[str]:
         """See `Backend.list`."""
         if prefix:
@@ -79,7 +84,7 @@ class DirectoryBackend:
                 else:
                     yield name
 
-    def create(self, name: str, stored: Buffer) -> None:
+    def create(self, name: str, stored: Buffer, durable: bool = True) -> None:
         """See `Backend.create`."""
         path = self._path(name)
         directory = os.path.dirname(path)
@@ -88,12 +93,17 @@ class DirectoryBackend:
             fd = _create(temporary)
             try:
                 _write_all(fd, (stored,), 0)
-                os.fsync(fd)
+                if durable:
+                    os.fsync(fd)
                 os.link(temporary, path)
             finally:
                 os.close(fd)
                 os.unlink(temporary)
-            _sync_directory(directory)
+            if durable:
+                _sync_directory(directory)
+
+    def look_before_creating(self) -> None:
+        """See `Backend.look_before_creating`: no need."""
 
     def delete(self, name: str) -> None:
         """See `Backend.delete`."""

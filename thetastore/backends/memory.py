@@ -9,16 +9,18 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 
-from thetastore.backends import check_name
+from thetastore.backends import Range, check_name
 from thetastore.digest import Buffer
 from thetastore.errors import BackendError
 
 
 class MemoryBackend:
     """Files in a dictionary."""
+
+    is_remote = False
 
     def __init__(self) -> None:
         self.url = "memory:"
@@ -42,6 +44,9 @@ class MemoryBackend:
         """See `Backend.size`."""
         return len(self._file(name))
 
+    def expect(self, ranges: Iterable[Range]) -> None:
+        """See `Backend.expect`: nothing is nearer than memory."""
+
     def list(self, prefix: str) -> Iterator[str]:
         """See `Backend.list`."""
         if prefix:
@@ -51,9 +56,12 @@ class MemoryBackend:
             names = [name for name in self._files if name.startswith(below)]
         return iter(names)
 
-    def create(self, name: str, stored: Buffer) -> None:
+    def create(self, name: str, stored: Buffer, durable: bool = True) -> None:
         """See `Backend.create`."""
         self._link(name, bytearray(stored))
+
+    def look_before_creating(self) -> None:
+        """See `Backend.look_before_creating`: no need."""
 
     def delete(self, name: str) -> None:
         """See `Backend.delete`."""

@@ -13,7 +13,7 @@ import _thread
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 
-from thetastore.backends import Backend
+from thetastore.backends import Backend, Range
 from thetastore.errors import MalformedError, ThetaError, UnsupportedError
 from thetastore.packs.index import Place, Run, word_of
 from thetastore.packs.reader import Pack, Packs, Record
@@ -165,8 +165,10 @@ class Catalog:
             return has_changed
 
     def _list_all(self) -> tuple[frozenset[str], ...]:
-        listed = ("incoming", ".pack"), ("index", ".run"), ("packs", ".pack"), ("retired", ".note")
-        return tuple(self._list(directory, suffix) for directory, suffix in listed)
+        # In a far store nobody sees what others have in the making.
+        incoming: frozenset[str] = frozenset() if self._backend.is_remote else self._list("incoming", ".pack")
+        listed = ("index", ".run"), ("packs", ".pack"), ("retired", ".note")
+        return incoming, *(self._list(directory, suffix) for directory, suffix in listed)
 
     def _list(self, directory: str, suffix: str) -> frozenset[str]:
         """List the well-formed names in a directory; what else lies there is not ours."""
@@ -204,7 +206,10 @@ class Catalog:
 
     def _open_runs(self, names: frozenset[str]) -> None:
         self._runs = {name: run for name, run in self._runs.items() if name in names}
-        for name in names - self._runs.keys():
+        new = names - self._runs.keys()
+        if self._backend.is_remote:
+            self._backend.expect([Range(name, 0, self._backend.open(name).size()) for name in new])
+        for name in new:
             try:
                 self._runs[name] = Run(self._backend.view(name), name)
             except FileNotFoundError:

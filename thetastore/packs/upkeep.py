@@ -51,6 +51,15 @@ class Upkeep:
                     self._catalog.refresh(thorough=True)
                     self._merge(self._catalog.snapshot())
 
+    def seal_early(self, writer: PackWriter) -> None:
+        """Seal one pack; the run that covers it is written by the next `seal`.
+
+        Raises:
+            BackendError: it could not be made durable, and stays what it was.
+        """
+        self._not_covered.append(writer.seal())
+        writer.close()
+
     def settle(self, writers: list[PackWriter]) -> set[str]:
         """Do what `seal` does but for merging; return the ids of packs whose writers are alive."""
         orphanage = _Orphanage(self._backend, self._packs)
@@ -112,14 +121,18 @@ class Upkeep:
             self._catalog.refresh()
 
     def _is_crowded(self, snapshot: Snapshot) -> bool:
-        return len(snapshot.runs) > MOST_RUNS or len(_small_packs(snapshot)) > MOST_SMALL_PACKS
+        return len(snapshot.runs) > MOST_RUNS or self._has_many_small_packs(snapshot)
+
+    def _has_many_small_packs(self, snapshot: Snapshot) -> bool:
+        """Tell whether small packs are to be merged; not those of a far store: all of them would have to be fetched."""
+        return not self._backend.is_remote and len(_small_packs(snapshot)) > MOST_SMALL_PACKS
 
     def _merge(self, snapshot: Snapshot) -> None:
         """Write what replaces small packs and runs; only then delete these: runs first, then packs."""
         small = _small_packs(snapshot)
         rewriting = _Rewriting(self._backend, self._packs, snapshot, self._pack_bytes)
         try:
-            if len(small) > MOST_SMALL_PACKS:
+            if self._has_many_small_packs(snapshot):
                 rewriting.copy(small)
             self.replace(rewriting.replaced, rewriting.seal())
         finally:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from thetastore.testing.backends import BackendConformance
+from thetastore.testing.backends import BackendConformance, NearBackendConformance
 
-__all__ = ["BackendConformance"]
+__all__ = ["BackendConformance", "NearBackendConformance"]

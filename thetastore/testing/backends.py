@@ -1,6 +1,6 @@
 """The contract of `thetastore.backends.Backend` as tests.
 
-class TestMyBackend(BackendConformance):
+class TestMyBackend(BackendConformance):        # NearBackendConformance, where `is_remote` is False
     @pytest.fixture
     def backend(self, tmp_path): return MyBackend(tmp_path)
 
@@ -14,7 +14,7 @@ import threading
 
 import pytest
 
-from thetastore.backends import Appender, Backend
+from thetastore.backends import Appender, Backend, Range
 from thetastore.errors import BackendError, MalformedError
 
 _BAD_NAMES = [
@@ -38,7 +38,7 @@ _BAD_NAMES = [
 
 
 class BackendConformance:
-    """Subclass it, with the fixtures `backend` and `peer`: two handles on one empty place."""
+    """What every backend does. Subclass it, with the fixtures `backend` and `peer`: two handles on one empty place."""
 
     @pytest.fixture
     def backend(self) -> Backend:
@@ -103,18 +103,6 @@ class BackendConformance:
         assert bytes(out) == b"3456"
         assert backend.open("digits").read_into(8, out) == 2
         assert bytes(out[:2]) == b"89"
-
-    def test_an_open_file_outlives_its_name(self, backend: Backend, peer: Backend) -> None:
-        backend.create("digits", b"0123456789")
-        reader = backend.open("digits")
-        view = backend.view("digits")
-
-        peer.delete("digits")
-
-        out = memoryview(bytearray(10))
-        assert reader.read_into(0, out) == 10
-        assert bytes(out) == b"0123456789"
-        assert bytes(view) == b"0123456789"
 
     def test_what_is_not_there_is_file_not_found(self, backend: Backend) -> None:
         for act in (backend.read, backend.open, backend.view, backend.size, backend.reopen):
@@ -183,6 +171,127 @@ class BackendConformance:
         with pytest.raises(MalformedError):
             backend.try_lock(name).__enter__()
 
+    def test_sealing_never_replaces(self, backend: Backend) -> None:
+        backend.create("packs/a", b"first")
+        appender = backend.appender("incoming/a")
+        appender.write(b"second")
+
+        with pytest.raises(FileExistsError):
+            appender.seal("packs/a")
+
+        assert backend.read("packs/a") == b"first"
+        assert backend.read("incoming/a") == b"second"
+        appender.close()
+
+    def test_a_discarded_file_is_gone(self, backend: Backend, peer: Backend) -> None:
+        appender = backend.appender("incoming/a")
+        appender.write(b"content")
+
+        appender.discard()
+
+        assert list(peer.list("")) == []
+
+    def test_an_appender_that_was_let_go_writes_no_more(self, backend: Backend) -> None:
+        appender: Appender = backend.appender("incoming/a")
+        appender.close()
+        appender.close()
+
+        with pytest.raises(BackendError):
+            appender.write(b"late")
+
+    def test_a_lock_is_had_by_one(self, backend: Backend, peer: Backend) -> None:
+        with backend.try_lock("locks/merge") as first, peer.try_lock("locks/merge") as second:
+            assert (first, second) == (True, False)
+
+        with peer.try_lock("locks/merge") as third, backend.try_lock("locks/other") as other:
+            assert (third, other) == (True, True)
+
+    def test_what_was_announced_is_read_as_ever(self, backend: Backend, peer: Backend) -> None:
+        body = bytes(range(256)) * 40
+        backend.create("packs/a", body)
+        ranges = [Range("packs/a", start, 100) for start in (0, 100, 250, 9000)]
+
+        assert list(peer.list("packs")) == ["packs/a"]
+        peer.expect([*ranges, Range("not/there", 0, 10), Range("packs/a", 10_200, 1000)])
+
+        reader = peer.open("packs/a")
+        out = memoryview(bytearray(100))
+        for _, offset, nbytes in ranges:
+            assert reader.read_into(offset, out) == nbytes
+            assert out == body[offset : offset + nbytes]
+        assert reader.read_into(10_200, out) == 40
+        with pytest.raises(FileNotFoundError):
+            peer.open("not/there").read_into(0, out)
+
+    def test_a_file_that_need_not_last_is_there_all_the_same(self, backend: Backend, peer: Backend) -> None:
+        backend.create("families/a", b"", durable=False)
+
+        assert list(peer.list("families")) == ["families/a"]
+
+    def test_a_file_in_the_making_is_read_by_its_own_process(self, backend: Backend) -> None:
+        appender = backend.appender("incoming/a")
+        appender.write(b"one", b"", memoryview(b"two"))
+        reader = backend.open("incoming/a")
+        assert backend.read("incoming/a") == b"onetwo"
+
+        appender.write(b"three")
+
+        assert reader.size() == backend.size("incoming/a") == appender.size() == 11
+        assert backend.read("incoming/a", 6) == b"three"
+        appender.discard()
+        with pytest.raises(FileNotFoundError):
+            backend.read("incoming/a")
+
+    def test_a_sealed_file_is_there_for_everybody_at_once(self, backend: Backend, peer: Backend) -> None:
+        appender = backend.appender("incoming/a")
+        appender.write(b"content")
+        appender.sync()
+
+        appender.seal("packs/a")
+
+        assert peer.read("packs/a") == backend.read("incoming/a") == b"content"
+        appender.close()
+        assert list(peer.list("incoming")) == list(backend.list("incoming")) == []
+        assert peer.read("packs/a") == b"content"
+
+    def test_a_file_in_the_making_can_be_cut(self, backend: Backend) -> None:
+        appender = backend.appender("incoming/a")
+        appender.write(b"whole|torn")
+        appender.truncate(5)
+        appender.write(b"|more")
+        appender.seal("packs/a")
+        appender.close()
+
+        assert backend.read("packs/a") == b"whole|more"
+
+    def test_an_empty_file_can_be_sealed(self, backend: Backend, peer: Backend) -> None:
+        appender = backend.appender("incoming/a")
+        appender.seal("packs/a")
+        appender.close()
+
+        assert peer.read("packs/a") == b""
+
+    def test_a_lock_can_be_had_again_and_again(self, backend: Backend, peer: Backend) -> None:
+        for holder in (backend, peer, backend, peer):
+            with holder.try_lock("locks/merge") as is_ours:
+                assert is_ours
+
+
+class NearBackendConformance(BackendConformance):
+    """What a backend that is not remote does besides."""
+
+    def test_an_open_file_outlives_its_name(self, backend: Backend, peer: Backend) -> None:
+        backend.create("digits", b"0123456789")
+        reader = backend.open("digits")
+        view = backend.view("digits")
+
+        peer.delete("digits")
+
+        out = memoryview(bytearray(10))
+        assert reader.read_into(0, out) == 10
+        assert bytes(out) == b"0123456789"
+        assert bytes(view) == b"0123456789"
+
     def test_an_appended_file_is_read_while_it_grows(self, backend: Backend, peer: Backend) -> None:
         appender = backend.appender("incoming/a")
         appender.write(b"one", b"", memoryview(b"two"))
@@ -209,31 +318,11 @@ class BackendConformance:
         assert list(peer.list("incoming")) == []
         assert peer.read("packs/a") == b"content"
 
-    def test_sealing_never_replaces(self, backend: Backend) -> None:
-        backend.create("packs/a", b"first")
-        appender = backend.appender("incoming/a")
-        appender.write(b"second")
-
-        with pytest.raises(FileExistsError):
-            appender.seal("packs/a")
-
-        appender.close()
-        assert backend.read("packs/a") == b"first"
-        assert backend.read("incoming/a") == b"second"
-
     def test_an_appender_needs_a_new_name(self, backend: Backend, peer: Backend) -> None:
         backend.create("incoming/a", b"")
 
         with pytest.raises(FileExistsError):
             peer.appender("incoming/a")
-
-    def test_a_discarded_file_is_gone(self, backend: Backend, peer: Backend) -> None:
-        appender = backend.appender("incoming/a")
-        appender.write(b"content")
-
-        appender.discard()
-
-        assert list(peer.list("")) == []
 
     def test_a_file_in_the_making_is_locked_while_its_writer_lives(self, backend: Backend, peer: Backend) -> None:
         appender = backend.appender("incoming/a")
@@ -252,18 +341,3 @@ class BackendConformance:
 
         assert backend.read("packs/a") == b"whole|more"
         assert list(backend.list("incoming")) == []
-
-    def test_an_appender_that_was_let_go_writes_no_more(self, backend: Backend) -> None:
-        appender: Appender = backend.appender("incoming/a")
-        appender.close()
-        appender.close()
-
-        with pytest.raises(BackendError):
-            appender.write(b"late")
-
-    def test_a_lock_is_had_by_one(self, backend: Backend, peer: Backend) -> None:
-        with backend.try_lock("locks/merge") as first, peer.try_lock("locks/merge") as second:
-            assert (first, second) == (True, False)
-
-        with peer.try_lock("locks/merge") as third, backend.try_lock("locks/other") as other:
-            assert (third, other) == (True, True)

@@ -1,0 +1,134 @@
+"""From a URL to a backend far away. fsspec, and what it needs for a kind of place, are imported here and not before."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from thetastore.backends.fsspec_requests import FsspecRequests, Limits, harmless
+from thetastore.backends.remote import RemoteBackend
+from thetastore.backends.urls import Url
+from thetastore.errors import BackendError, UnsupportedError
+
+_PROTOCOLS = {"s3": "s3", "azure": "abfs", "http": "http"}
+_REFUSED = frozenset({"file", "local", "memory", "cached", "simplecache", "filecache", "blockcache", "zip", "tar"})
+"""File systems of this machine, of this process, or around others."""
+
+
+class Kind(NamedTuple):
+    """What is particular to a kind of place."""
+
+    requests: Callable[[Any, str, Limits], FsspecRequests]
+    options: Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def open_remote(url: Url, options: Mapping[str, object] | None = None) -> RemoteBackend:
+    """Open a place; this connects nowhere yet, but for SFTP.
+
+    Args:
+        url: of the store.
+        options: fsspec's `storage_options` for this kind of place (credentials, profile, endpoint), and
+            `stall_seconds`: how long a request may take besides what its length takes.
+
+    Raises:
+        UnsupportedError: a package is missing, and which.
+        BackendError: the options are wrong, or there is no way in.
+    """
+    chosen = dict(options or {})
+    limits = _limits(url, chosen)
+    fs, kind = _file_system(url, chosen)
+    root = fs._strip_protocol(str(url))
+    return RemoteBackend(kind.requests(fs, root, limits), str(url))
+
+
+def fsspec_knows(scheme: str) -> bool:
+    """Tell whether fsspec, if it is installed, has a file system for a scheme."""
+    try:
+        from fsspec import available_protocols
+    except ImportError:
+        return False
+    return scheme in available_protocols()
+
+
+def _limits(url: Url, options: dict[str, Any]) -> Limits:
+    text = options.pop("stall_seconds", Limits().stall_s)
+    try:
+        stall_s = float(text)
+    except (TypeError, ValueError):
+        stall_s = 0.0
+    if not 0 < stall_s < 86400:
+        raise BackendError(errno.EINVAL, "the option stall_seconds is no number of seconds", str(url))
+    return Limits(stall_s)
+
+
+def _file_system(url: Url, options: dict[str, Any]) -> tuple[Any, Kind]:
+    try:
+        kind = _kind(url)
+        file_system = _file_system_class(url)
+        made = {**file_system._get_kwargs_from_urls(str(url)), **kind.options(options)}
+        # fsspec keeps one for all who ask for the same: making a client of S3 takes half a second.
+        return file_system(**made), kind
+    except ImportError as error:
+        raise _missing(url, error) from error
+    except ValueError as error:
+        raise UnsupportedError(f"'{url}': nothing that is installed knows {url.scheme} URLs") from error
+    except Exception as error:
+        if isinstance(error, BackendError):
+            raise
+        raise BackendError(
+            errno.EIO, f"there is no way in: {type(error).__name__}: {harmless(error)}", str(url)
+        ) from error
+
+
+def _file_system_class(url: Url) -> Any:
+    if url.kind == "sftp":
+        from sshfs import SSHFileSystem
+
+        return SSHFileSystem
+    if url.kind == "gcs":  # the one that gcsfs registers asks by gRPC what kind of bucket it has, before each write
+        from gcsfs.core import GCSFileSystem
+
+        return GCSFileSystem
+    import fsspec
+
+    return fsspec.get_filesystem_class(_PROTOCOLS.get(url.kind or "", url.scheme))
+
+
+def _uncached(options: dict[str, Any]) -> dict[str, Any]:
+    return {"use_listings_cache": False, **options}
+
+
+def _kind(url: Url) -> Kind:
+    if url.kind == "s3":
+        from thetastore.backends.s3 import S3Requests, options_for_s3fs
+
+        return Kind(S3Requests, options_for_s3fs)
+    if url.kind == "gcs":
+        from thetastore.backends.gcs import GcsRequests
+
+        return Kind(GcsRequests, _uncached)
+    if url.kind == "azure":
+        from thetastore.backends.azure import AzureRequests
+
+        return Kind(AzureRequests, _uncached)
+    if url.kind == "sftp":
+        from thetastore.backends.sftp import SftpRequests, options_for_sshfs
+
+        return Kind(SftpRequests, options_for_sshfs)
+    if url.kind == "http":
+        from thetastore.backends.http import HttpRequests
+
+        return Kind(HttpRequests, _uncached)
+    if url.scheme in _REFUSED:
+        raise UnsupportedError(f"'{url}': a store cannot lie behind {url.scheme}")
+    return Kind(FsspecRequests, _uncached)
+
+
+def _missing(url: Url, error: ImportError) -> UnsupportedError:
+    if url.kind is None:
+        return UnsupportedError(f"'{url}' needs a package that is not installed: {harmless(error)}")
+    return UnsupportedError(
+        f"'{url}' needs packages that are not installed ({error.name or 'fsspec'}): "
+        f"pip install 'thetastore[{url.kind}]'"
+    )

@@ -1,0 +1,330 @@
+"""A store far away, made of single requests (`thetastore.backends.requests`).
+
+What is done here is done for every kind of place: requests that may succeed later are tried again, after a time that
+grows and is left to chance; answers are compared with the length that was asked for; files longer than a request go in
+parts; ranges that were announced come together. A bounded number of requests is under way at once, and they hold a
+bounded number of bytes.
+
+When an answer is lost nobody knows whether the request had its effect. Reading and deleting are repeated without harm.
+Creating is not: "it is there already" may mean that the first try came through. So after a lost answer, and only then,
+the file is read back: if it is what was to be written, it was written.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, TypeVar
+
+from thetastore.backends import Range, check_name
+from thetastore.backends.lease import Lease
+from thetastore.backends.ranges import MAX_BLOCK_BYTES, Held
+from thetastore.backends.requests import PassingError, Requests
+from thetastore.backends.spool import Spool
+from thetastore.digest import Buffer
+from thetastore.errors import BackendError, MalformedError
+from thetastore.pool import Pool
+
+if TYPE_CHECKING:
+    from thetastore.backends import Appender, Reader
+
+T = TypeVar("T")
+
+MOST_TRIES = 6
+_FIRST_PAUSE_S = 0.4
+_LONGEST_PAUSE_S = 20.0
+"""The tries of one request are spread over some 12 seconds: as long as a server takes to restart."""
+PARALLEL_REQUESTS = 8
+_KEPT_BYTES = 8 << 20
+_LONGEST_KEPT_BYTES = 256 << 10
+"""Short reads are remembered: manifests are read by each step of a fetch, and files never change."""
+_UNKNOWN_READ_BYTES = 1 << 20
+
+
+class RemoteBackend:
+    """See `Backend`."""
+
+    is_remote = True
+
+    def __init__(self, requests: Requests, url: str, pause: Callable[[float], None] = time.sleep) -> None:
+        """Use a place.
+
+        Args:
+            requests: the place.
+            url: for messages, without secrets.
+            pause: waits so many seconds before a request is tried again.
+        """
+        self.url = url
+        self.requests = requests
+        self._looks_before_creating = False
+        self._pause = pause
+        self._pool = Pool(PARALLEL_REQUESTS)
+        self._spools: dict[str, Spool] = {}
+        self._sizes: dict[str, int] = {}
+        self._kept: OrderedDict[Range, bytes] = OrderedDict()
+        self._kept_bytes = 0
+        self._lock = threading.Lock()
+        self._held = Held(lambda wanted: self._pool.start(self._fetch, wanted))
+
+    def read(self, name: str, offset: int = 0, nbytes: int | None = None) -> bytes:
+        """See `Backend.read`."""
+        check_name(name)
+        if name in self._spools:
+            out = memoryview(bytearray(max(0, self._spools[name].size() - offset)))
+            return bytes(out[: self._spools[name].read_into(offset, out)][:nbytes])
+        if nbytes is not None and 0 < nbytes <= _UNKNOWN_READ_BYTES:
+            return self._get(name, offset, offset + nbytes)
+        out = memoryview(bytearray(max(0, min(self.size(name) - offset, (1 << 62) if nbytes is None else nbytes))))
+        self.fill(name, offset, out)
+        return bytes(out)
+
+    def open(self, name: str) -> Reader:
+        """See `Backend.open`: no request, where the length is known from a listing."""
+        check_name(name)
+        if name in self._spools:
+            return self._spools[name]
+        return _File(self, name, self._known_size(name))
+
+    def view(self, name: str) -> memoryview:
+        """See `Backend.view`: all of it, in memory."""
+        out = memoryview(bytearray(self._known_size(name)))
+        self.fill(name, 0, out)
+        return out.toreadonly()
+
+    def size(self, name: str) -> int:
+        """See `Backend.size`."""
+        check_name(name)
+        if name in self._spools:
+            return self._spools[name].size()
+        self._sizes[name] = size = self._patiently(lambda: self.requests.size(name))
+        return size
+
+    def expect(self, ranges: Iterable[Range]) -> None:
+        """See `Backend.expect`: of files whose length is known from a listing."""
+        self._held.expect(
+            wanted for wanted in ranges if wanted.offset + wanted.nbytes <= self._sizes.get(wanted.name, 0)
+        )
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """See `Backend.list`. A place may list what is no name of ours: that is left out."""
+        if prefix:
+            check_name(prefix)
+        below = f"{prefix}/" if prefix else ""
+        names = []
+        for name, file_bytes in self._patiently(lambda: list(self.requests.list(prefix))):
+            if not name.startswith(below):
+                continue
+            try:
+                check_name(name)
+            except MalformedError:
+                continue
+            if file_bytes is not None:
+                self._sizes[name] = file_bytes
+            names.append(name)
+        return iter(names)
+
+    def create(self, name: str, stored: Buffer, durable: bool = True) -> None:
+        """See `Backend.create`: always durable."""
+        check_name(name)
+        view = memoryview(stored).cast("B")
+        if self._looks_before_creating and self._is_there(name):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
+        part_bytes = self.requests.part_bytes
+        if part_bytes and view.nbytes > part_bytes:
+            self.create_in_parts(name, view, part_bytes)
+        else:
+            self._create(name, view, lambda: self.requests.put_new(name, view))
+
+    def create_in_parts(self, name: str, view: memoryview, part_bytes: int) -> None:
+        """Create a file by parts of a length that the place takes. Raises as `create` does."""
+        upload = self._patiently(lambda: self.requests.begin(name))
+
+        def put(number: int) -> str:
+            part = view[number * part_bytes : (number + 1) * part_bytes]
+            return self._patiently(lambda: self.requests.put_part(name, upload, number, part))
+
+        try:
+            with self._pool_for_this_call() as pool:
+                pool.window = 4  # parts are held in memory while they are sent
+                parts = list(pool.map_bounded(put, range(-(-view.nbytes // part_bytes)), lambda _: False))
+            self._create(name, view, lambda: self.requests.finish(name, upload, parts))
+        except BaseException:
+            try:
+                self.requests.abandon(name, upload)
+            except OSError:
+                pass  # litter: what is wrong is on its way already
+            raise
+
+    def look_before_creating(self) -> None:
+        """See `Backend.look_before_creating`."""
+        self._looks_before_creating = True
+
+    def delete(self, name: str) -> None:
+        """See `Backend.delete`."""
+        check_name(name)
+        self._sizes.pop(name, None)
+        self._patiently(lambda: self.requests.delete(name))
+
+    def appender(self, name: str) -> Appender:
+        """See `Backend.appender`."""
+        check_name(name)
+        if name in self._spools:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
+        self._spools[name] = spool = Spool(name, self.create, lambda name: self._spools.__delitem__(name))
+        return spool
+
+    def reopen(self, name: str) -> Appender:
+        """See `Backend.reopen`: what a dead process had in the making is gone."""
+        check_name(name)
+        if name in self._spools:
+            raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK), name)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+
+    def try_lock(self, name: str) -> Lease:
+        """See `Backend.try_lock`."""
+        check_name(name)
+        return Lease(self, name)
+
+    def fill(self, name: str, offset: int, out: memoryview) -> None:
+        """Fill `out` from a file that has so many bytes, by as many requests as it takes, several at once.
+
+        Raises:
+            FileNotFoundError: it is gone.
+            BackendError: it cannot be read, or is shorter.
+        """
+        if self._held.take(name, offset, out):
+            return
+        starts = range(0, out.nbytes, MAX_BLOCK_BYTES)
+        if len(starts) == 1:
+            out[:] = self._fetch(Range(name, offset, out.nbytes))
+            return
+        with self._pool_for_this_call() as pool:
+            wanted = (Range(name, offset + at, min(MAX_BLOCK_BYTES, out.nbytes - at)) for at in starts)
+            for at, stored in zip(starts, pool.map_bounded(self._fetch, wanted, lambda _: False), strict=True):
+                out[at : at + len(stored)] = stored
+
+    def kept(self, wanted: Range) -> bytes:
+        """Return a short range of a file, remembered if it was read lately. Raises as `fill` does."""
+        with self._lock:
+            if wanted in self._kept:
+                self._kept.move_to_end(wanted)
+                return self._kept[wanted]
+        out = bytearray(wanted.nbytes)
+        self.fill(wanted.name, wanted.offset, memoryview(out))
+        stored = bytes(out)
+        with self._lock:
+            self._kept_bytes += len(stored) if wanted not in self._kept else 0
+            self._kept[wanted] = stored
+            while self._kept_bytes > _KEPT_BYTES:
+                self._kept_bytes -= len(self._kept.popitem(last=False)[1])
+        return stored
+
+    def _pool_for_this_call(self) -> Pool:
+        return Pool(PARALLEL_REQUESTS)  # the other one's order of work is `expect`'s
+
+    def _fetch(self, wanted: Range) -> bytes:
+        """Return exactly the bytes of a range."""
+        return self._get(wanted.name, wanted.offset, wanted.offset + wanted.nbytes, is_exact=True)
+
+    def _get(self, name: str, start: int, stop: int, is_exact: bool = False) -> bytes:
+        def get() -> bytes:
+            stored = self.requests.get(name, start, stop)
+            if len(stored) > stop - start:
+                raise BackendError(
+                    errno.EPROTO,
+                    f"{len(stored)} bytes came where {stop - start} were asked for: does the server know ranges?",
+                    f"{self.url}/{name}",
+                )
+            if is_exact and len(stored) < stop - start:
+                raise PassingError(errno.EIO, f"only {len(stored)} of {stop - start} bytes came", f"{self.url}/{name}")
+            return stored
+
+        return self._patiently(get)
+
+    def _create(self, name: str, view: memoryview, act: Callable[[], None]) -> None:
+        """Write a file; after a lost answer, find out whether it was this one that is there."""
+        was_lost = False
+
+        def once() -> None:
+            nonlocal was_lost
+            try:
+                act()
+            except PassingError:
+                was_lost = True
+                raise
+            except (FileExistsError, FileNotFoundError):  # not there: an upload that was finished
+                if was_lost and self._holds(name, view):
+                    return
+                raise
+
+        try:
+            self._patiently(once)
+        except FileExistsError:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name) from None
+        except FileNotFoundError:
+            words = "the bucket (or what lies above the store) is not there: make it first"
+            raise BackendError(errno.ENOENT, words, self.url) from None
+        self._sizes[name] = view.nbytes
+
+    def _holds(self, name: str, view: memoryview) -> bool:
+        """Tell whether a file has exactly these bytes."""
+        try:
+            if self.size(name) != view.nbytes:
+                return False
+            for start in range(0, view.nbytes, MAX_BLOCK_BYTES):
+                stop = min(start + MAX_BLOCK_BYTES, view.nbytes)
+                if self._fetch(Range(name, start, stop - start)) != view[start:stop]:
+                    return False
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _is_there(self, name: str) -> bool:
+        try:
+            self.size(name)
+            return True
+        except FileNotFoundError:
+            return False
+
+    def _known_size(self, name: str) -> int:
+        known = self._sizes.get(name)
+        return self.size(name) if known is None else known
+
+    def _patiently(self, act: Callable[[], T]) -> T:
+        """Do a request until it is done; see `MOST_TRIES`."""
+        for tried in range(MOST_TRIES):
+            try:
+                return act()
+            except PassingError:
+                if tried == MOST_TRIES - 1:
+                    raise
+            longest_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**tried)
+            self._pause(random.uniform(longest_s / 2, longest_s))
+        raise AssertionError("the last try returns or raises")
+
+
+class _File:
+    """See `Reader`."""
+
+    def __init__(self, backend: RemoteBackend, name: str, file_bytes: int) -> None:
+        self._backend = backend
+        self._name = name
+        self._file_bytes = file_bytes
+
+    def size(self) -> int:
+        return self._file_bytes
+
+    def read_into(self, offset: int, out: memoryview) -> int:
+        wanted = out.cast("B")[: max(0, self._file_bytes - offset)]
+        if not wanted.nbytes:
+            return 0
+        if wanted.nbytes <= _LONGEST_KEPT_BYTES:
+            wanted[:] = self._backend.kept(Range(self._name, offset, wanted.nbytes))
+        else:
+            self._backend.fill(self._name, offset, wanted)
+        return wanted.nbytes
