@@ -15,8 +15,8 @@ from thetastore.formats.torch_state import Storage, storages_of
 from thetastore.formats.zip_directory import ZipEntry, read_directory
 from thetastore.layout import MAX_TENSORS
 
-_PICKLES = (("data.pkl", "data/", ""), ("constants.pkl", "constants/", "constants."))
-"""Entries with pickles, where their storages are, and what goes before the names of their tensors. Only TorchScript
+_PICKLES = (("data.pkl", "data/", ()), ("constants.pkl", "constants/", ("constants",)))
+"""Entries with pickles, where their storages are, and what goes before the paths of their tensors. Only TorchScript
 archives have constants."""
 
 
@@ -32,7 +32,7 @@ def read_archive(file: RandomAccess) -> Found:
     folder = _archive_folder(entries)
     is_big_endian = _is_big_endian(file, entries.get(f"{folder}/byteorder"))
     found = Found([], [])
-    names = Names()
+    names = Names(".")
     for name, storage_folder, prefix in _PICKLES:
         entry = entries.get(f"{folder}/{name}")
         if entry is None:

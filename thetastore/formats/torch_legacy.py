@@ -57,7 +57,7 @@ class TorchLegacy:
             at = place.offset + place.nbytes
         if at != file.size:
             raise NotThisFormat(f"the last storage ends at {at} of {file.size} bytes")
-        found = find_tensors(state, places, file.size, Names())
+        found = find_tensors(state, places, file.size, Names("."))
         return checked_layout(self.name, self.version, file.size, found.spans, found.tensors)
 
 

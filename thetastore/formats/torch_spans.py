@@ -39,7 +39,9 @@ class Found(NamedTuple):
         self.spans.extend(other.spans)
 
 
-def find_tensors(pickle: Pickle, places: dict[str, Place], file_bytes: int, names: Names, prefix: str = "") -> Found:
+def find_tensors(
+    pickle: Pickle, places: dict[str, Place], file_bytes: int, names: Names, prefix: tuple[str, ...] = ()
+) -> Found:
     """Return the tensors of a pickle and the spans of its storages.
 
     Args:
@@ -47,26 +49,26 @@ def find_tensors(pickle: Pickle, places: dict[str, Place], file_bytes: int, name
         places: where each storage that it mentions lies; they share no bytes.
         file_bytes: what a tensor of more bytes than all of them is too large for.
         names: the names that are taken.
-        prefix: goes before each name.
+        prefix: goes before each path.
     """
     tensors = []
-    for name, stored in named_tensors(pickle):
+    for name, stored in named_tensors(pickle, names, prefix):
         place = places.get(stored.storage.key)
         if place is None:
             raise NotThisFormat(f"the storage '{stored.storage.key[:80]}' is not there")
-        tensor = _placed(stored, place)
+        tensor = _placed(name, stored, place)
         if _is_reasonable(tensor, file_bytes):
-            tensors.append(tensor._replace(name=names.claim(prefix + name)))
+            tensors.append(tensor)
     return Found(tensors, _find_spans(places, tensors))
 
 
-def _placed(stored: StoredTensor, place: Place) -> Tensor:
+def _placed(name: str, stored: StoredTensor, place: Place) -> Tensor:
     """Return the tensor with its place in the file; axes of length 1, along which nothing steps, get stride 0."""
     strides = None
     if not is_contiguous(stored.shape, stored.strides):
         strides = tuple(step if n > 1 else 0 for n, step in zip(stored.shape, stored.strides, strict=True))
     dtype = place.rename(stored.dtype) if place.rename else stored.dtype
-    return Tensor("", dtype, stored.shape, place.offset + stored.offset, strides)
+    return Tensor(name, dtype, stored.shape, place.offset + stored.offset, strides)
 
 
 def _is_reasonable(tensor: Tensor, file_bytes: int) -> bool:

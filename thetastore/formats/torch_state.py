@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from thetastore.dtypes import DTYPES
 from thetastore.errors import NotThisFormat
+from thetastore.formats.names import Names
 from thetastore.formats.pickle_machine import Call, Global, Mapping, Pickle, Reference
 from thetastore.layout import MAX_DIMENSIONS, MAX_TENSORS
 
@@ -123,18 +124,21 @@ def storages_of(pickle: Pickle) -> dict[str, list[Storage]]:
     return storages
 
 
-def named_tensors(pickle: Pickle) -> list[tuple[str, StoredTensor]]:
+def named_tensors(
+    pickle: Pickle, names: Names | None = None, prefix: tuple[str, ...] = ()
+) -> list[tuple[str, StoredTensor]]:
     """Return every tensor that can be reached, by each path that leads to it, in the order of the pickle.
 
-    A name is the path joined by dots; two paths may spell the same one.
+    A name is the path joined by dots, as `names` allows it; `prefix` goes before each path.
 
     Raises:
         NotThisFormat: a call of a torch function that torch would refuse, or a bound was exceeded.
     """
     found: list[tuple[str, StoredTensor]] = []
     visit_limit = min(max(_FREE_VISITS, pickle.nbytes), _MAX_VISITS)
+    names = names or Names(".")
     for path, tensor in _walk(pickle.root, visit_limit):
-        found.append((".".join(path), tensor))
+        found.append((names.claim((*prefix, *path)), tensor))
         if len(found) > MAX_TENSORS:
             raise NotThisFormat(f"more than {MAX_TENSORS} tensors")
     return found
