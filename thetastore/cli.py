@@ -25,6 +25,7 @@ figures:
   stored   what the records of these chunks, of their manifests and pages take in packs, each once
   added    the part of stored that no row above has
   base     objects held only as base: no manifest names them, but a difference needs them
+  leaning on   differences and copies, by the file that they were taken from
   unused   objects that no manifest names and no difference needs
   twice    records of objects that have another one
 
@@ -245,7 +246,7 @@ def _usage(options: argparse.Namespace) -> int:
         tables = {"files": usage.rows(groups)} if options.command == "du" else {}
         if options.tensors:
             tables["tensors"] = usage.tensor_rows(groups)
-        report = report_of(usage, totals, tables)._replace(contents=contents, unreached=usage.unreached())
+        report = report_of(usage, totals, tables, groups)._replace(contents=contents, unreached=usage.unreached())
     if options.json:
         import json
 

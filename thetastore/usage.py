@@ -9,6 +9,8 @@ Only manifests, their pages and the heads of records are read; no chunk is. What
 * stored: what the records of a row's chunks, pages and manifests take in packs, heads included, each once. A base that
   none of them names is not in it.
 * added: the part of stored that no row before this one has. Its sum over a table is the total.
+* by base: the stored part of differences and copies, by the row that first names what they were taken from (the first
+  base, of copies from several); so it says what would grow if that row's weights were not there.
 * held only as base: objects that no manifest under consideration names, but that are needed to decode one that
   is, through however many differences. If the manifests are those of one revision, the base may well be a chunk of
   another one.
@@ -211,6 +213,22 @@ class Usage:
             by_codec.setdefault(self._codecs[number], []).append(number)
         amounts = [(codec, self._amount(numbers)) for codec, numbers in by_codec.items()]
         return sorted(amounts, key=lambda pair: (-pair[1].stored_bytes, pair[0]))
+
+    def by_base(self, groups: Iterable[Group]) -> list[tuple[str | None, Amount]]:
+        """Return what leans on each group: the most bytes first; under None, on what is held only as base."""
+        owners: dict[int, str] = {}
+        for group in groups:
+            for file in group.files:
+                self._read(file.manifest_digest)
+                for number in self._chunks[file.manifest_digest]:
+                    owners.setdefault(number, group.name)
+        leaning: dict[str | None, list[int]] = {}
+        for number in (self._named | self._held()) - self._missing:
+            bases = self._bases.get(number)
+            if bases:
+                leaning.setdefault(owners.get(self._number(bases[0])), []).append(number)
+        amounts = [(name, self._amount(numbers)) for name, numbers in leaning.items()]
+        return sorted(amounts, key=lambda pair: (-pair[1].stored_bytes, pair[0] or ""))
 
     def unreached(self) -> Amount:
         """Return the objects known from `scan` that no manifest seen so far names and no difference needs."""

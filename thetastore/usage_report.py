@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from thetastore.tables import count_text, printable, size_text, table
-from thetastore.usage import Amount, Contents, Row, Totals, Usage
+from thetastore.usage import Amount, Contents, Group, Row, Totals, Usage
+
+_MOST_BASES = 20
 
 
 class Report(NamedTuple):
@@ -17,14 +19,18 @@ class Report(NamedTuple):
     codecs: Sequence[tuple[str, Amount]]
     tables: Mapping[str, Sequence[Row]]
     """By what their rows are: `files`, `commits`, `tensors`, ..."""
+    bases: Sequence[tuple[str | None, Amount]] = ()
+    """By what they lean on: differences and copies; under None, on what is held only as base."""
     contents: Contents | None = None
     """Of the store, where all of it was looked at."""
     unreached: Amount | None = None
 
 
-def report_of(usage: Usage, totals: Totals, tables: Mapping[str, Sequence[Row]]) -> Report:
-    """Return a report of all that a usage has seen."""
-    return Report(totals, usage.held_only_as_base(), usage.codecs(), tables)
+def report_of(
+    usage: Usage, totals: Totals, tables: Mapping[str, Sequence[Row]], groups: Iterable[Group] = ()
+) -> Report:
+    """Return a report of all that a usage has seen; `groups` are what differences may lean on."""
+    return Report(totals, usage.held_only_as_base(), usage.codecs(), tables, usage.by_base(groups))
 
 
 def report_values(report: Report) -> dict[str, Any]:
@@ -35,6 +41,7 @@ def report_values(report: Report) -> dict[str, Any]:
         "held_only_as_base": report.held_only_as_base._asdict(),
         "codecs": [{"codec": codec, **amount._asdict()} for codec, amount in report.codecs],
     }
+    values["bases"] = [{"base": name, **amount._asdict()} for name, amount in report.bases]
     if report.contents is not None and report.unreached is not None:
         values["unreached"] = report.unreached._asdict()
         values["duplicate_bytes"] = report.contents.duplicate_bytes
@@ -61,7 +68,18 @@ def report_text(report: Report, labels: Mapping[str, str] | None = None) -> str:
         lines: list[tuple[str, ...]] = [("raw", "stored", "objects", "codec")]
         lines += [(*_sizes(a.raw_bytes, a.stored_bytes), str(a.object_count), printable(c)) for c, a in report.codecs]
         pieces.append(table(lines, right=(0, 1, 2)))
+    if report.bases:
+        pieces.append(_bases_text(report.bases, labels or {}))
     return "\n".join(pieces)
+
+
+def _bases_text(bases: Sequence[tuple[str | None, Amount]], labels: Mapping[str, str]) -> str:
+    lines: list[tuple[str, ...]] = [("raw", "stored", "objects", "leaning on")]
+    for name, amount in bases[:_MOST_BASES]:
+        what = "(what is held only as base)" if name is None else printable(labels.get(name, name))
+        lines.append((*_sizes(amount.raw_bytes, amount.stored_bytes), str(amount.object_count), what))
+    more = len(bases) - _MOST_BASES
+    return table(lines, right=(0, 1, 2)) + (f"and {more} more that take less: --json has them\n" if more > 0 else "")
 
 
 def _summary(report: Report) -> str:

@@ -21,6 +21,7 @@ figures:
   shared   raw bytes of distinct chunks that other rows need as well; unique + shared: a row's distinct chunks
   stored   what the records of these chunks, of their manifests and pages take in packs, each once
   added    the part of stored that no row above has
+  leaning on   differences and copies, by the file whose weights they were taken from: the same or another one
   held only as base   objects that none of the files names, but that a difference needs; not part of stored
 
 A row of files is a path with all its versions. Without REV, a row of commits is what the commit brought, parents
@@ -69,4 +70,4 @@ def _counted(repository: Repository, counted: Counted, with_tensors: bool) -> Re
         tables = {"files": usage.rows(counted.files), "commits": usage.rows(counted.commits)}
         if with_tensors:
             tables["tensors"] = usage.tensor_rows(counted.files)
-        return report_of(usage, totals, tables)
+        return report_of(usage, totals, tables, counted.files)

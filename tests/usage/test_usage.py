@@ -249,3 +249,21 @@ def test_an_empty_store_has_nothing(store: Store, capsys: pytest.CaptureFixture[
     assert cli.main(["stats", "--store", store.url]) == 0
 
     assert "0 versions" in capsys.readouterr().out
+
+
+def test_differences_are_counted_by_what_they_lean_on(store: Store) -> None:
+    base, other = {"a": array(1), "b": array(2)}, {"a": array(1), "c": array(7)}
+    later = {"a": tuned(array(1)), "b": tuned(array(2))}
+    files = [put(store, other), put(store, base)]
+    last = File(store.put_file(io.BytesIO(file_of(later)), files[1].manifest_digest).manifest_digest, 0)
+    usage = Usage(store.objects)
+    usage.totals([*files, last])
+
+    found = usage.by_base([Group("other", [files[0]]), Group("base", [files[1]]), Group("later", [last])])
+    alone = Usage(store.objects)
+    alone.totals([last])
+    held = alone.by_base([Group("later", [last])])
+
+    of_a, of_b = (record_bytes(store, chunk(later[name])) for name in "ab")
+    assert dict(found) == {"other": Amount(1, array(1).nbytes, of_a), "base": Amount(1, array(2).nbytes, of_b)}
+    assert held == [(None, Amount(2, 2 * array(1).nbytes, of_a + of_b))]
