@@ -38,7 +38,16 @@ def demo(weights: Path, scratch: Path) -> subprocess.Popen[str]:
     scratch.mkdir()
     command = [sys.executable, "examples/demo.py", weights]
     env = os.environ | {"TMPDIR": str(scratch)}
-    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # A shell's background job ignores SIGINT, and so would everything below it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def test_the_demonstration_ends_well_and_leaves_nothing_behind(tmp_path: Path, weights: Path) -> None:

@@ -134,11 +134,27 @@ def _parse(text: bytes) -> Array:
     descr, order, lengths = items[b"descr"], items[b"fortran_order"], items[b"shape"]
     if descr[:1] not in b"'\"" or order not in (b"True", b"False") or lengths[:1] != b"(":
         raise NotThisFormat("a header with a value of the wrong type")
-    shape = tuple(int(number) for number in lengths[1:-1].replace(b"L", b"").split(b",") if number.strip())
+    shape = _shape(lengths[1:-1])
     if len(shape) > MAX_DIMENSIONS:
         raise NotThisFormat(f"an array of {len(shape)} dimensions")
     dtype, is_named = _dtype_of(descr[1:-1])
     return Array(dtype, is_named, order == b"True", shape, 0)
+
+
+def _shape(lengths: bytes) -> tuple[int, ...]:
+    """Read what is between the parentheses of a tuple of lengths. Python 2 wrote some with an L."""
+    import re
+
+    length = re.compile(rb"[ \t\n\r\f]*+(0|[1-9][0-9]{0,18}+)L?[ \t\n\r\f]*+")
+    parts = lengths.split(b",")
+    if not parts[-1].strip():  # `()`, or the comma after the last
+        parts.pop()
+    elif len(parts) == 1:
+        raise NotThisFormat("a header with a shape that is no tuple")
+    matches = [length.fullmatch(part) for part in parts]
+    if not all(matches):
+        raise NotThisFormat(f"a header with the lengths {lengths[:80]!r}")
+    return tuple(int(match[1]) for match in matches if match)
 
 
 def _items(text: bytes) -> dict[bytes, bytes]:
@@ -159,15 +175,14 @@ def _items(text: bytes) -> dict[bytes, bytes]:
 
 
 def _tokens() -> tuple[re.Pattern[bytes], re.Pattern[bytes], re.Pattern[bytes]]:
-    """Return the start of a dict, an item, the end; `re` caches them. All repetitions are possessive.
+    """Return the start of a dict, an item, the end; `re` caches them.
 
-    Python 2 wrote some integers with an L.
+    Repetitions are possessive, but not of groups: Python before 3.11.5 matches those wrongly (python/cpython#106052).
     """
     import re
 
     space = rb"[ \t\n\r\f]*+"
-    number = space + rb"(?:0|[1-9][0-9]{0,18}+)L?" + space
-    shape = rb"\((?:" + space + rb"|" + number + rb",(?:" + number + rb",)*+(?:" + number + rb")?+" + space + rb")\)"
+    shape = rb"\([0-9L, \t\n\r\f]*+\)"
     value = rb"(?P<value>'[^'\\]{0,16}+'|\"[^\"\\]{0,16}+\"|True|False|" + shape + rb")"
     key = rb"(?P<quote>['\"])(?P<key>[a-z_]{1,16}+)(?P=quote)"
     return (

@@ -173,12 +173,18 @@ class _Header:
             self._string()
 
     def _string(self) -> str:
-        raw = self._token("string")
-        if b"\\" not in raw:
-            return _decoded(raw)
+        match = self._tokens["plain string"].match(self._text, self._at, self._end)
+        if match:
+            self._at = match.end()
+            return _decoded(match[1])
         import json
 
-        text: str = json.loads(f'"{_decoded(raw)}"')
+        start = self._at
+        self._token("quote")
+        while run := self._tokens["run"].match(self._text, self._at, self._end):
+            self._at = run.end()
+        self._token("quote")
+        text: str = json.loads(_decoded(self._text[start : self._at]))
         _decoded(text.encode("utf-8", "surrogatepass"))
         return text
 
@@ -215,24 +221,29 @@ def _decoded(raw: bytes) -> str:
 def _tokens() -> dict[str, re.Pattern[bytes]]:
     """Return the tokens of JSON that a header can hold; `re` caches them after the first call.
 
-    All repetitions are possessive: a mismatch costs one pass, not a search. Numbers are plain non-negative
-    integers of at most 19 digits, so that no exponent, sign or fraction is ever converted.
+    Repetitions of single characters are possessive, those of groups have a limit: a mismatch costs one pass, not a
+    search. (Possessive groups say the same, but Python before 3.11.5 matches them wrongly, python/cpython#106052.)
+    Numbers are plain non-negative integers of at most 19 digits, so that no exponent, sign or fraction is ever
+    converted.
     """
     import re
 
     space = rb"[ \t\n\r]*+"
     integer = rb"(?:0|[1-9][0-9]{0,18}+)"
-    integers = rb"\[" + space + rb"((?:" + integer + space + rb"(?:," + space + integer + space + rb")*+)?)\]"
-    usual = rb'\{"dtype":"([A-Z0-9_]{1,20}+)","shape":\[((?:%b(?:,%b){0,63}+)?)\],"data_offsets":\[(%b),(%b)\]\}' % (
+    integers = rb"\[" + space + rb"((?:" + integer + space + rb"(?:," + space + integer + space + rb"){0,64})?)\]"
+    usual = rb'\{"dtype":"([A-Z0-9_]{1,20}+)","shape":\[((?:%b(?:,%b){0,63})?)\],"data_offsets":\[(%b),(%b)\]\}' % (
         (integer,) * 4
     )
+    character = rb"[^\"\\\x00-\x1f]"
     return {
         "space": re.compile(space + rb"()"),
         "{": re.compile(space + rb"(\{)" + space),
         "}": re.compile(space + rb"(\})"),
         ", or }": re.compile(space + rb"(,|\})" + space),
         ":": re.compile(space + rb"(:)" + space),
-        "string": re.compile(rb'"([^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+)"'),
+        "quote": re.compile(rb'(")'),
+        "plain string": re.compile(rb'"(%b*+)"' % character),
+        "run": re.compile(rb'(?:%b++|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4}){1,1000}' % character),
         "integers": re.compile(integers),
         "usual_tensor": re.compile(usual),
     }
