@@ -5,7 +5,8 @@ module a family; another package adds one by the entry point group `thetastore.m
 (`thetastore.testing.merge_methods` is its conformance suite). `docs/merge.md` is the specification.
 
 A method is a pure function of numbers: it gets float64 arrays (float32 for tensors of 16 and 8 bits), and returns one
-of the same shape and dtype. Reading, dtypes, rounding, NaN and vocabularies are not its business (`mixing`).
+of the same shape and dtype. They have at least one axis: a tensor of none comes as one element. Reading, dtypes,
+rounding, NaN and vocabularies are not its business (`mixing`).
 """
 
 from __future__ import annotations

@@ -213,6 +213,7 @@ class _Mixing(NamedTuple):
 
     def _mixed(self, shape: tuple[int, ...]) -> Iterator[Buffer]:
         count = math.prod(shape)
+        shape = shape or (1,)
         whole = [0] if count == 0 else range(0, count, PIECE_ELEMENTS if self.method.is_elementwise else count)
         for start in whole:
             stop = min(count, start + (PIECE_ELEMENTS if self.method.is_elementwise else count))
