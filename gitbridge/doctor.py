@@ -19,6 +19,7 @@ from gitbridge.remotes import COMMITTED_NAME, open_place, places
 from gitbridge.render import count_text, size_text
 from gitbridge.repository import Repository, parse_config
 from gitbridge.settings import CONFIGURATION, truth, unknown_settings, unknown_variables, without_effect
+from gitbridge.space import free_bytes
 from gitbridge.states import FULL, MISSING
 from gitbridge.status import FileStatus, Status, status
 from thetastore.errors import StoreMissingError, ThetaError
@@ -215,17 +216,12 @@ def _local_store(repository: Repository) -> Iterator[Finding]:
         yield Finding("local-store", PROBLEM, f"it is damaged: {_some(damaged)}", mend)
     if not os.access(path, os.W_OK | os.X_OK):
         yield Finding("local-store", PROBLEM, f"'{path}' cannot be written", f"chmod -R u+w {shlex.quote(path)}")
-    free = _free_bytes(path)
+    free = free_bytes(path)
     if free < _LITTLE_BYTES:
         said = f"only {size_text(free)} are free where '{path}' is"
         yield Finding("space", NOTE, said, "git config theta.storage /path/on/another/disk, or make room")
     if not damaged:
         yield Finding("local-store", GOOD, f"'{path}' is whole; {size_text(free)} are free there")
-
-
-def _free_bytes(path: str) -> int:
-    found = os.statvfs(path)
-    return found.f_bavail * found.f_frsize
 
 
 def _remote_store(repository: Repository) -> Iterator[Finding]:

@@ -14,7 +14,9 @@ from gitbridge.fill import Failure, Filling, Wanted, journal_directory, patch_in
 from gitbridge.journal import FoundJournal, Placement, Records, found_journals
 from gitbridge.pointers import MAX_POINTER_BYTES, MIN_POINTER_BYTES, is_pointer
 from gitbridge.profile import profile_of
+from gitbridge.render import Progress as Shown
 from gitbridge.repository import Repository
+from gitbridge.space import no_room_to_fill, remark_on_fetch
 from gitbridge.work_files import UnsafePathError, WorkFiles
 from thetastore.errors import ThetaError
 from thetastore.store import Store
@@ -72,6 +74,9 @@ def fill_all(
     profile = profile_of(repository)
     kept = tuple(one.path for one in wanted if profile.keeps_pointer(store, one.path, one.manifest_digest))
     wanted = [one for one in wanted if one.path not in kept] if kept else wanted
+    crowded = no_room_to_fill(work_tree, wanted)
+    if crowded is not None:
+        return Report((), 0, (*failures, Failure(wanted[0].path, crowded)), kept)
     filling = Filling(repository, work_tree)
     done, total_bytes, done_bytes = [], sum(one.file_bytes for one in wanted), 0
     for one in wanted:
@@ -94,10 +99,14 @@ def fetch(repository: Repository, store: Store, wanted: list[Wanted], treeish: s
 
     The files that could be had, can be filled all the same.
     """
+    remark_on_fetch(store, repository.store_path(), wanted)
+    progress = Shown("fetching weights")
     try:
-        sync.fetch_manifests(repository, store, wanted, None, treeish)
+        sync.fetch_manifests(repository, store, wanted, None, treeish, report=progress)
     except (ThetaError, OSError) as error:
         return error
+    finally:
+        progress.done()
     return None
 
 

@@ -19,6 +19,7 @@ from gitbridge.materialize import complain, fill_all
 from gitbridge.pktline import Content, PacketWriter
 from gitbridge.pointers import MAX_POINTER_BYTES, is_pointer
 from gitbridge.session import Session
+from gitbridge.space import SpaceError, no_room_to_fill
 from gitbridge.work_files import WorkFiles
 from thetastore.errors import ObjectMissingError, ThetaError
 
@@ -38,6 +39,11 @@ class _Delayed(NamedTuple):
     treeish: str | None
 
 
+def _is_filled(delayed: _Delayed) -> bool:
+    """Tell whether a file is put in its place by us, rather than sent through git."""
+    return delayed.answer is Answer.FILL and delayed.wanted.file_bytes >= DIRECT_BYTES
+
+
 class Smudger:
     """Smudges the files of one git command."""
 
@@ -52,6 +58,7 @@ class Smudger:
         self._kept: list[Wanted] = []
         self._why_not_fetched: Exception | None = None
         self._is_fetched = False
+        self._no_room: SpaceError | None = None
 
     def smudge(self, request: Request, content: Content) -> None:
         """Answer one request.
@@ -172,10 +179,16 @@ class Smudger:
         for treeish, wanted in by_treeish.items():
             self._why_not_fetched = self._session.fetch(wanted, treeish) or self._why_not_fetched
         self._is_fetched = True
+        work_tree = self._session.repository.work_tree
+        if work_tree is not None:
+            filled = [one.wanted for one in self._delayed.values() if _is_filled(one)]
+            self._no_room = no_room_to_fill(work_tree, filled)
 
     def _made_ready(self, delayed: _Delayed) -> _Delayed | Exception:
-        if delayed.answer is not Answer.FILL or delayed.wanted.file_bytes < DIRECT_BYTES:
+        if not _is_filled(delayed):
             return delayed
+        if self._no_room is not None:
+            return self._no_room
         try:
             self._started_filling().prepare(delayed.wanted, self._session.store)
         except ObjectMissingError as error:
