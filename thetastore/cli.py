@@ -97,6 +97,7 @@ def make_parser() -> Parser:
     verify.add_argument("--level", choices=["tables", "stored", "raw"], default="raw", help="how deep (default: raw)")
     verify.set_defaults(function=_verify)
     mend = commands.add_parser("mend", help="set damaged packs aside, so that what is lost can be stored again")
+    mend.add_argument("--hints", action="store_true", help="make the tables of families and anchors anew instead")
     mend.set_defaults(function=_mend)
     repack = commands.add_parser("repack", help="store everything anew where that takes fewer bytes")
     repack.add_argument("--aggressive", action="store_true", help="search longer; up to 8 bases deep, dearer to read")
@@ -201,6 +202,8 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _mend(options: argparse.Namespace) -> int:
+    if options.hints:
+        return _rebuild_hints(options)
     from thetastore.mending import set_aside_damage
 
     with _store(options) as store:
@@ -212,6 +215,15 @@ def _mend(options: argparse.Namespace) -> int:
     if not found:
         print(f"{store.url}: nothing is damaged", file=sys.stderr)
     return EXIT_FOUND if found else EXIT_DONE
+
+
+def _rebuild_hints(options: argparse.Namespace) -> int:
+    from thetastore.hints import rebuild_hints
+
+    with _store(options) as store:
+        rebuilt = rebuild_hints(store.objects, store.pool)
+    print(f"{rebuilt.model_count} models filed, {rebuilt.anchor_count} anchors remembered")
+    return EXIT_DONE
 
 
 def _repack(options: argparse.Namespace) -> int:

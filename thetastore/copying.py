@@ -47,9 +47,11 @@ class Found(NamedTuple):
 class Copying:
     """The copies that a store's new chunks can be made of. `anchors` and `find` are thread-safe."""
 
-    def __init__(self, backend: Backend, representations: Representations) -> None:
+    def __init__(self, backend: Backend, representations: Representations, looks_always: bool = False) -> None:
+        """Find copies in a store; with `looks_always`, after any number of chunks that had none."""
         self._representations = representations
         self._table = AnchorTable(backend)
+        self._looks_always = looks_always
         self._decoded = _Decoded(representations)
         self._misses = 0
         """In a row. Threads may lose count of each other, which does no harm."""
@@ -71,7 +73,7 @@ class Copying:
 
         Only what `admits` says yes to becomes a base; the chunk itself, where it is stored already, must not.
         """
-        if self._misses >= FREE_MISSES and self._misses % MISSES_A_LOOK:
+        if self._misses >= FREE_MISSES and self._misses % MISSES_A_LOOK and not self._looks_always:
             self._misses += 1
             return None
         found = self._found(raw, dtype, anchors, most_depth, admits)

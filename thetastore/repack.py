@@ -116,7 +116,7 @@ def repack(
         BackendError: the disk is full or failing; another process merges or repacks (`EAGAIN`); or the store is far
             away, where no lock tells who is writing (`ENOTSUP`).
     """
-    if getattr(objects.backend, "is_remote", False):
+    if objects.backend.is_remote:
         words = "a store that is far away cannot be repacked, as nothing tells there who is writing to it"
         raise BackendError(errno.ENOTSUP, words, objects.backend.url)
     if is_dry:
@@ -159,7 +159,7 @@ class _Repacking:
         self._upkeep = upkeep
         self._report = report
         self._holdings = Holdings(objects)
-        self._copying = Copying(objects.backend, objects.representations)
+        self._copying = Copying(objects.backend, objects.representations, effort.looks_at_deltas)
         self._settled: set[Digest] = set()
         self._pinned: set[Digest] = set()
         """What something settled stands on, and is not settled itself."""

@@ -1,0 +1,121 @@
+"""The tables of hints made anew from what a store holds: families of models, and anchors of chunks.
+
+Adding reads them to find bases and copies; they are never needed to read. Lost or out of date, they cost bytes, which a
+repack then cannot win back either. All chunks of tensors are decoded once, so it takes about as long as `verify`.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from thetastore.anchor_table import MERGE_LOCK, AnchorTable
+from thetastore.anchors import MIN_CHUNK_BYTES, Anchor, to_remember
+from thetastore.bases import TensorMap
+from thetastore.codecs.copies import read_recipe
+from thetastore.copying import Copying
+from thetastore.digest import Digest, Kind
+from thetastore.errors import BackendError, MalformedError, ThetaError, UnsupportedError
+from thetastore.families import family_keys, register
+from thetastore.lineage import read_manifest
+from thetastore.objects import Objects
+from thetastore.packs.catalog import records_of
+from thetastore.pool import Pool
+from thetastore.rebuild import iter_chunks
+
+
+class Rebuilt(NamedTuple):
+    """What the tables have now."""
+
+    model_count: int
+    """Models that were looked at; a key keeps its first few."""
+    anchor_count: int
+
+
+def rebuild_hints(objects: Objects, pool: Pool) -> Rebuilt:
+    """Make the tables of families and of anchors anew.
+
+    Others may add meanwhile; what they file or remember in between may be lost, as hints may be.
+
+    Raises:
+        BackendError: the store cannot be written to, or (`EAGAIN`) another process merges anchors.
+    """
+    backend = objects.backend
+    objects.catalog.refresh(thorough=True)
+    manifests = _manifests(objects)
+    for name in list(backend.list("families")):
+        backend.delete(name)
+    for digest in manifests:
+        manifest = read_manifest(objects, digest)
+        if manifest is not None:
+            register(backend, family_keys(manifest.tensors), digest)
+    table = AnchorTable(backend)
+    with backend.try_lock(MERGE_LOCK) as is_ours:
+        if not is_ours:
+            raise BackendError(errno.EAGAIN, "another process is merging anchors", backend.url)
+        table.clear()
+    for chunk, anchors in pool.map_bounded(lambda item: _anchored(objects, *item), _chunks(objects, manifests), _no):
+        table.add(chunk, anchors)
+    table.flush()
+    return Rebuilt(len(manifests), table.anchor_count)
+
+
+def _manifests(objects: Objects) -> list[Digest]:
+    """Return all manifests, in the order in which they were written."""
+    found: dict[Digest, None] = {}
+    snapshot = objects.catalog.snapshot()
+    for name in sorted(snapshot.packs - snapshot.retired):
+        try:
+            records = records_of(objects.packs.get(name))
+        except (FileNotFoundError, MalformedError, UnsupportedError):
+            continue
+        found.update((record.entry.digest, None) for record in records if record.entry.kind == Kind.MANIFEST)
+    return list(found)
+
+
+def _chunks(objects: Objects, manifests: list[Digest]) -> Iterator[tuple[Digest, int, str]]:
+    """Yield each chunk of a tensor once, with its length and element type."""
+    seen: set[Digest] = set()
+    for digest in manifests:
+        manifest = read_manifest(objects, digest)
+        if manifest is None:
+            continue
+        tensors = TensorMap(manifest.tensors)
+        try:
+            for offset, chunk in iter_chunks(objects, manifest):
+                tensor = tensors.at(offset, chunk.raw_bytes) if chunk.raw_bytes >= MIN_CHUNK_BYTES else None
+                if tensor is not None and chunk.digest not in seen:
+                    seen.add(chunk.digest)
+                    yield chunk.digest, chunk.raw_bytes, tensor.dtype
+        except ThetaError:
+            continue  # a page that cannot be read
+
+
+def _anchored(objects: Objects, digest: Digest, raw_bytes: int, dtype: str) -> tuple[Digest, list[Anchor]]:
+    """Return a chunk's anchors that are worth remembering; none where it cannot be read."""
+    representations = objects.representations
+    try:
+        decoded = representations.decode(digest, raw_bytes)
+    except ThetaError:
+        return digest, []
+    try:
+        anchors = Copying.anchors(decoded.raw, dtype)
+        entry, stored = representations.stored(digest)
+        if entry.codec == "copies":
+            # Where a base has the bytes, its own anchors lead to it.
+            patches = read_recipe(stored, raw_bytes)[1].patches
+            anchors = [
+                anchor
+                for anchor in anchors
+                if any(patch.start <= anchor.offset < patch.start + patch.nbytes for patch in patches)
+            ]
+        return digest, to_remember(anchors, raw_bytes)
+    except ThetaError:
+        return digest, []
+    finally:
+        representations.give(decoded.raw)
+
+
+def _no(_: tuple[Digest, int, str]) -> bool:
+    return False
