@@ -20,6 +20,7 @@ from thetastore.chunking import MAX_CHUNK_BYTES
 from thetastore.digest import Digest, checksum_of
 from thetastore.errors import BackendError, MalformedError, UnsupportedError
 from thetastore.matching import Hit
+from thetastore.packs.levels import of_one_size
 from thetastore.packs.preamble import PREAMBLE_BYTES, check_preamble, checksum64, preamble
 from thetastore.packs.writer import new_id
 
@@ -276,17 +277,8 @@ def write_run(backend: Backend, identities: Any, places: Any, chunks: bytes) -> 
 
 
 def _runs_to_merge(runs: Sequence[AnchorRun]) -> list[AnchorRun]:
-    """Choose the smallest runs, as long as the next is no larger than twice all of them, and memory lasts.
-
-    So each anchor is copied about log(n) times in all.
-    """
-    chosen: list[AnchorRun] = []
-    total = 0
-    for run in sorted(runs, key=lambda run: run.count):
-        if total + run.count > MAX_RUN_ANCHORS or (len(chosen) > 1 and run.count > 2 * total):
-            break
-        chosen.append(run)
-        total += run.count
+    """Choose the smallest runs while they are of one size, at least two, and memory lasts."""
+    chosen = of_one_size(runs, least=2, most=MAX_RUN_ANCHORS)
     return chosen if len(chosen) > 1 else []
 
 

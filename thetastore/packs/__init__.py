@@ -4,9 +4,11 @@
 * `records`   one object's representation: a head that says everything about it, then its stored bytes.
 * `writer`    a pack in the making: records appended while others read them, then a footer, then sealed.
 * `reader`    packs read forwards (in the making, or damaged) and backwards (sealed).
+* `levels`    which runs of a table to merge.
 * `index`     runs: sorted digests and their places, immutable.
 * `catalog`   what a store holds at the moment, over all runs, and packs that no run covers yet.
 * `upkeep`    what follows a seal: orphans adopted, small packs and runs merged, the index rebuilt.
+* `retirement`  packs that go because others hold all that is in them; `retirement_notes`, what says so meanwhile.
 
 The bytes are described in docs/format/pack.md, index.md and store.md.
 """

@@ -15,6 +15,7 @@ from thetastore.digest import checksum_of
 from thetastore.errors import BackendError, MalformedError, ObjectCorruptError, UnsupportedError
 from thetastore.packs.catalog import Catalog, Snapshot, id_of, records_of, sealed_pack
 from thetastore.packs.index import PackInfo, Run, write_run
+from thetastore.packs.levels import of_one_size
 from thetastore.packs.reader import Pack, Packs, Record
 from thetastore.packs.records import MAX_DEPTH, Entry
 from thetastore.packs.writer import PackWriter, Row, SealedPack, sealed_name
@@ -307,19 +308,10 @@ def _small_packs(snapshot: Snapshot) -> list[PackInfo]:
 
 
 def _runs_to_merge(runs: tuple[Run, ...], replaced: frozenset[str]) -> list[Run]:
-    """Choose the runs that name a replaced pack, and the smallest others while they are of one size.
-
-    A run that is larger than twice all smaller ones together stays, so that each digest is copied
-    about log(n) times in all.
-    """
+    """Choose the runs that name a replaced pack, and the smallest others while they are of one size."""
     chosen = [run for run in runs if any(sealed_name(pack.id) in replaced for pack in run.packs)]
-    total = sum(run.count for run in chosen)
-    for run in sorted((run for run in runs if run not in chosen), key=lambda run: run.count):
-        if total and run.count > 2 * total:
-            break
-        chosen.append(run)
-        total += run.count
-    return chosen
+    others = (run for run in runs if run not in chosen)
+    return chosen + of_one_size(others, sum(run.count for run in chosen), least=0)
 
 
 def _rows_by_pack(runs: list[Run], without: frozenset[str]) -> list[SealedPack]:
