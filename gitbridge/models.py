@@ -175,6 +175,8 @@ def _at(text: str, path: str | None) -> tuple[Repository, str]:
     """Return the repository of a path, and the path in it; empty for the whole."""
     there = os.path.abspath(text)
     directory = there if os.path.isdir(there) else os.path.dirname(there)
+    if not os.path.isdir(directory):
+        raise RepositoryMissingError(f"there is no '{text}', and so no Git repository")
     try:
         repository = Repository.at(directory) if _is_top(directory) else Repository.discover(directory)
     except RepositoryMissingError:

@@ -18,7 +18,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PACKAGES = ("thetastore", "gitbridge", "migrations")
 OPTIONAL = {
     "numcodecs": "thetastore/codecs/for_numcodecs.py",
-    "fsspec": "thetastore/backends/",
+    "fsspec": ("thetastore/backends/", "gitbridge/filesystem.py"),
     "gcsfs": "thetastore/backends/opening.py",
     "sshfs": "thetastore/backends/opening.py",
     "asyncssh": "thetastore/backends/sftp.py",
