@@ -30,7 +30,7 @@ from thetastore.objects import Objects
 from thetastore.packs.catalog import records_of
 from thetastore.packs.records import MAX_DEPTH, Entry, most_base_bytes
 from thetastore.packs.retirement import retire, sweep_locked
-from thetastore.packs.upkeep import MERGE_LOCK, SMALL_PACK_BYTES, Upkeep, stored_bytes_of
+from thetastore.packs.upkeep import LITTER_AGE_S, MERGE_LOCK, SMALL_PACK_BYTES, Upkeep, stored_bytes_of
 from thetastore.packs.writer import PackWriter
 from thetastore.pool import Pool
 from thetastore.rebuild import iter_chunks
@@ -126,6 +126,7 @@ def repack(
     with objects.backend.try_lock(MERGE_LOCK) as is_ours:
         if not is_ours:
             raise BackendError(errno.EAGAIN, "another process is merging or repacking the packs", objects.backend.url)
+        objects.backend.delete_litter(LITTER_AGE_S)
         sweep_locked(objects.backend, objects.catalog, objects.packs, upkeep)
         objects.catalog.refresh(thorough=True)
         return _Repacking(objects, pool, effort, upkeep, report).run()

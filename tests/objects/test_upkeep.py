@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -235,3 +236,19 @@ def test_processes_that_write_read_and_merge_at_once_lose_nothing(store_path):
 @pytest.mark.deep
 def test_many_processes_that_write_read_and_merge_for_long_lose_nothing(store_path):
     run_writers(store_path, writers=4, count=60)
+
+
+def test_temporary_files_of_killed_processes_go_when_they_are_old(store_path):
+    place = DirectoryBackend(store_path)
+    old, new, other = f"~{'0' * 24}", f"~{'1' * 24}", "~notes"
+    os.makedirs(f"{store_path}/packs")
+    for name in (old, new, other):
+        with open(f"{store_path}/packs/{name}", "wb"):
+            pass
+    for name in (old, other):
+        os.utime(f"{store_path}/packs/{name}", (1e9, 1e9))
+
+    assert place.delete_litter(upkeep.LITTER_AGE_S) == 1
+
+    assert {name for name in os.listdir(f"{store_path}/packs") if name.startswith("~")} == {new, other}
+    assert [name for name in os.listdir(store_path) if name.startswith("~")] == []

@@ -135,6 +135,13 @@ class Backend(Protocol):
     def delete(self, name: str) -> None:
         """Delete a file; one that is not there is no error."""
 
+    def delete_litter(self, age_s: float) -> int:
+        """Delete what processes that were killed while creating files have left; return how many files that were.
+
+        Args:
+            age_s: what was changed later than so long ago, by the place's own clock, is left: it may be in the making.
+        """
+
     def appender(self, name: str) -> Appender:
         """Start a file that grows and can be read while it does (see `Appender`).
 

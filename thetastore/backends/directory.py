@@ -26,6 +26,7 @@ from thetastore.errors import BackendError
 _READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _WRITE_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _NEW_FILE_MODE = 0o666
+_TEMPORARY_LENGTH = 25
 
 
 class DirectoryBackend:
@@ -88,7 +89,7 @@ class DirectoryBackend:
         """See `Backend.create`."""
         path = self._path(name)
         directory = os.path.dirname(path)
-        temporary = os.path.join(directory, f"~{os.urandom(12).hex()}")
+        temporary = os.path.join(directory, _temporary_name())
         with _Refusals(self._path(name)):
             fd = _create(temporary)
             try:
@@ -112,6 +113,28 @@ class DirectoryBackend:
                 os.unlink(self._path(name))
         except FileNotFoundError:
             pass
+
+    def delete_litter(self, age_s: float) -> int:
+        """See `Backend.delete_litter`: temporary files of `create`."""
+        count = 0
+        latest: float | None = None
+        for directory, _, names in os.walk(self.url):
+            for name in names:
+                if name.startswith("~") and len(name) == _TEMPORARY_LENGTH:
+                    latest = self._now() - age_s if latest is None else latest
+                    count += _delete_if_older(os.path.join(directory, name), latest)
+        return count
+
+    def _now(self) -> float:
+        """Return the time by the clock of the file system, which may be another machine's."""
+        path = os.path.join(self.url, _temporary_name())
+        with _Refusals(path):
+            fd = _create(path)
+            try:
+                return os.fstat(fd).st_mtime
+            finally:
+                os.close(fd)
+                os.unlink(path)
 
     def appender(self, name: str) -> _Appender:
         """See `Backend.appender`."""
@@ -304,6 +327,20 @@ class _Refusals:
             error, (FileNotFoundError, FileExistsError, BlockingIOError, BackendError)
         ):
             raise BackendError(error.errno, error.strerror, self._path) from error
+
+
+def _temporary_name() -> str:
+    return f"~{os.urandom(12).hex()}"
+
+
+def _delete_if_older(path: str, latest: float) -> bool:
+    try:
+        if os.lstat(path).st_mtime > latest:
+            return False
+        os.unlink(path)
+        return True
+    except OSError:
+        return False  # its process lives, or another one was faster
 
 
 def _create(path: str) -> int:

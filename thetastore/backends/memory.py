@@ -69,6 +69,10 @@ class MemoryBackend:
         with self._mutex:
             self._files.pop(name, None)
 
+    def delete_litter(self, age_s: float) -> int:
+        """See `Backend.delete_litter`: there is none."""
+        return 0
+
     def appender(self, name: str) -> _Appender:
         """See `Backend.appender`."""
         content = bytearray()

@@ -24,6 +24,8 @@ SMALL_PACK_BYTES = 8 << 20
 MOST_SMALL_PACKS = 50
 MOST_RUNS = 50
 MERGE_LOCK = "locks/merge"
+LITTER_AGE_S = 24 * 3600.0
+"""No process takes so long to create a file."""
 
 
 class Upkeep:
@@ -130,6 +132,7 @@ class Upkeep:
 
     def _merge(self, snapshot: Snapshot) -> None:
         """Write what replaces small packs and runs; only then delete these: runs first, then packs."""
+        self._backend.delete_litter(LITTER_AGE_S)
         small = _small_packs(snapshot)
         rewriting = _Rewriting(self._backend, self._packs, snapshot, self._pack_bytes)
         try:
