@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import ExitStack
 from typing import IO, Any, NamedTuple
 
 from gitbridge.pointers import render_pointer
@@ -31,13 +32,15 @@ def store_result(repository: Repository, store: Store, merge: Merge, path: str) 
         MergeError: the numbers, or the format of ours, do not allow the result. Nothing refers to what was written.
         BackendError: the disk is full or failing.
     """
-
-    def scratch() -> IO[bytes]:
-        return tempfile.TemporaryFile(dir=store.url if os.path.isdir(store.url) else None)
-
     ours = merge.sides.ours
     parent = ours.digest if isinstance(ours, StoredCheckpoint) else None
-    stored = store.put_file(source_of(merge, scratch), parent)
+    with ExitStack() as stack:
+
+        def scratch() -> IO[bytes]:
+            directory = store.url if os.path.isdir(store.url) else None
+            return stack.enter_context(tempfile.TemporaryFile(dir=directory))
+
+        stored = store.put_file(source_of(merge, scratch), parent)
     _check(merge, stored.manifest)
     put_record(store.backend, stored.manifest_digest, _record(merge, path))
     store.seal()

@@ -21,7 +21,7 @@ from thetastore.merging.checkpoints import Checkpoint
 from thetastore.merging.mixing import Result
 from thetastore.open_file import OpenFile
 
-_PLAIN = frozenset({"safetensors", "gguf", "npy"})
+_PLAIN = frozenset({"safetensors", "gguf", "npy", "torch-legacy"})
 _ZIPPED = frozenset({"torch-zip", "npz"})
 REWRITABLE = _PLAIN | _ZIPPED
 """Formats in which nothing but tensors (and, of zip files, checksums) depends on what the tensors hold."""

@@ -122,7 +122,10 @@ def _by_rule(sides: Sides, decision: Decision, rule: Rule) -> Result | None:
         raise MergeError(f"the tensor was {decision.conflict}, so there is nothing to mix", "take ours or theirs")
     if decision.conflict == "renamed twice":
         raise MergeError(f"both sides renamed it: '{ours.name}' and '{theirs.name}'", "take ours or theirs")
-    return plan(decision.name, rule, base, [ours, theirs], _importances(sides, rule, decision))
+    result = plan(decision.name, rule, base, [ours, theirs], _importances(sides, rule, decision))
+    # Tied tensors have one place in a file. They must not differ by what chance makes of their names.
+    contents = [found and found.content for found in (decision.base, decision.ours, decision.theirs)]
+    return result._replace(key=("mixed", rule.text(), *contents))
 
 
 def _importances(sides: Sides, rule: Rule, decision: Decision) -> Sequence[Part]:
