@@ -24,6 +24,7 @@ from benchmarks.peers.scenarios import Inputs, Scenario
 
 CONTENDERS = (
     "thetastore",
+    "repacked",
     "git theta",
     "git-lfs",
     "cp",

@@ -25,9 +25,15 @@ def contender_class(name: str, programs: str | None) -> Any:
     """Return the class of a contender by its name in results."""
     from benchmarks.peers import contenders
 
-    if name in ("cp", "zstd -3", "ZipNN", "thetastore"):
-        classes = {"cp": contenders.Copy, "zstd -3": contenders.Zstd, "ZipNN": contenders.ZipNN}
-        return classes.get(name, contenders.Ours)
+    classes = {
+        "thetastore": contenders.Ours,
+        "repacked": contenders.OursRepacked,
+        "cp": contenders.Copy,
+        "zstd -3": contenders.Zstd,
+        "ZipNN": contenders.ZipNN,
+    }
+    if name in classes:
+        return classes[name]
     if name in ("XOR + zstd -3", "BitX", "BitX on parent"):
         from benchmarks.peers import bitx
 
@@ -76,6 +82,9 @@ def run(task: dict[str, Any], directory: Path) -> dict[str, Any]:
         result["add_s"].append(round(taken_s, 4))
         result["add_cpu_s"].append(round(cpu_s, 4))
         result["stored_bytes"].append(contender.stored_bytes())
+    if hasattr(contender, "finish"):
+        result["finish_s"], result["finish_cpu_s"] = (round(taken, 4) for taken in measured(contender.finish))
+        result["stored_bytes"][-1] = contender.stored_bytes()
     for number, version in enumerate(versions):
         target = directory / "out"
         target.mkdir()
