@@ -35,6 +35,12 @@ CONFIGURATION = (
     ),
     Setting("remote.<name>.thetaUrl", "`theta.url`", "The remote store of one git remote; goes before `theta.url`."),
     Setting(
+        "theta.<url>.<option>",
+        "what the storage library finds by itself",
+        "What opens the stores at and below a URL: credentials, profile, endpoint, named as fsspec names them: "
+        "`git config theta.s3://team.endpoint-url https://…`.",
+    ),
+    Setting(
         "theta.storage",
         "`theta` in the git directory",
         "Directory of the local store. Several repositories may share one.",
@@ -102,6 +108,11 @@ ENVIRONMENT = (
         "`auto`",
         "How progress is shown: `auto` (a line on a terminal, else a line every ten seconds), `json`, `none`.",
     ),
+    Setting(
+        "THETASTORE_OPTIONS",
+        "not set",
+        "For `thetastore` without Git: what opens stores behind URLs, as a JSON object of objects by URL.",
+    ),
     Setting("NO_COLOR", "not set", "Any value switches colours off, where a command has them."),
 )
 
@@ -134,9 +145,10 @@ class Unknown(NamedTuple):
 
 def unknown_settings(names: Iterable[str]) -> list[Unknown]:
     """Return those names, as git lists them, that are in our section and mean nothing."""
-    known = [setting.name for setting in CONFIGURATION if setting.name.startswith("theta.")] + list(INTERNAL)
+    names_of_ours = [setting.name for setting in CONFIGURATION if setting.name.startswith("theta.")]
+    known = [name for name in names_of_ours if "<" not in name] + list(INTERNAL)
     meant = {name.lower() for name in known}
-    ours = [name for name in names if name.startswith("theta.") and name.lower() not in meant]
+    ours = [name for name in names if name.startswith("theta.") and name.lower() not in meant and "://" not in name]
     return [Unknown(name, _nearest(name, known)) for name in dict.fromkeys(ours)]
 
 

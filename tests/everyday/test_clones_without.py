@@ -78,7 +78,7 @@ def test_without_the_store_a_clone_fails_with_the_way_out_and_pull_completes_it(
     assert clone.is_whole()
 
 
-@pytest.mark.parametrize("way", ["environment", "setting", "install"])
+@pytest.mark.parametrize("way", ["environment", "install", pytest.param("setting", marks=pytest.mark.deep)])
 def test_pointers_are_left_where_that_is_asked_for_and_pull_fills_them(work, way: str) -> None:
     top = work.path.parent
     variables = {"GIT_THETA_SKIP_SMUDGE": "1"} if way == "environment" else {}

@@ -5,6 +5,10 @@ from __future__ import annotations
 import pytest
 
 
+def deep(value: object) -> object:
+    return pytest.param(value, marks=pytest.mark.deep)
+
+
 def tip(work, name: str = "HEAD") -> str:
     return work.git("rev-parse", name)
 
@@ -39,6 +43,7 @@ def test_an_interactive_rebase_stops_to_edit_a_model_and_goes_on(work) -> None:
     assert work.is_whole()
 
 
+@pytest.mark.deep
 def test_commits_are_reordered_squashed_and_dropped(work) -> None:
     for name in ("x", "y", "z"):
         work.commit(name, **{f"{name}_safetensors": work.checkpoint(name), "m_safetensors": work.checkpoint("m", name)})
@@ -77,7 +82,7 @@ def _digest(content: bytes) -> bytes:
     return blake3(content).hexdigest().encode()
 
 
-@pytest.mark.parametrize("way", ["merge", "rebase", "cherry-pick", "revert", "stash pop", "am"])
+@pytest.mark.parametrize("way", ["merge", "rebase", "stash pop", *map(deep, ["cherry-pick", "revert", "am"])])
 def test_giving_up_in_the_middle_leaves_everything_as_it_was(work, way: str) -> None:
     """Each of these stops at a conflict in a model that both sides changed."""
     work.git("checkout", "-q", "-b", "other", "v1")
@@ -151,7 +156,7 @@ def test_a_stash_keeps_untracked_and_staged_models(work) -> None:
     assert work.status().split("\n") == ["M  d/n.safetensors", " M m.safetensors", "?? new.safetensors"]
 
 
-@pytest.mark.parametrize("partly", [("--", "m.safetensors"), ("--staged",), ("--keep-index",)])
+@pytest.mark.parametrize("partly", [("--keep-index",), deep(("--", "m.safetensors")), deep(("--staged",))])
 def test_a_part_of_the_changes_is_stashed_and_comes_back(work, partly: tuple[str, ...]) -> None:
     work.write("d/n.safetensors", work.checkpoint("n2"))
     work.write("m.safetensors", work.checkpoint("m2"))
@@ -197,6 +202,7 @@ def test_what_was_reset_away_comes_back_from_the_reflog(work) -> None:
     assert work.is_whole()
 
 
+@pytest.mark.deep
 def test_tags_and_a_detached_head_are_checked_out_and_left(work) -> None:
     for name, expected in (("v1", work.v1), ("v2", work.v2), ("HEAD~1", work.v1), ("main", work.v2)):
         work.git("checkout", "-q", name)

@@ -35,7 +35,7 @@ def interrupting(function: Callable[..., object], at: int, after: bool) -> Calla
 
 
 @pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("at", range(1, 8))
+@pytest.mark.parametrize("at", [1, 2, *(pytest.param(at, marks=pytest.mark.deep) for at in range(3, 9))])
 @pytest.mark.parametrize("place", [(directory, "_write_all"), (writer, "encode_head"), (writer, "_footer")])
 def test_an_interrupted_writer_leaves_a_sound_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: tuple[object, str], at: int, after: bool

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-WORDS = {"add": "incoming", "checkout": "pending", "push": "incoming"}
+SHARES = [pytest.param(0.0, marks=pytest.mark.deep), 0.3, pytest.param(0.8, marks=pytest.mark.deep)]
 
 
 def interrupted(work, command: tuple[str, ...], when) -> subprocess.CompletedProcess[bytes]:
@@ -60,7 +60,7 @@ def big(work):
     return work
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.8])
+@pytest.mark.parametrize("share", SHARES)
 def test_an_interrupted_add_can_be_repeated(big, share: float) -> None:
     store = big.path / ".git" / "theta"
 
@@ -75,7 +75,7 @@ def test_an_interrupted_add_can_be_repeated(big, share: float) -> None:
     assert big.run("thetastore", "verify", "--store", str(store)).returncode == 0
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.8])
+@pytest.mark.parametrize("share", SHARES)
 def test_an_interrupted_checkout_can_be_repeated(big, share: float) -> None:
     big.commit("big")
     big.git("checkout", "-q", "v1")
@@ -96,7 +96,7 @@ def test_an_interrupted_checkout_can_be_repeated(big, share: float) -> None:
     assert os.listdir(big.path / ".git" / "theta" / "pending") == []
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.8])
+@pytest.mark.parametrize("share", SHARES)
 def test_an_interrupted_push_can_be_repeated(big, share: float) -> None:
     big.commit("big")
     remote = big.path.parent / "weights"

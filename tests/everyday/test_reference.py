@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gitbridge.cli.main import COMMANDS, main
-from gitbridge.cli.parsers import all_parsers
+from gitbridge.cli.parsers import parser_for
 from thetastore.command_line import Parser, parser_of
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +40,7 @@ def test_every_command_hands_out_its_parser_and_a_usage_error_ends_with_129(
 ) -> None:
     monkeypatch.chdir(tmp_path)
 
-    _, parser = all_parsers()[name]
+    parser = parser_for(name)
 
     assert isinstance(parser, Parser)
     assert parser.prog == f"git theta {name}"
