@@ -21,7 +21,7 @@ ZIP_HEAD = b"PK\3\4" + bytes(60)
 
 def test_a_file_is_known_by_its_first_bytes() -> None:
     assert [format.name for format in candidates(SAFETENSORS_HEAD)] == ["safetensors"]
-    assert [format.name for format in candidates(ZIP_HEAD)] == ["torch-zip", "npz", "torch-dcp"]
+    assert [format.name for format in candidates(ZIP_HEAD)] == ["torch-zip", "npz", "keras", "torch-dcp"]
     assert [format.name for format in candidates(b"GGUF\3\0\0\0")] == ["gguf", "gguf"]
     assert [format.name for format in candidates(b"\x93NUMPY\1\0")] == ["npy"]
     assert [format.name for format in candidates(b"\x93NUMPY\1\0v\0{'fortran_order': True")] == ["npy", "npy"]
@@ -157,7 +157,7 @@ def test_plugins_of_other_packages_are_found_and_broken_ones_are_passed_over(
     found = Registry().candidates(b"EXAMPLE")
 
     assert [(format.name, format.version) for format in found] == [("example", 1)]
-    assert [format.name for format in Registry().candidates(ZIP_HEAD)] == ["torch-zip", "npz", "torch-dcp"], (
+    assert [format.name for format in Registry().candidates(ZIP_HEAD)] == ["torch-zip", "npz", "keras", "torch-dcp"], (
         "built in formats come first"
     )
 

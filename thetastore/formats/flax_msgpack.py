@@ -28,7 +28,7 @@ _MAX_DTYPE_BYTES = 32
 _ARRAY, _SCALAR = 1, 3
 """Extension types of Flax whose bytes are elements; 2 is a complex number of Python."""
 
-_FIXED_BYTES = {0xC0: 0, 0xC2: 0, 0xC3: 0, 0xCA: 4, 0xCB: 8} | {
+_FIXED_BYTES: dict[int, int] = {0xC0: 0, 0xC2: 0, 0xC3: 0, 0xCA: 4, 0xCB: 8} | {
     code: 1 << (code & 3) for code in (*range(0xCC, 0xD0), *range(0xD0, 0xD4))
 }
 """Nil, booleans, floats, integers: how many bytes follow the first."""
@@ -152,7 +152,7 @@ class _Walk:
         if 0xA0 <= code < 0xC0:
             return code & 0x1F
         if 0xD4 <= code <= 0xD8:
-            return int(1 << (code - 0xD4))
+            return (1, 2, 4, 8, 16)[code - 0xD4]
         raise NotThisFormat(f"the msgpack type {code:#x}")
 
     def _text(self, codes: frozenset[int], limit_bytes: int) -> str:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from thetastore.dtypes import DTYPES, raw_bytes_of
 from thetastore.errors import NotThisFormat
 from thetastore.formats import RandomAccess
+from thetastore.formats.hdf5_attributes import text_attribute
 from thetastore.formats.hdf5_groups import is_group, links_of
 from thetastore.formats.hdf5_objects import (
     DATASPACE,
@@ -21,7 +22,7 @@ from thetastore.formats.hdf5_objects import (
     Hdf5File,
     Message,
 )
-from thetastore.formats.hdf5_types import dtype_of
+from thetastore.formats.hdf5_types import dtype_of, opaque_bytes_of
 from thetastore.formats.names import Names
 from thetastore.layout import MAX_DIMENSIONS, MAX_TENSORS, Span, Tensor
 
@@ -29,6 +30,8 @@ MAX_DEPTH = 64
 """How deep groups may lie in each other."""
 MAX_LINKS = 500_000
 
+_GUESSES = {1: "uint8", 2: "bfloat16"}
+"""How opaque elements are cut, by their width, as in npy files."""
 _COMPACT, _CONTIGUOUS = 0, 1
 _PLACE = struct.Struct("<QQ")
 
@@ -40,11 +43,17 @@ class Datasets(NamedTuple):
     spans: list[Span]
 
 
+class _Dataset(NamedTuple):
+    span: Span
+    is_named: bool
+    """Whether its dtype says what the elements mean, not only how wide they are."""
+
+
 def read_datasets(file: RandomAccess) -> Datasets:
     """Return every dataset of plain numbers that is stored contiguously or in its header.
 
-    Chunked, compressed, external and virtual datasets are left out, and so are strings, references, tables, and what was
-    never written. A dataset with several names is one span.
+    Chunked, compressed, external and virtual datasets are left out, and so are strings, references, tables, and what
+    was never written. A dataset with several names is one span; one whose elements have no known meaning is only that.
 
     Raises:
         NotThisFormat: no HDF5 file, or none that can be read safely.
@@ -53,15 +62,16 @@ def read_datasets(file: RandomAccess) -> Datasets:
     names = Names("/")
     tensors: list[Tensor] = []
     spans: dict[int, Span] = {}
-    known: dict[int, Tensor | None] = {}
+    known: dict[int, _Dataset | None] = {}
     for path, address, messages in _objects(hdf5):
         if address not in known:
             known[address] = _dataset(hdf5, messages)
-        tensor = known[address]
-        if tensor is None:
+        dataset = known[address]
+        if dataset is None:
             continue
-        tensors.append(tensor._replace(name=names.claim(path)))
-        spans[address] = Span(tensor.offset, tensor.raw_bytes, tensor.dtype, tensor.shape)
+        spans[address] = dataset.span
+        if dataset.is_named:
+            tensors.append(Tensor(names.claim(path), dataset.span.dtype, dataset.span.shape, dataset.span.offset))
         if len(tensors) > MAX_TENSORS:
             raise NotThisFormat(f"more than {MAX_TENSORS} datasets")
     return Datasets(tensors, list(spans.values()))
@@ -96,25 +106,35 @@ def _objects(file: Hdf5File) -> Iterator[tuple[list[str], int, list[Message]]]:
             yield path, address, messages
 
 
-def _dataset(file: Hdf5File, messages: list[Message]) -> Tensor | None:
-    """Return the tensor without its name; None for an object that is not one."""
+def _dataset(file: Hdf5File, messages: list[Message]) -> _Dataset | None:
+    """Return a dataset that is an array of numbers in one piece; None for any other object."""
     by_type = {message.type: message for message in messages}
     if not by_type.keys() >= {DATASPACE, DATATYPE, LAYOUT} or by_type.keys() & {FILTERS, EXTERNAL_FILES}:
         return None
     if by_type[DATATYPE].is_shared or by_type[DATASPACE].is_shared:
         return None
-    dtype = dtype_of(by_type[DATATYPE].raw)
+    dtype, is_named = _dtype(file, by_type[DATATYPE].raw, messages)
     shape = _shape(by_type[DATASPACE].raw)
     if dtype is None or shape is None:
         return None
     raw_bytes = raw_bytes_of(dtype, math.prod(shape))
-    offset = 0 if not raw_bytes else _offset(by_type[LAYOUT], raw_bytes)
+    offset = _offset(by_type[LAYOUT], raw_bytes) if raw_bytes else 0
     if offset is None:
         return None
     if offset + raw_bytes > file.size:
         raise NotThisFormat(f"a dataset of {raw_bytes} bytes at {offset} ends beyond the file")
-    assert dtype in DTYPES
-    return Tensor("", dtype, shape, offset)
+    return _Dataset(Span(offset, raw_bytes, dtype, shape), is_named)
+
+
+def _dtype(file: Hdf5File, datatype: bytes, messages: list[Message]) -> tuple[str | None, bool]:
+    """Return the dtype, and whether it is more than a guess: h5py writes only the width of types of ml_dtypes."""
+    dtype, width = dtype_of(datatype), opaque_bytes_of(datatype)
+    if dtype is not None or width not in _GUESSES:
+        return dtype, True
+    said = text_attribute(file, messages, b"dtype")
+    if said in DTYPES and DTYPES[said].kind == "float" and DTYPES[said].bits == 8 * width:
+        return said, True
+    return _GUESSES[width], False
 
 
 def _shape(raw: bytes) -> tuple[int, ...] | None:

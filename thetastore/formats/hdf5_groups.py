@@ -47,12 +47,12 @@ def _symbol_table(file: Hdf5File, message: Message) -> Iterator[tuple[str, int]]
     if len(message.raw) < _PLACES.size:
         raise NotThisFormat("a symbol table that does not say where")
     tree, heap = _PLACES.unpack_from(message.raw)
-    magic, version, heap_bytes, _, names_at = file.unpack(_HEAP, heap)
+    magic, version, heap_bytes, _, names_at = _HEAP.unpack(file.read(heap, _HEAP.size))
     if magic != b"HEAP" or version or heap_bytes > MAX_HEAP_BYTES:
         raise NotThisFormat(f"no heap of names at {heap}, or one of {heap_bytes} bytes")
     names = file.read(names_at, heap_bytes)
     for node in _leaves(file, tree):
-        magic, version, count = file.unpack(_SYMBOLS, node)
+        magic, version, count = _SYMBOLS.unpack(file.read(node, _SYMBOLS.size))
         if magic != b"SNOD" or version != 1:
             raise NotThisFormat(f"no node of a symbol table at {node}")
         symbols = file.read(node + _SYMBOLS.size, count * _SYMBOL.size)
@@ -77,7 +77,7 @@ def _decoded(name: bytes) -> str:
 
 def _leaves(file: Hdf5File, address: int, depth: int = 0) -> Iterator[int]:
     """Yield the addresses of the symbol table nodes below a node of a B-tree."""
-    magic, kind, level, count, _, _ = file.unpack(_NODE, address)
+    magic, kind, level, count, _, _ = _NODE.unpack(file.read(address, _NODE.size))
     if magic != b"TREE" or kind or depth > MAX_TREE_DEPTH:
         raise NotThisFormat(f"no node of a group's B-tree at {address}")
     raw = file.read(address + _NODE.size, count * 2 * _KEY_BYTES)

@@ -23,21 +23,12 @@ _READ_COST_BYTES: Final = 64
 """What a read costs beside its bytes, so that there are at most four million."""
 MAX_HEADER_PARTS: Final = 1000
 
-DATASPACE, LINK_INFO, DATATYPE, EXTERNAL_FILES, LINK, LAYOUT, FILTERS, CONTINUATION, SYMBOL_TABLE = (
-    0x01,
-    0x02,
-    0x03,
-    0x07,
-    0x06,
-    0x08,
-    0x0B,
-    0x10,
-    0x11,
-)
-"""Types of messages that are read."""
+DATASPACE, DATATYPE, LINK, EXTERNAL_FILES, LAYOUT = 0x01, 0x03, 0x06, 0x07, 0x08
+FILTERS, ATTRIBUTE, CONTINUATION, SYMBOL_TABLE = 0x0B, 0x0C, 0x10, 0x11
 _READ_TYPES = frozenset(
-    (DATASPACE, LINK_INFO, DATATYPE, EXTERNAL_FILES, LINK, LAYOUT, FILTERS, CONTINUATION, SYMBOL_TABLE)
+    (DATASPACE, DATATYPE, LINK, EXTERNAL_FILES, LAYOUT, FILTERS, ATTRIBUTE, CONTINUATION, SYMBOL_TABLE)
 )
+"""Types of messages that are of interest."""
 _SHARED = 0x02
 _PREFIX_1 = struct.Struct("<BBHII")
 _MESSAGE_1 = struct.Struct("<HHB3x")
@@ -78,16 +69,12 @@ class Hdf5File:
             raise NotThisFormat(f"the file has no {nbytes} bytes at {offset}")
         return raw
 
-    def unpack(self, form: struct.Struct, offset: int) -> tuple[int, ...]:
-        """Return the numbers at a place."""
-        return form.unpack(self.read(offset, form.size))
-
     def root(self) -> int:
         """Return the address of the root group's object header.
 
         Raises:
-            NotThisFormat: the superblock is of another kind than h5py and the HDF5 library write by default: version 0, 2
-                or 3, at the start of the file, with addresses of eight bytes.
+            NotThisFormat: the superblock is not of version 0, 2 or 3, with addresses of eight bytes that count from the
+                start of the file, or the file is shorter than it says.
         """
         magic, version = self.read(0, 8), self.read(8, 1)[0]
         if magic != MAGIC or version not in (0, 2, 3):
@@ -110,7 +97,7 @@ class Hdf5File:
         return self._messages_1(address)
 
     def _messages_1(self, address: int) -> list[Message]:
-        version, _, _, _, nbytes = self.unpack(_PREFIX_1, address)
+        version, _, _, _, nbytes = _PREFIX_1.unpack(self.read(address, _PREFIX_1.size))
         if version != 1:
             raise NotThisFormat(f"an object header of version {version}")
         found: list[Message] = []

@@ -12,7 +12,7 @@ from thetastore.dtypes import DTYPES, big_endian
 _HEAD = struct.Struct("<B3sI")
 _INTEGER = struct.Struct("<HH")
 _FLOAT = struct.Struct("<HHBBBBI")
-_FIXED_POINT, _FLOATING_POINT, _COMPOUND, _ENUM = 0, 1, 6, 8
+_FIXED_POINT, _FLOATING_POINT, _OPAQUE, _COMPOUND, _ENUM = 0, 1, 5, 6, 8
 
 _FLOATS = {
     # bytes, exponent at, exponent bits, mantissa bits, bias
@@ -40,6 +40,14 @@ def dtype_of(raw: bytes) -> str | None:
     if kind == _ENUM:
         return _enum(bits, nbytes, properties)
     return None
+
+
+def opaque_bytes_of(raw: bytes) -> int | None:
+    """Return the width of elements of which a datatype message says nothing else; None if it says more."""
+    if len(raw) < _HEAD.size or raw[0] & 0x0F != _OPAQUE:
+        return None
+    nbytes: int = _HEAD.unpack_from(raw)[2]
+    return nbytes
 
 
 def _integer(bits: int, nbytes: int, properties: bytes) -> str | None:

@@ -6,6 +6,7 @@ packages are read only for a file that nothing built in knows, because reading t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from thetastore.errors import NotThisFormat
@@ -16,19 +17,27 @@ from thetastore.plugins import FORMATS, offered
 MAX_VERSION = 0xFFFF
 """Manifests hold a layout version in two bytes."""
 
+_TORCH_LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _BUILT_IN = (
     # leading offset, magic there, module, class
     (0, b"PK\3\4", "torch_zip", "TorchZip"),
     (0, b"PK\3\4", "npz", "Npz"),
+    (0, b"PK\3\4", "keras", "Keras"),
     (0, b"PK\3\4", "torch_dcp", "TorchDcp"),
-    (2, b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "torch_legacy", "TorchLegacy"),
-    (11, b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "torch_legacy", "TorchLegacy"),
+    (2, _TORCH_LEGACY, "torch_legacy", "TorchLegacy"),
+    (11, _TORCH_LEGACY, "torch_legacy", "TorchLegacy"),
     (8, b"{", "safetensors", "Safetensors"),
     (0, b"GGUF", "gguf", "Gguf"),
     (0, b"GGUF", "gguf", "UnpaddedGguf"),
     (0, b"\x93NUMPY", "npy", "Npy"),
     (0, b"\x93NUMPY", "npy", "FortranNpy"),
+    (0, b"\x89HDF\r\n\x1a\n", "hdf5", "Hdf5"),
 )
+_GUESSED = (
+    (0, b"\x08", "onnx", "Onnx"),
+    (0, tuple(bytes([code]) for code in (*range(0x81, 0x90), 0xDE, 0xDF)), "flax_msgpack", "FlaxMsgpack"),
+)
+"""Formats without a magic, known by first bytes that others may have too: here plug-ins are asked first."""
 
 
 def candidates(head: bytes) -> list[Format]:
@@ -47,25 +56,27 @@ class Registry:
 
     def candidates(self, head: bytes) -> list[Format]:
         """See `candidates`."""
-        found = [format for format in _built_in(head) if format.sniff(head)]
+        found = _sniffed(_BUILT_IN, head)
         if found:
             return found
         if self._plugins is None:
             self._plugins = _load_plugins()
-        return [plugin for plugin in self._plugins if plugin.sniff(head)]
+        return [plugin for plugin in self._plugins if plugin.sniff(head)] + _sniffed(_GUESSED, head)
 
 
 _REGISTRY = Registry()
 
 
-def _built_in(head: bytes) -> list[Format]:
+def _sniffed(table: Sequence[tuple[int, bytes | tuple[bytes, ...], str, str]], head: bytes) -> list[Format]:
+    """Return the formats of a table that a file may be of; only their modules are imported."""
     from importlib import import_module
 
-    return [
+    formats = (
         guarded(getattr(import_module(f"thetastore.formats.{module}"), name)(), checked=True)
-        for offset, magic, module, name in _BUILT_IN
+        for offset, magic, module, name in table
         if head.startswith(magic, offset)
-    ]
+    )
+    return [format for format in formats if format.sniff(head)]
 
 
 def _load_plugins() -> list[Format]:
