@@ -48,7 +48,14 @@ CONFIGURATION = (
     Setting(
         "theta.trustedUrl",
         "none",
-        "Directories that only `.thetaconfig` names and that somebody here agreed to send weights to. Repeatable.",
+        "Directories and URLs that only `.thetaconfig` names and that somebody here agreed to send weights to. "
+        "Repeatable.",
+    ),
+    Setting(
+        "theta.<url>.<option>",
+        "what the environment says",
+        "What gets one into stores at a URL and below: `theta.s3://models.profile`, `.endpoint-url`, `.anon`, "
+        "`.stall-seconds` and all else that fsspec takes there (docs/remotes.md). The longest URL counts.",
     ),
     Setting(
         "theta.base",
@@ -73,8 +80,8 @@ CONFIGURATION = (
     Setting(
         "theta.merge.method",
         "none: a conflict stays one",
-        "How tensors that both sides changed are mixed: `average`, `ties density=0.5`. Also an attribute of a path (with "
-        "`;` for spaces), which counts first; a recipe counts before both.",
+        "How tensors that both sides changed are mixed: `average`, `ties density=0.5`. Also an attribute of a path "
+        "(with `;` for spaces), which counts first; a recipe counts before both.",
     ),
     Setting("theta.merge.recipe", "`.thetamerge`", "The committed file that says which method decides which tensors."),
     Setting(
