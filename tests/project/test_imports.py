@@ -23,6 +23,7 @@ OPTIONAL = {
     "sshfs": "thetastore/backends/opening.py",
     "asyncssh": "thetastore/backends/sftp.py",
     "azure": "thetastore/backends/azure.py",
+    "zarr": "thetastore/zarr_view.py",
     "jax": "thetastore/arrays.py",
     "yaml": "thetastore/merging/mergekit_yaml.py",
     "ml_dtypes": "thetastore/arrays.py",
