@@ -285,6 +285,8 @@ class Group(NamedTuple):
     change_norm: float
     before_norm: float
     """Of what was read of the changed tensors."""
+    is_bound: bool
+    """Not all of them was read: with the rest, the relative change is less."""
 
     @property
     def relative(self) -> float | None:
@@ -339,6 +341,7 @@ def _group(label: str, rows: Sequence[tuple[Entry, Measured | None]]) -> Group:
         sum(elements_changed(measured) for measured in changed),
         math.hypot(*(one.moments.change_norm for one in changed if one.moments)),
         math.hypot(*(one.moments.before_norm for one in changed if one.moments)),
+        any(one.moments is not None and not one.moments.has_read_all for one in changed),
     )
 
 

@@ -23,7 +23,7 @@ from thetastore.selection import Wants
 _LOG = (
     "-c", "log.follow=false", "--literal-pathspecs", "log", "-z", "--topo-order", "--parents", "--raw", "-c",
     "--no-abbrev", "--no-renames", "--no-ext-diff", "--no-textconv", "--no-show-signature", "--encoding=UTF-8",
-    "--format=%H%x00%h%x00%P%x00%an%x00%aI%x00%s",
+    "--format=%H%x00%P%x00%an%x00%aI%x00%s",
 )  # fmt: skip
 """`--parents` has git rewrite parents to the nearest ancestors that changed the path; `-c` says what merges did that
 equal no parent."""
@@ -34,7 +34,7 @@ class Commit(NamedTuple):
 
     oid: str
     short: str
-    """The oid as git abbreviates it."""
+    """The oid, as short as git would have the newest one."""
     parents: tuple[str, ...]
     """The nearest ancestors that changed the file, too: what git calls rewritten parents."""
     author: str
@@ -208,11 +208,13 @@ def _lines_of(content: bytes) -> frozenset[bytes] | None:
 
 
 def _commits(repository: Repository, oid: str, path: str) -> Iterator[Commit]:
+    # Git abbreviates all names of a listing alike, those of blobs too, which have to be whole.
+    short_length = len(repository.git("rev-parse", "--short", oid).strip())
     tokens = iter(repository.git(*_LOG, oid, "--", path).split(b"\0")[:-1])
     pending = next(tokens, None)
     while pending is not None:
         name = pending.decode()
-        short, parents, author, date, subject = (next(tokens).decode("utf-8", "replace") for _ in range(5))
+        parents, author, date, subject = (next(tokens).decode("utf-8", "replace") for _ in range(4))
         blob = ""
         parent_blobs: tuple[str, ...] = ()
         pending = next(tokens, None)
@@ -222,7 +224,7 @@ def _commits(repository: Repository, oid: str, path: str) -> Iterator[Commit]:
             if os.fsdecode(next(tokens)) == path:
                 blob, parent_blobs = _blobs_in(pending.decode())
             pending = next(tokens, None)
-        yield Commit(name, short, tuple(parents.split()), author, date, subject, blob, parent_blobs)
+        yield Commit(name, name[:short_length], tuple(parents.split()), author, date, subject, blob, parent_blobs)
 
 
 def _blobs_in(raw: str) -> tuple[str, tuple[str, ...]]:

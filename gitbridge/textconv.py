@@ -7,12 +7,16 @@ texts is the list of what changed. Git caches it by blob, so it must be a functi
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from gitbridge.errors import BridgeError, PointerError, RepositoryMissingError
-from gitbridge.pointers import MAX_POINTER_BYTES, Pointer, is_pointer, parse_pointer, pointer_of
+from gitbridge.pointers import MAX_POINTER_BYTES, Pointer, PointerTensor, is_pointer, parse_pointer
 from gitbridge.render import printable, shape_text
 from gitbridge.repository import Repository
+from thetastore.digest import Digest
 from thetastore.errors import ThetaError
+from thetastore.manifest import Tensor
+from thetastore.sides import FileSide
 
 
 def text_of(path: str) -> bytes:
@@ -27,40 +31,38 @@ def text_of(path: str) -> bytes:
                 return content
     if not head:
         return b""
-    pointer = _pointer_of_file(path)
-    return pointer_as_text(pointer) if pointer else f"{os.path.getsize(path)} bytes\n".encode()
+    pointer = _pointer_in_index(path)
+    return pointer_as_text(pointer) if pointer else _weights_as_text(path)
 
 
 def pointer_as_text(pointer: Pointer) -> bytes:
     """Return the text for a pointer."""
-    lines = [
-        f"{pointer.format}, {pointer.file_bytes} bytes, {len(pointer.tensors)} tensors",
-        f"blake3 {pointer.file_digest}",
-        "",
-    ]
-    lines += [f"{printable(t.name)}: {t.dtype} {shape_text(t.shape)} {str(t.digest)[:16]}" for t in pointer.tensors]
+    return _text(pointer.format, pointer.file_bytes, pointer.file_digest, pointer.tensors)
+
+
+def _weights_as_text(path: str) -> bytes:
+    """Read a file of weights as it lies there; whoever looks at a diff stores nothing."""
+    with FileSide(path) as side:
+        return _text(side.layout.format, side.file.size, side.file_digest(), side.named_tensors())
+
+
+def _text(format: str, file_bytes: int, file_digest: Digest, tensors: Sequence[PointerTensor | Tensor]) -> bytes:
+    lines = [f"{format}, {file_bytes} bytes, {len(tensors)} tensors", f"blake3 {file_digest}", ""]
+    lines += [f"{printable(t.name)}: {t.dtype} {shape_text(t.shape)} {str(t.digest)[:16]}" for t in tensors]
     return ("\n".join(lines) + "\n").encode()
 
 
-def _pointer_of_file(path: str) -> Pointer | None:
-    """Return the pointer of a file that holds weights: the index's if the file is unchanged, else by reading it.
-
-    Reading stores what is new in it, as git's own call of the filter does for a changed file.
-    """
+def _pointer_in_index(path: str) -> Pointer | None:
+    """Return the pointer of a file of the work tree that is as the index says; None for any other."""
     try:
         repository = Repository.discover()
     except RepositoryMissingError:
         return None
     with repository:
-        pointer = _pointer_in_index(repository, path)
-        if pointer is not None:
-            return pointer
-        with open(path, "rb", buffering=0) as stream, repository.open_store() as store:
-            digest, manifest = store.put_file(stream)
-        return pointer_of(manifest, digest)
+        return _unchanged(repository, path)
 
 
-def _pointer_in_index(repository: Repository, path: str) -> Pointer | None:
+def _unchanged(repository: Repository, path: str) -> Pointer | None:
     if repository.work_tree is None or not _is_inside(repository.work_tree, path):
         return None
     name = os.path.abspath(path)

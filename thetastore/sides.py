@@ -197,7 +197,8 @@ def _scanned(candidate: Format, file: OpenFile) -> Layout | None:
     prefix = file.read_at(0, SNIFF_BYTES)
     while True:
         try:
-            return candidate.scan_header(prefix)
+            layout = candidate.scan_header(prefix)
+            return layout if all(tensor.strides is None for tensor in layout.tensors) else None
         except NeedBytes as need:
             if not len(prefix) < need.nbytes <= min(MAX_HEADER_BYTES, file.size):
                 return None

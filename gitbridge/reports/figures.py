@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gitbridge.diffing import Group
 from gitbridge.render import printable, shape_text
 from thetastore.comparing import ADDED, CHANGED, RECAST, REMOVED, RENAMED, RESHAPED, Entry, Measured
 from thetastore.statistics.moments import Moments
@@ -36,12 +37,20 @@ def relative_text(moments: Moments | None) -> str:
     return bound + number_text(relative)
 
 
+def group_relative_text(group: Group) -> str:
+    """Return the same of a layer or a module."""
+    if group.relative is None or not group.changed_count:
+        return "-"
+    return ("<" if group.is_bound and group.relative else "") + number_text(group.relative)
+
+
 def cosine_text(moments: Moments | None) -> str:
     """Return the cosine of before and after; with `>` where it is a bound."""
     cosine = moments.cosine if moments is not None else None
     if cosine is None or moments is None:
         return "-"
-    return ("" if moments.has_read_all else ">") + f"{cosine:.6f}"
+    is_bound = moments.change_norm and not moments.has_read_all
+    return (">" if is_bound else "") + f"{cosine:.6f}"
 
 
 def looks_text(measured: Measured) -> str:
@@ -109,6 +118,8 @@ def remark_text(measured: Measured) -> str:
     said = [looks_text(measured), odd_text(measured)]
     if measured.moments is not None and after is not None and compared < after.element_count:
         said.append(f"first {measured.moments.pair.after.shape[0]} rows compared")
+    if "rank" in measured.metrics.get("spectrum", {}):
+        said.append(f"rank {measured.metrics['spectrum']['rank']} exactly")
     said += [f"{name}: {values['error']}" for name, values in measured.metrics.items() if "error" in values]
     return ", ".join(word for word in said if word)
 

@@ -9,6 +9,7 @@ from gitbridge.render import printable
 from gitbridge.reports.figures import (
     LETTERS,
     cosine_text,
+    group_relative_text,
     kind_text,
     name_text,
     number_text,
@@ -61,7 +62,7 @@ def _groups(title: str, groups: Sequence[Group]) -> Iterator[str]:
             _code(printable(group.label)),
             f"{group.changed_count}/{group.tensor_count}",
             share_text(group.changed_elements, group.element_count),
-            number_text(group.relative) if group.relative is not None and group.changed_count else "-",
+            group_relative_text(group),
         )
         for group in groups
     ]

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
+from gitbridge.anatomy import Place
 from gitbridge.diffing import FileDiff, Group, by_layer, by_module, by_place, ordered
 from gitbridge.render import printable
 from gitbridge.reports import svg
 from gitbridge.reports.figures import (
     LETTERS,
     cosine_text,
+    group_relative_text,
     kind_text,
     name_text,
     number_text,
@@ -29,6 +31,7 @@ from thetastore.comparing import KINDS, Measured
 
 _MOST_ROWS = 1000
 """Tensors in the table, where the command line does not say: a page of 200,000 opens nowhere."""
+_MOST_CELLS = 5000
 _SPECTRA = 8
 _STYLE = """
 :root { color-scheme: light dark; --back: #fff; --text: #1c2024; --faint: #667079; --line: #dfe3e7; --card: #f6f7f9;
@@ -52,6 +55,7 @@ figcaption { font-size: .85rem; color: var(--faint); max-width: 340px; overflow-
 svg { display: block; color: var(--text); } .plots svg { max-width: 100%; height: auto; }
 svg text { font: 11px system-ui, sans-serif; fill: var(--faint); }
 .heat, .bar, .dot { fill: var(--accent); } .still { fill: none; stroke: var(--line); }
+.odd { fill: none; stroke: var(--accent); }
 .axis, .grid { stroke: var(--line); } .curve { fill: none; stroke: var(--accent); stroke-width: 1.5; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: 3px 10px 3px 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
@@ -117,28 +121,31 @@ def _tiles(diff: FileDiff) -> Iterator[str]:
 
 def _heat_map(diff: FileDiff) -> Iterator[str]:
     places = {place: group for place, group in by_place(diff).items() if place.layer}
-    layers = list(dict.fromkeys(place.layer for place in sorted(places, key=lambda place: place.layer_order)))
-    modules = sorted({place.module for place in places})
-    if len(layers) < 2 or not any(group.change_norm for group in places.values()):
+    layers = {layer: at for at, layer in enumerate(_in_order(places))}
+    modules = {module: at for at, module in enumerate(sorted({place.module for place in places}))}
+    if len(layers) < 2 or len(places) > _MOST_CELLS or not any(group.change_norm for group in places.values()):
         return
-    values = {}
+    values: dict[tuple[int, int], tuple[float | None, str]] = {}
     for place, group in places.items():
         where = f"{place.layer}.{place.module}"
-        text = f"{where}: {_relative_of(group)} relative, {group.changed_count} of {group.tensor_count} tensors changed"
-        values[layers.index(place.layer), modules.index(place.module)] = (group.relative, text)
+        counts = f"{group.changed_count} of {group.tensor_count} tensors changed"
+        text = f"{where}: {group_relative_text(group)} relative, {counts}"
+        value = (group.relative or 0.0) if group.changed_count else None
+        values[layers[place.layer], modules[place.module]] = value, text
     shown = [value for value, _ in values.values() if value]
     yield "<h3>Relative change by layer and module</h3>\n"
     yield (
-        (
-            '<p class="key">norm of the change over the norm before: '
-            f'<i style="opacity:.12"></i> {number_text(min(shown))} '
-            f'<i style="opacity:.56"></i> <i></i> {number_text(max(shown))}, outlined: unchanged</p>\n'
-        )
-        if shown
-        else ""
+        '<p class="key">norm of the change over the norm before: '
+        f'<i style="opacity:.12"></i> {number_text(min(shown))} '
+        f'<i style="opacity:.56"></i> <i></i> {number_text(max(shown))}; '
+        "outlined: unchanged; in colour: changed, but nothing that is finite</p>\n"
     )
     plot = svg.heat_map([printable(layer) for layer in layers], [printable(m) for m in modules], values, "heat map")
     yield f'<div class="wide">{plot}</div>\n'
+
+
+def _in_order(places: Iterable[Place]) -> Iterable[str]:
+    return dict.fromkeys(place.layer for place in sorted(places, key=lambda place: place.layer_order))
 
 
 def _histograms(diff: FileDiff) -> Iterator[str]:
@@ -202,17 +209,15 @@ def _groups(title: str, groups: Sequence[Group]) -> Iterator[str]:
             f"<code>{escape(printable(group.label))}</code>",
             f"{group.changed_count}/{group.tensor_count}",
             share_text(group.changed_elements, group.element_count),
-            _relative_of(group),
+            escape(group_relative_text(group)),
         )
-        for group in groups
+        for group in groups[:_MOST_ROWS]
     ]
     yield f"<details><summary>Figures by {title}</summary>\n"
     yield _table((title, "tensors", "elements", "relative"), "lnnn", rows)
+    if len(groups) > len(rows):
+        yield f"<p>... and {len(groups) - len(rows)} more</p>\n"
     yield "</details>\n"
-
-
-def _relative_of(group: Group) -> str:
-    return number_text(group.relative) if group.relative is not None and group.changed_count else "-"
 
 
 def _tensors(diff: FileDiff, order: str, top: int) -> Iterator[str]:

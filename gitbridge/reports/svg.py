@@ -14,6 +14,7 @@ _CELL_WIDTH, _CELL_HEIGHT = 30, 20
 _LETTER_WIDTH = 6.2
 """Of the 11 px text of labels."""
 _LONGEST_LABEL = 38
+_OUTLINES = {True: 'class="still"', False: 'class="odd"'}
 
 
 def heat_map(
@@ -24,7 +25,7 @@ def heat_map(
     Args:
         rows: labels on the left.
         columns: labels above.
-        values: by row and column: a value, None where there is none to show, and its text.
+        values: by row and column: a value and its text; None for what did not change, 0 for what has no norm.
         label: what the plot is, for those who cannot see it.
     """
     left = 12 + _LETTER_WIDTH * max(len(_short(row)) for row in rows)
@@ -41,7 +42,7 @@ def heat_map(
         parts.append(_text(left - 6, top + _CELL_HEIGHT * (at + 0.5) + 4, _short(name), name, anchor="end"))
     for (row, column), (value, text) in sorted(values.items()):
         x, y = left + _CELL_WIDTH * column, top + _CELL_HEIGHT * row
-        shade = f'class="heat" fill-opacity="{scale.share(value):.2f}"' if value else 'class="still"'
+        shade = f'class="heat" fill-opacity="{scale.share(value):.2f}"' if value else _OUTLINES[value is None]
         size = f'width="{_CELL_WIDTH - 2}" height="{_CELL_HEIGHT - 2}" rx="2"'
         parts.append(f'<rect x="{x + 1:.1f}" y="{y + 1:.1f}" {size} {shade}><title>{escape(text)}</title></rect>')
     return _svg(width, height, label, parts)
@@ -79,7 +80,7 @@ def curve(values: Sequence[float], label: str) -> str:
     shown = [max(value / values[0], 1e-9) for value in values] if values and values[0] else []
     low = min(-1, math.floor(math.log10(min(shown)))) if shown else -1
     parts = []
-    for power in range(low, 1, max(1, -low // 4)):
+    for power in range(0, low - 1, -max(1, -low // 4)):
         y = _height_of(10.0**power, low, height, bottom)
         parts.append(f'<line class="grid" x1="{left}" y1="{y:.1f}" x2="{width - 6}" y2="{y:.1f}"/>')
         parts.append(_text(left - 4, y + 4, f"1e{power}" if power else "1", "", anchor="end"))

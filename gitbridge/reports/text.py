@@ -9,6 +9,7 @@ from gitbridge.render import count_text, printable, table
 from gitbridge.reports.figures import (
     LETTERS,
     cosine_text,
+    group_relative_text,
     kind_text,
     name_text,
     number_text,
@@ -18,6 +19,9 @@ from gitbridge.reports.figures import (
     share_text,
 )
 from thetastore.comparing import KINDS, Measured
+
+_MOST_GROUPS = 100
+"""Layers, or modules, that are listed: what has more is no stack of layers."""
 
 
 def name_status(diffs: Sequence[FileDiff], order: str, top: int | None) -> Iterator[str]:
@@ -113,16 +117,16 @@ def _summaries(diff: FileDiff) -> Iterator[str]:
 
 
 def _group_table(title: str, groups: Sequence[Group]) -> str:
-    rows = [(title, "tensors", "elements", "relative", "L2")]
-    for group in groups:
-        relative = group.relative
-        rows.append(
-            (
-                printable(group.label),
-                f"{group.changed_count}/{group.tensor_count}",
-                share_text(group.changed_elements, group.element_count),
-                number_text(relative) if relative is not None and group.changed_count else "-",
-                number_text(group.change_norm) if group.changed_count else "-",
-            )
+    head = (title, "tensors", "elements", "relative", "L2")
+    rows = [
+        (
+            printable(group.label),
+            f"{group.changed_count}/{group.tensor_count}",
+            share_text(group.changed_elements, group.element_count),
+            group_relative_text(group),
+            number_text(group.change_norm) if group.changed_count else "-",
         )
-    return table(rows, right=(1, 2, 3, 4), indent="  ")
+        for group in groups[:_MOST_GROUPS]
+    ]
+    more = f"  ... and {len(groups) - len(rows)} more\n" if len(groups) > len(rows) else ""
+    return table([head, *rows], right=(1, 2, 3, 4), indent="  ") + more

@@ -276,3 +276,13 @@ def _file(arrays: dict[str, Any]) -> bytes:
         body += raw
     text = json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + body
+
+
+def test_a_hundred_thousand_equal_tensors_are_paired_in_a_moment() -> None:
+    before = [entry(f"old.{at}") for at in range(100_000)]
+    after = [entry(f"new.{at}") for at in range(100_000)]
+
+    found = changes_between(before, after)
+
+    assert len(found) == 100_000
+    assert {change.kind for change in found} == {"renamed"}
