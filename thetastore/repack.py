@@ -195,7 +195,9 @@ class _Repacking:
             a.stored_bytes for a in after.by_codec.values()
         )
         pack_bytes = before.pack_bytes - before.duplicate_bytes - saved
-        pack_count = min(before.pack_count, -(-pack_bytes // self._objects.pack_bytes))
+        staying = self._holdings.pack_bytes.keys() - self._going()
+        moved_bytes = pack_bytes - sum(self._holdings.pack_bytes[name] for name in staying)
+        pack_count = len(staying) + -(-moved_bytes // self._objects.pack_bytes)
         return after._replace(pack_count=pack_count, pack_bytes=pack_bytes, duplicate_bytes=0)
 
     def _leanings(self) -> Iterator[Leaning]:
@@ -444,10 +446,7 @@ class _Repacking:
 
     def _replace_packs(self, upkeep: Upkeep) -> bool:
         """Empty the packs that are worth it, make what is new durable, retire them; tell whether they are gone."""
-        small = {name for name, nbytes in self._holdings.pack_bytes.items() if nbytes < SMALL_PACK_BYTES}
-        crowded = self._holdings.crowded & self._holdings.pack_bytes.keys()
-        going = crowded | (small if len(small) > 1 or (small and self._writers) else set())
-        emptied = frozenset(name for name in sorted(going) if self._empty(name))
+        emptied = frozenset(name for name in sorted(self._going()) if self._empty(name))
         objects = self._objects
         upkeep.settle(self._writers)
         if not emptied:
@@ -455,6 +454,12 @@ class _Repacking:
         fresh = frozenset(writer.file_name for writer in self._writers)
         retire(objects.backend, objects.catalog, objects.packs, upkeep, emptied, fresh)
         return sweep_locked(objects.backend, objects.catalog, objects.packs, upkeep)
+
+    def _going(self) -> set[str]:
+        """Return the packs that hold what does not count, and small ones if they become fewer by it."""
+        small = {name for name, nbytes in self._holdings.pack_bytes.items() if nbytes < SMALL_PACK_BYTES}
+        crowded = self._holdings.crowded & self._holdings.pack_bytes.keys()
+        return crowded | (small if len(small) > 1 or (small and crowded) else set())
 
     def _empty(self, name: str) -> bool:
         """Copy what counts in a pack; tell whether all of it was sound. A damaged pack stays for repair to look at."""

@@ -58,10 +58,12 @@ def _summary(repacked: Repacked, is_dry: bool, elapsed_s: float) -> str:
     saved = repacked.before.pack_bytes - repacked.after.pack_bytes
     share = f" ({100 * saved / repacked.before.pack_bytes:.1f} %)" if repacked.before.pack_bytes else ""
     objects = count_text(repacked.rewritten_count, "object")
-    if is_dry:
+    if is_dry and (saved or repacked.rewritten_count):
         return (
             f"would save about {size_text(max(saved, 0))}{share}: {objects} would be stored anew; {elapsed_s:.1f} s\n"
         )
+    if not repacked.rewritten_count and repacked.before.pack_bytes == repacked.after.pack_bytes:
+        return f"nothing to save: all of it was looked at in {elapsed_s:.1f} s, and is stored as well as can be\n"
     if not repacked.is_swept:
         return (
             f"{objects} stored anew in {elapsed_s:.1f} s; the old packs go when the processes that are writing to this "
