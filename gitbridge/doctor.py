@@ -191,6 +191,8 @@ def _hooks(repository: Repository) -> Iterator[Finding]:
     if absent and not repository.config_bool("theta.installHooks", True):
         said = f"no {', '.join(absent)} hook sends weights (theta.installHooks is false)"
         yield Finding("hooks", NOTE, said, "git theta push before each git push")
+    elif absent and repository.work_tree is not None and not attributes.tracked_patterns(repository):
+        return  # the filter puts them in when the first file comes
     elif absent:
         yield Finding("hooks", PROBLEM, f"our lines are missing from: {', '.join(absent)}", "git theta install")
     else:
@@ -205,7 +207,7 @@ def _local_store(repository: Repository) -> Iterator[Finding]:
     try:
         store = repository.open_store(create=False)
     except StoreMissingError:
-        yield Finding("local-store", NOTE, f"nothing is stored yet: '{path}' will be made by the first git add")
+        yield Finding("local-store", NOTE, f"nothing is stored yet: '{path}' will be made by the first add or fetch")
         return
     from thetastore.verify import Level, verify
 
@@ -226,7 +228,8 @@ def _local_store(repository: Repository) -> Iterator[Finding]:
 
 def _remote_store(repository: Repository) -> Iterator[Finding]:
     found = places(repository, None)
-    if not found:
+    is_waiting = repository.work_tree is not None and os.path.exists(os.path.join(repository.work_tree, COMMITTED_NAME))
+    if not found and not is_waiting:  # to be added, which `_committed` says
         yield Finding(
             "remote-store",
             NOTE,
@@ -239,7 +242,7 @@ def _remote_store(repository: Repository) -> Iterator[Finding]:
             with open_place(place):
                 yield Finding("remote-store", GOOD, f"'{place.url}' (from {place.source}) can be read")
         except RemoteError as error:
-            is_new = place is found[0] and not os.path.exists(place.directory)
+            is_new = place is found[0] and place.directory is not None and not os.path.exists(place.directory)
             said = f"'{place.url}' (from {place.source}) is not there; the first push makes it" if is_new else ""
             yield Finding("remote-store", NOTE if is_new else PROBLEM, said or error.message, error.hint)
 
@@ -294,7 +297,7 @@ def _files(repository: Repository) -> Iterator[Finding]:
         yield Finding("weights", PROBLEM, said, "git theta fetch (once their store can be reached; see remote-store)")
     rest = [row for row in left if row not in lost]
     if rest:
-        said = f"{count_text(len(rest), 'file')} only pointers in the work tree: {_paths(rest)}"
+        said = f"{count_text(len(rest), 'file')} in the work tree only as pointers: {_paths(rest)}"
         yield Finding("weights", NOTE, said, "git theta pull")
     waiting = [row for row in found.files if row.is_pushed is False and row.is_stored]
     if waiting:

@@ -5,8 +5,9 @@ configuration; `theta.url` in the committed `.thetaconfig` (of the index, else o
 out, else of HEAD), so that a plain `git clone` works; and, where the Git remote is a path on this machine,
 the store of the repository there, and whatever that one is configured with.
 
-A committed file is written by others: nothing but `theta.url` is taken from it, git reads it without
-includes, and no weights are sent to somebody else's place that only it names before a person agrees (`consent`).
+A place is a directory of this machine or a URL (docs/remotes.md). A committed file is written by others: nothing but
+`theta.url` is taken from it, git reads it without includes, what opens a store never comes from it (`store_options`),
+and no weights are sent to somebody else's place that only it names before a person agrees (`consent`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gitbridge.errors import ConfigError, ConsentError, GitError, RemoteError, RepositoryMissingError, RevisionError
 from gitbridge.repository import Repository
-from thetastore.errors import StoreMissingError, ThetaError
+from gitbridge.store_options import StorageOptions, options_for
+from thetastore.backends.urls import SCHEMES, is_url, parse_url
+from thetastore.errors import MalformedError, StoreMissingError, ThetaError, UnsupportedError
 
 if TYPE_CHECKING:
     from thetastore.store import Store
@@ -29,12 +32,19 @@ _DEEPEST_ORIGIN = 4
 class Place(NamedTuple):
     """A remote store, and who says that it is there."""
 
-    directory: str
-    """Absolute path."""
+    location: str
+    """Absolute path of a directory, or a URL in its one spelling."""
     url: str
     """As it was written, for messages."""
     source: str
     """The setting that names it: `remote.origin.thetaUrl`, `theta.url`, `.thetaconfig`, or `origin`."""
+    options: StorageOptions = StorageOptions()
+    """What gets one in, where it is a URL."""
+
+    @property
+    def directory(self) -> str | None:
+        """Absolute path, if it is a directory of this machine."""
+        return None if is_url(self.location) else self.location
 
     @property
     def is_committed(self) -> bool:
@@ -59,15 +69,15 @@ def places(
         git_url: where git pushes to, where that is known (a remote may fetch from elsewhere).
 
     Raises:
-        ConfigError: a URL is malformed, or of a kind that this version does not know.
+        ConfigError: a URL is malformed, or holds a secret.
     """
     return _distinct(_places(repository, remote, treeish, git_url, depth=0))
 
 
 def remote_store_url(repository: Repository, remote: str | None, treeish: str | None = None) -> str | None:
-    """Return the directory of the store to use for a Git remote, or None where nothing names one."""
+    """Return path or URL of the store to use for a Git remote, or None where nothing names one."""
     found = places(repository, remote, treeish)
-    return found[0].directory if found else None
+    return found[0].location if found else None
 
 
 def open_remote_store(
@@ -88,27 +98,52 @@ def open_place(place: Place, create: bool = False) -> Store:
     Raises:
         RemoteError: it is not there, not a store, or not readable.
     """
+    store = open_place_if_there(place, create)
+    if store is None:
+        way = "mount it, mend the URL" if place.directory else "mend the URL"
+        raise RemoteError(
+            f"there is no store at '{place.url}' (from {place.source})",
+            f"{way}, or push from where the weights are: the first push creates the store",
+        )
+    return store
+
+
+def open_place_if_there(place: Place, create: bool = False) -> Store | None:
+    """Open a remote store; None where the place is to be had and no store is there.
+
+    Raises:
+        RemoteError: it is not a store, cannot be read or made, or cannot be reached.
+    """
     from thetastore.store import Store
 
-    if create and not is_store(place.directory) and _is_git_repository(place.directory):
+    directory = place.directory
+    if create and directory and not is_store(directory) and _is_git_repository(directory):
         raise RemoteError(
             f"'{place.url}' (from {place.source}) is a Git repository, and weights must not go among its files",
             f"git config {place.setting} /path/to/another/directory",
         )
     try:
-        return Store.open(place.directory, create=create)
+        return Store.open(place.location, create=create, options=place.options)
     except StoreMissingError:
-        raise RemoteError(
-            f"there is no store at '{place.url}' (from {place.source})",
-            "mount it, mend the URL, or push from where the weights are: the first push creates the store",
-        ) from None
+        return None
     except (ThetaError, OSError) as error:
-        verb = "created" if create and not os.path.exists(place.directory) else "opened"
+        verb = "created" if create and directory and not os.path.exists(directory) else "opened"
         reason = getattr(error, "strerror", None) or str(error)
         raise RemoteError(
-            f"the store '{place.url}' (from {place.source}) cannot be {verb}: {reason}",
-            f"mend that, or name another directory: git config {place.setting} /path/to/directory",
+            f"the store '{place.url}' (from {place.source}) cannot be {verb}: {reason}", _way_in(place, error)
         ) from error
+
+
+def _way_in(place: Place, error: Exception) -> str:
+    if place.directory:
+        return f"mend that, or name another directory: git config {place.setting} /path/to/directory"
+    if isinstance(error, UnsupportedError):
+        return f"or name another place: git config {place.setting} …"
+    prefix = "/".join(place.location.split("/")[:3])
+    return (
+        f"is the network up, and who are you there? git config theta.{prefix}.profile … (or .endpoint-url, .anon; see "
+        "docs/remotes.md)"
+    )
 
 
 def _is_git_repository(directory: str) -> bool:
@@ -140,8 +175,24 @@ def remote_names(repository: Repository) -> list[str]:
     return [name[7:-4] for name in repository.config_names() if name.startswith("remote.") and name.endswith(".url")]
 
 
+def store_location(url: str, root: str) -> str:
+    """Return the path or the URL, in its one spelling, that a setting means; relative paths count from `root`.
+
+    Raises:
+        ConfigError: it is malformed, or holds a secret.
+    """
+    if not is_url(url):
+        return store_directory(url, root)
+    try:
+        return str(parse_url(url))
+    except MalformedError as error:
+        raise ConfigError(
+            str(error), "git config theta.url s3://bucket/prefix (secrets go elsewhere: docs/remotes.md)"
+        ) from None
+
+
 def store_directory(url: str, root: str) -> str:
-    """Return the directory that a store's URL names; relative paths count from `root`.
+    """Return the directory that a path or `file://` URL names; relative paths count from `root`.
 
     Raises:
         ConfigError: it is malformed, or names something else than a directory.
@@ -153,7 +204,7 @@ def store_directory(url: str, root: str) -> str:
         return _plain_directory(url, root)
     if scheme.lower() != "file":
         raise ConfigError(
-            f"'{url}' is a {scheme} URL, and this version keeps remote stores in directories only",
+            f"'{url}' is no URL of a store, expected a path, or something like s3://bucket/prefix",
             "git config theta.url /path/to/a/directory (a mounted disk is one)",
         )
     from urllib.parse import unquote
@@ -170,8 +221,8 @@ def store_directory(url: str, root: str) -> str:
 def _plain_directory(url: str, root: str) -> str:
     if ":" in url.partition("/")[0]:
         raise ConfigError(
-            f"'{url}' names a place on another machine, and this version keeps remote stores in directories only",
-            f"mount it and name the directory (or, if it is a directory: './{url}')",
+            f"'{url}' names a place on another machine in a way that a store's URL does not",
+            f"sftp://host/path, or s3://bucket/prefix (or, if it is a directory: './{url}')",
         )
     expanded = os.path.expanduser(url)
     if expanded.startswith("~"):
@@ -189,21 +240,24 @@ def consent(repository: Repository, place: Place) -> None:
     Raises:
         ConsentError: nobody agreed.
     """
-    if not place.is_committed or (_is_own(place.directory) and _is_for_weights(place.directory)):
+    directory = place.directory
+    if not place.is_committed or (directory and _is_own(directory) and _is_for_weights(directory)):
         return
-    if place.directory in repository.config_all("theta.trustedUrl"):
+    if place.location in repository.config_all("theta.trustedUrl"):
         return
-    if _ask(f"Send model weights to '{place.directory}', which {COMMITTED_NAME} names? [y/N] "):
-        repository.git("config", "--local", "--add", "theta.trustedUrl", place.directory)
+    if _ask(f"Send model weights to '{place.location}', which {COMMITTED_NAME} names? [y/N] "):
+        repository.git("config", "--local", "--add", "theta.trustedUrl", place.location)
         repository.forget_config()
         return
     from shlex import quote
 
-    what = "holds other files" if _is_own(place.directory) else "belongs to somebody else"
+    what = "is on another machine"
+    if directory:
+        what = "holds other files" if _is_own(directory) else "belongs to somebody else"
     raise ConsentError(
-        f"only the committed {COMMITTED_NAME} says that weights go to '{place.directory}', which {what}, and nobody "
+        f"only the committed {COMMITTED_NAME} says that weights go to '{place.location}', which {what}, and nobody "
         "here has agreed",
-        f"git config --add theta.trustedUrl {quote(place.directory)}",
+        f"git config --add theta.trustedUrl {quote(place.location)}",
     )
 
 
@@ -247,19 +301,33 @@ def _places(
     for setting in ([f"remote.{name}.thetaUrl"] if name else []) + ["theta.url"]:
         url = repository.config(setting)
         if url:
-            found.append(Place(store_directory(url, repository.root), url, setting))
+            found.append(_place(repository, url, setting))
     committed = _committed_url(repository, treeish) if not found else None
     if committed:
-        found.append(Place(store_directory(committed, repository.root), committed, COMMITTED_NAME))
+        found.append(_place(repository, committed, COMMITTED_NAME))
     whose = git_url or name
     path = local_path(repository, whose) if whose else None
     return found + (_places_of_origin(repository, path, depth) if path else [])
 
 
+def _place(repository: Repository, url: str, source: str) -> Place:
+    location = store_location(url, repository.root)
+    if not is_url(location):
+        return Place(location, url, source)
+    parsed = parse_url(location)
+    if source == COMMITTED_NAME and parsed.scheme not in SCHEMES:
+        raise ConfigError(
+            f"{COMMITTED_NAME} names '{location}', and {parsed.scheme} URLs are used only where you say so yourself",
+            f"git config theta.url {location}",
+        )
+    settings = {name: repository.config_all(name) for name in repository.config_names()}
+    return Place(location, url, source, options_for(parsed, settings))
+
+
 def _distinct(found: list[Place]) -> list[Place]:
     seen: dict[str, Place] = {}
     for place in found:
-        seen.setdefault(os.path.realpath(place.directory), place)
+        seen.setdefault(os.path.realpath(place.directory) if place.directory else place.location, place)
     return list(seen.values())
 
 
@@ -312,7 +380,7 @@ def name_in_bare_remote(repository: Repository, remote: str, place: Place) -> st
         with Repository.at(path) as bare:
             if bare.work_tree is not None or _places(bare, None, None, None, _DEEPEST_ORIGIN):
                 return None
-            bare.git("config", "theta.url", place.directory)
+            bare.git("config", "theta.url", place.location)
     except (GitError, RepositoryMissingError, ConfigError):
         return None  # not ours to write to: whoever clones it is told what to set
     return path

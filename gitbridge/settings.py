@@ -105,6 +105,12 @@ INTERNAL = {
 
 ENVIRONMENT = (
     Setting(
+        "THETASTORE_OPTIONS",
+        "nothing",
+        "What gets the command `thetastore` into stores at URLs, as a JSON object by URL: "
+        '`{"s3://models": {"profile": "work"}}` (docs/remotes.md).',
+    ),
+    Setting(
         "GIT_THETA_SKIP_SMUDGE",
         "`theta.skipSmudge`",
         "1 leaves pointers in the work tree for this command, as GIT_LFS_SKIP_SMUDGE does; 0 does not.",

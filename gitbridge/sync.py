@@ -23,6 +23,7 @@ from gitbridge.remotes import (
     default_remote,
     name_in_bare_remote,
     open_place,
+    open_place_if_there,
     places,
     remote_names,
 )
@@ -82,6 +83,10 @@ class Pushed(NamedTuple):
     copied: CopyReport
     told: str | None = None
     """Path of the Git remote that was told where its weights are."""
+    logical_bytes: int = 0
+    """Length of the files that were sent: what they would take if nothing were shared, nor coded."""
+    is_for_many_writers: bool = True
+    """Whether others may push to the store at the same time."""
 
 
 _NOTHING = CopyReport(0, 0, 0)
@@ -203,7 +208,7 @@ def _not_found(
     if not tried:
         whose = f"remote '{name}'" if name else "this repository, which has no remote"
         return RemoteError(f"{what} are missing: {lacks}, and no store is known for {whose}", _how_to_name_a_store())
-    mend = f"thetastore mend --store {quote(damaged.directory)}; then, " if damaged else ""
+    mend = f"thetastore mend --store {quote(damaged.location)}; then, " if damaged else ""
     return RemoteError(
         f"{what} are missing: {lacks}, nor to be had from {', '.join(tried)}",
         f"{mend}where they were committed, run: git theta push --all",
@@ -274,6 +279,8 @@ def push(
 
 
 def _check_is_elsewhere(repository: Repository, place: Place) -> None:
+    if place.directory is None:
+        return
     own = os.path.join(os.path.realpath(repository.common_dir), "")
     if os.path.join(os.path.realpath(place.directory), "").startswith(own):
         raise RemoteError(
@@ -291,11 +298,12 @@ def _push_to(
     dry_run: bool,
     report: Report | None,
 ) -> Pushed:
-    if dry_run and not os.path.isdir(place.directory):
-        return Pushed(place, len(files), len(files), _NOTHING)
-    if not dry_run and not os.path.exists(place.directory):
+    if place.directory and not dry_run and not os.path.exists(place.directory):
         exclude_directory(repository.common_dir, repository.root, place.directory)
-    with repository.open_store() as local, open_place(place, create=not dry_run) as target:
+    opened = open_place_if_there(place) if dry_run else open_place(place, create=True)
+    if opened is None:
+        return Pushed(place, len(files), len(files), _NOTHING)
+    with repository.open_store() as local, opened as target:
         target.count_only_durable()  # the pin must not depend on what another push has not finished
         lacking = _incomplete(target, files)
         if dry_run:
@@ -307,7 +315,9 @@ def _push_to(
                 # What is there may be what a push left that was killed: readable, and not yet durable.
                 target.seal()
             _pin(repository, target, scans, known)
-    return Pushed(place, len(files), len(sendable), copied)
+        logical_bytes = sum(files[manifest].file_bytes for manifest in sendable)
+        many = target.is_for_many_writers
+    return Pushed(place, len(files), len(sendable), copied, None, logical_bytes, many)
 
 
 def _send(
@@ -371,7 +381,7 @@ def _absent(local: Store, target: Store, lacking: list[Digest]) -> dict[Digest, 
 def _fetch_from_others(repository: Repository, local: Store, place: Place, files: list[TrackedFile]) -> None:
     for name in remote_names(repository):
         try:
-            if any(other.directory != place.directory for other in places(repository, name)):
+            if any(other.location != place.location for other in places(repository, name)):
                 fetch_manifests(repository, local, files, name, profile=EVERYTHING)
                 return
         except (RemoteError, ConfigError):
@@ -406,13 +416,10 @@ def _no_store(repository: Repository, remote: str, files: list[TrackedFile]) -> 
 
 def _pins_of(place: Place | None) -> list[PinName]:
     """Return the pins of a place; none where there is no store yet."""
-    if place is None or not os.path.isdir(place.directory):
+    opened = open_place_if_there(place) if place is not None else None
+    if opened is None:
         return []
-    from gitbridge.remotes import is_store
-
-    if not is_store(place.directory):
-        return []
-    with open_place(place) as target:
+    with opened as target:
         return pin_names(target.backend)
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from thetastore.store import Store
 
 _AsWritten = argparse.RawDescriptionHelpFormatter
+_OPTIONS = "THETASTORE_OPTIONS"
+_REPLACES = "creating a file there replaces one that is there"
 EXIT_DONE, EXIT_FOUND, EXIT_FAILED = 0, 1, 2
 
 _FIGURES = """\
@@ -80,7 +82,7 @@ def make_parser() -> Parser:
     parser = Parser(prog="thetastore", description="A content-addressed store for model weights.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 
-    init = commands.add_parser("init", help="make a store in a directory")
+    init = commands.add_parser("init", help="make a store in a directory or bucket")
     init.set_defaults(function=_init)
     put = commands.add_parser("put", help="store a file; print the digest of its manifest")
     put.add_argument("file", help="the file, or - for standard input")
@@ -119,14 +121,33 @@ def make_parser() -> Parser:
     completion.add_argument("shell", choices=["bash", "zsh", "fish"], metavar="SHELL", help="bash, zsh or fish")
     completion.set_defaults(function=_completion)
     for command in (init, put, get, show, verify, mend, repack, du, stats):
-        command.add_argument("--store", required=True, metavar="DIRECTORY", help="where the store is")
+        command.add_argument("--store", required=True, metavar="PLACE", help="directory or URL of the store")
     return parser
 
 
 def _store(options: argparse.Namespace, create: bool = False) -> Store:
     from thetastore.store import Store
 
-    return Store.open(options.store, create=create)
+    return Store.open(options.store, create=create, options=_storage_options(options.store))
+
+
+def _storage_options(place: str) -> dict[str, object]:
+    """Return what gets one in: of THETASTORE_OPTIONS, a JSON object by URL, what holds for this URL."""
+    from thetastore.backends.urls import is_url, parse_url
+    from thetastore.errors import MalformedError
+
+    text = os.environ.get(_OPTIONS)
+    if not text or not is_url(place):
+        return {}
+    import json
+
+    url = parse_url(place)
+    try:
+        by_prefix = json.loads(text)
+        below = [prefix for prefix in sorted(by_prefix, key=len) if url.is_below(prefix)]
+        return {name: value for prefix in below for name, value in by_prefix[prefix].items()}
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        raise MalformedError(f'{_OPTIONS} is not like {{"s3://bucket": {{"profile": "work"}}}}') from None
 
 
 def _completion(options: argparse.Namespace) -> int:
@@ -140,6 +161,8 @@ def _completion(options: argparse.Namespace) -> int:
 def _init(options: argparse.Namespace) -> int:
     with _store(options, create=True) as store:
         print(store.url)
+        if not store.is_for_many_writers:
+            print(f"thetastore: '{store.url}' is for one writer at a time: {_REPLACES}", file=sys.stderr)
     return EXIT_DONE
 
 

@@ -181,7 +181,7 @@ def _print_json(found: Status) -> None:
     place = found.known.place
     values = {
         "schema": 1,
-        "remote_store": place and {"directory": place.directory, "url": place.url, "source": place.source},
+        "remote_store": place and {"location": place.location, "url": place.url, "source": place.source},
         "trouble": found.known.trouble or None,
         "files": files,
         "plain": found.plain,

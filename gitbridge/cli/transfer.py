@@ -18,6 +18,8 @@ from gitbridge.trees import TrackedFile, tracked_in_history, tracked_in_index, t
 from thetastore.command_line import Parser
 from thetastore.transfer import CopyReport
 
+_ALONE = "nobody else may push there at the same time: its server lets one writer replace another's files"
+
 
 def fetch(arguments: list[str]) -> int:
     """Bring the weights of revisions into the local store."""
@@ -98,8 +100,11 @@ def summary(pushed: Pushed) -> str:
     if not pushed.copied.object_count:
         return f"git theta: '{pushed.place.url}' has everything already"
     what = f"{count_text(pushed.copied.object_count, 'object')}, {size_text(pushed.copied.stored_bytes)}"
+    if pushed.logical_bytes > pushed.copied.stored_bytes:
+        what += f" for {size_text(pushed.logical_bytes)} of weights"
     told = f" (and '{os.path.normpath(pushed.told)}' now says so to those who clone it)" if pushed.told else ""
-    return f"git theta: sent {what}, to '{pushed.place.url}'{told}"
+    alone = "" if pushed.is_for_many_writers else f"\ngit theta: {_ALONE}"
+    return f"git theta: sent {what}, to '{pushed.place.url}'{told}{alone}"
 
 
 def _would(pushed: Pushed) -> str:

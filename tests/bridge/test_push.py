@@ -73,7 +73,7 @@ def test_a_bare_remote_on_this_machine_is_told_where_its_weights_are(pushing, sh
     assert "now says so" in done.err
     assert pushing.git("-C", bare, "config", "--local", "theta.url").out.strip() == str(shared)
     with make_work("elsewhere", clone=bare).repository() as clone:
-        assert [place.directory for place in places(clone, None)] == [str(shared)]
+        assert [place.location for place in places(clone, None)] == [str(shared)]
 
 
 @pytest.mark.parametrize("setting", ["theta.url", None])

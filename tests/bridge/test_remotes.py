@@ -9,7 +9,7 @@ import shutil
 import pytest
 
 from gitbridge.errors import ConfigError, ConsentError, RemoteError
-from gitbridge.remotes import Place, consent, default_remote, places, store_directory
+from gitbridge.remotes import Place, consent, default_remote, places, store_location
 from gitbridge.sync import fetch_manifests
 from gitbridge.trees import tracked_in_index, tracked_in_tree
 from thetastore.store import Store
@@ -104,14 +104,18 @@ def test_relative_paths_count_from_the_root_also_in_a_linked_work_tree(work, tmp
     ],
 )
 def test_urls_of_directories(url, directory):
-    assert store_directory(url, "/root") == os.path.expanduser(directory)
+    assert store_location(url, "/root") == os.path.expanduser(directory)
 
 
 @pytest.mark.parametrize(
     "url",
     [
-        "s3://bucket/x",
-        "https://x/y",
+        "s3://key:secret@bucket/x",
+        "s3://bucket/x?signature=secret",
+        "https://x/y#z",
+        "s3://bucket/../x",
+        "s3://",
+        "simplecache::s3://bucket/x",
         "file://host/x",
         "file://",
         "file:///a%00b",
@@ -126,20 +130,32 @@ def test_urls_of_directories(url, directory):
 )
 def test_other_urls_are_refused_with_the_way_out(url):
     with pytest.raises(ConfigError) as caught:
-        store_directory(url, "/root")
+        store_location(url, "/root")
 
     assert caught.value.hint
 
 
-def test_a_bucket_is_named_as_not_in_this_version(work):
-    work.git("config", "theta.url", "s3://bucket/x")
-    work.put("w", weights(1))
-    work.commit()
+def test_no_secret_of_a_refused_url_is_shown():
+    for url in ("s3://key:hunter2@bucket/x", "https://x/y?signature=hunter2", "gs://a/b#hunter2", "az://hunter2:@"):
+        with pytest.raises(ConfigError) as caught:
+            store_location(url, "/root")
 
-    done = work.theta("push")
+        assert "hunter2" not in str(caught.value)
 
-    assert done.status == 2
-    assert "directories only" in done.err
+
+@pytest.mark.parametrize(
+    ("url", "location"),
+    [
+        ("s3://bucket/x/", "s3://bucket/x"),
+        ("S3A://bucket", "s3://bucket"),
+        ("gcs://b/m", "gs://b/m"),
+        ("abfss://c@account.dfs.core.windows.net/m", "abfss://c@account.dfs.core.windows.net/m"),
+        ("ssh://me@host:22/srv/m", "sftp://me@host:22/srv/m"),
+        ("https://host/m", "https://host/m"),
+    ],
+)
+def test_urls_of_places_far_away_have_one_spelling(url, location):
+    assert store_location(url, "/root") == location
 
 
 def test_a_clone_of_a_path_finds_its_origins_store(work, make_work, tmp_path):

@@ -31,7 +31,7 @@ class AzureRequests(FsspecRequests):
         """See `Requests.begin`: blocks need no upload to belong to, only names that nobody else gives."""
         return os.urandom(12).hex()
 
-    def put_part(self, name: str, upload: str, number: int, stored: Buffer) -> str:
+    def put_part(self, name: str, upload: str, number: int, offset: int, stored: Buffer) -> str:
         """See `Requests.put_part`."""
         body = bytes(stored)
         block = base64.b64encode(f"{upload}-{number:08d}".encode()).decode()

@@ -126,7 +126,7 @@ class FsspecRequests:
         """See `Requests.begin`: `part_bytes` is 0, so nobody asks."""
         raise NotImplementedError(name)
 
-    def put_part(self, name: str, upload: str, number: int, stored: Buffer) -> str:
+    def put_part(self, name: str, upload: str, number: int, offset: int, stored: Buffer) -> str:
         """See `Requests.put_part`."""
         raise NotImplementedError(name)
 

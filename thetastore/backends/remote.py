@@ -145,8 +145,9 @@ class RemoteBackend:
         upload = self._patiently(lambda: self.requests.begin(name))
 
         def put(number: int) -> str:
-            part = view[number * part_bytes : (number + 1) * part_bytes]
-            return self._patiently(lambda: self.requests.put_part(name, upload, number, part))
+            offset = number * part_bytes
+            part = view[offset : offset + part_bytes]
+            return self._patiently(lambda: self.requests.put_part(name, upload, number, offset, part))
 
         try:
             with self._pool_for_this_call() as pool:

@@ -63,8 +63,8 @@ class Requests(Protocol):
     def begin(self, name: str) -> str:
         """Begin to write a file in parts; return what names the upload. Nobody sees the file before `finish`."""
 
-    def put_part(self, name: str, upload: str, number: int, stored: Buffer) -> str:
-        """Write a part, the first being number 0; return what `finish` wants to know of it."""
+    def put_part(self, name: str, upload: str, number: int, offset: int, stored: Buffer) -> str:
+        """Write a part, by its number (from 0) and its offset in the file; return what `finish` wants to know of it."""
 
     def finish(self, name: str, upload: str, parts: Sequence[str]) -> None:
         """Have the parts be the file.

@@ -83,7 +83,7 @@ class S3Requests(FsspecRequests):
         """See `Requests.begin`."""
         return str(self._call(0, "create_multipart_upload", name)["UploadId"])
 
-    def put_part(self, name: str, upload: str, number: int, stored: Buffer) -> str:
+    def put_part(self, name: str, upload: str, number: int, offset: int, stored: Buffer) -> str:
         """See `Requests.put_part`."""
         nbytes = memoryview(stored).nbytes
         part = {"UploadId": upload, "PartNumber": number + 1, "Body": bytes(stored)}

@@ -75,7 +75,7 @@ class SftpRequests(FsspecRequests):
     def put_new(self, name: str, stored: Buffer) -> None:
         """See `Requests.put_new`."""
         upload = self.begin(name)
-        self.put_part(name, upload, 0, stored)
+        self.put_part(name, upload, 0, 0, stored)
         self.finish(name, upload, ())
 
     def begin(self, name: str) -> str:
@@ -91,9 +91,9 @@ class SftpRequests(FsspecRequests):
             async with channel.open(upload, "xb"):
                 pass
 
-    def put_part(self, name: str, upload: str, number: int, stored: Buffer) -> str:
+    def put_part(self, name: str, upload: str, number: int, offset: int, stored: Buffer) -> str:
         """See `Requests.put_part`."""
-        self.wait(memoryview(stored).nbytes, self._put, upload, number * self.part_bytes, bytes(stored))
+        self.wait(memoryview(stored).nbytes, self._put, upload, offset, bytes(stored))
         return ""
 
     async def _put(self, upload: str, offset: int, body: bytes) -> None:
