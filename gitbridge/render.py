@@ -38,24 +38,27 @@ class Progress:
         self._started = time.monotonic()
         self._shown = self._started if self._mode == _BEATS else 0.0
         self._width = 0
+        self._last: dict[str, int] = {}
 
     def __call__(self, object_count: int, stored_bytes: int) -> None:
         """Show how far a copy is."""
+        self._last = {"objects": object_count, "stored_bytes": stored_bytes}
         if not self._is_due():
             return
         elapsed_s = max(self._shown - self._started, 0.001)
         if self._mode == _JSON:
-            self._write_json(objects=object_count, stored_bytes=stored_bytes)
+            self._write_json()
         else:
             rate = size_text(int(stored_bytes / elapsed_s))
             self._show(f"{count_text(object_count, 'object')}, {size_text(stored_bytes)}, {rate}/s")
 
     def of_bytes(self, done_bytes: int, total_bytes: int) -> None:
         """Show how much of a known amount is done."""
+        self._last = {"done_bytes": done_bytes, "total_bytes": total_bytes}
         if not self._is_due():
             return
         if self._mode == _JSON:
-            self._write_json(done_bytes=done_bytes, total_bytes=total_bytes)
+            self._write_json()
             return
         share = done_bytes / max(total_bytes, 1)
         left_s = (self._shown - self._started) * (1 - share) / max(share, 1e-9)
@@ -78,16 +81,19 @@ class Progress:
             self._width = len(line)
         self._stream.flush()
 
-    def _write_json(self, **values: int) -> None:
+    def _write_json(self, **more: bool) -> None:
         import json
 
-        elapsed_s = round(self._shown - self._started, 3)
-        line = {"schema": 1, "progress": self._label, "elapsed_s": elapsed_s, **values}
+        elapsed_s = round(time.monotonic() - self._started, 3)
+        line = {"schema": 1, "progress": self._label, "elapsed_s": elapsed_s, **self._last, **more}
         self._stream.write(json.dumps(line) + "\n")
         self._stream.flush()
 
     def done(self) -> None:
-        """Take the line away."""
+        """Take the line away; as JSON, say how it ended."""
+        if self._mode == _JSON and self._last:
+            self._write_json(done=True)
+            self._last = {}
         if self._width:
             self._stream.write("\r" + " " * self._width + "\r")
             self._stream.flush()

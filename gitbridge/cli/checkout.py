@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from gitbridge.cli.opening import make_ready, open_repository, open_work_tree
+from gitbridge.cli.options import add_progress_options
 from gitbridge.errors import UsageError
 from gitbridge.repository import Repository
 from thetastore.command_line import Parser
@@ -36,12 +37,13 @@ def checkout(arguments: list[str]) -> int:
     parser.add_argument("--tensors", action="append", metavar="GLOB", help="only tensors whose names match; repeatable")
     parser.add_argument("--to", metavar="FILE", help="write to this file")
     parser.add_argument("--force", action="store_true", help="even if FILE exists")
+    add_progress_options(parser)
     parser.add_argument("paths", nargs="*", metavar="[REV:]PATH", help="files; without --to, directories or globs too")
     options = parser.parse_args(arguments)
     if options.to is None and not options.tensors:
         with open_work_tree() as repository:
             _refuse_revisions(options.paths)
-            return fill(repository, options.paths or None)
+            return fill(repository, options.paths or None, options.quiet)
     if options.to is None:
         raise UsageError(
             "--tensors needs --to: a part of a file cannot stand in its place", "add --to part.safetensors"
@@ -129,8 +131,8 @@ def _write_part(repository: Repository, store: Store, file: TrackedFile, globs: 
     print(f"git theta: wrote '{target}', {of}, {size_text(source.file_bytes)}")
 
 
-def fill(repository: Repository, arguments: list[str] | None) -> int:
-    """Fill pointers, say how many, and name those that could not be; return the exit status."""
+def fill(repository: Repository, arguments: list[str] | None, is_quiet: bool = False) -> int:
+    """Fill pointers; say how many, unless it is to be quiet, and name those that could not be; return the status."""
     from gitbridge.materialize import complain_all, materialize
     from gitbridge.profile import EXCLUDE, INCLUDE, TENSORS
     from gitbridge.render import Progress, count_text, size_text
@@ -148,12 +150,12 @@ def fill(repository: Repository, arguments: list[str] | None) -> int:
     finally:
         progress.done()
     complain_all(report.failures)
-    if report.filled:
+    if report.filled and not is_quiet:
         print(f"git theta: filled {count_text(len(report.filled), 'file')}, {size_text(report.raw_bytes)}")
     if report.kept:
         print(f"git theta: this clone keeps only a part of the weights of {count_text(len(report.kept), 'pointer')}")
         print(f"hint: git -c {TENSORS}= -c {INCLUDE}= -c {EXCLUDE}= theta pull fills them all the same")
-    elif not report.filled and not report.failures:
+    elif not report.filled and not report.failures and not is_quiet:
         from gitbridge.absent import remark_on_absent
 
         print(f"git theta: {remark_on_absent(repository) or 'nothing to fill: no file here is a pointer'}")

@@ -38,7 +38,8 @@ def fetch(arguments: list[str]) -> int:
     with open_repository() as repository:
         profile = _profile(repository, options)
         copied = _fetch(repository, options.remote, options.refs, options.all, profile)
-    print(_fetched(copied, profile))
+    if not options.quiet:
+        print(_fetched(copied, profile))
     return 0
 
 
@@ -66,8 +67,9 @@ def pull(arguments: list[str]) -> int:
     with open_work_tree() as repository:
         profile = profile_of(repository)
         copied = _fetch(repository, options.remote, [], False, profile)
-        print(_fetched(copied, profile))
-        return fill(repository, None)
+        if not options.quiet:
+            print(_fetched(copied, profile))
+        return fill(repository, None, options.quiet)
 
 
 def push(arguments: list[str]) -> int:
@@ -89,7 +91,8 @@ def push(arguments: list[str]) -> int:
             )
         finally:
             progress.done()
-    print(_would(pushed) if options.dry_run else summary(pushed))
+    if options.dry_run or not options.quiet:
+        print(_would(pushed) if options.dry_run else summary(pushed))
     return 0
 
 
