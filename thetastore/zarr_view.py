@@ -230,7 +230,7 @@ class ZarrStore(zarr.abc.store.Store):
     def _keys(self) -> Iterator[str]:
         yield from [key for key, value in self._values.items() if value is not None]
         if self._view is not None:
-            yield from (key for key in self._view.keys() if key not in self._values)
+            yield from (key for key in self._view.all_keys() if key not in self._values)
 
 
 class _View:
@@ -240,7 +240,7 @@ class _View:
         self._model = model
         self._arrays = {_node_name(name): _Array(model[name]) for name in model}
 
-    def keys(self) -> Iterator[str]:
+    def all_keys(self) -> Iterator[str]:
         yield _META
         for name, array in self._arrays.items():
             yield f"{name}/{_META}"
