@@ -34,7 +34,7 @@ def open_named(repository: Repository | None, store: Callable[[], Store], name: 
     if os.path.lexists(path):
         head = _pointer_text(path)
         if head is None:
-            return _labelled(open_path(path), name)
+            return open_path(path, name)
         return _stored(repository, store, head, name)
     if repository is None or ":" not in name:
         raise MergeError(f"there is no file '{name}'")
@@ -56,11 +56,6 @@ def importance_opener(repository: Repository, store: Store) -> Callable[[str], C
             raise MergeError(f"the importances '{name}' cannot be read: {error}") from error
 
     return opened
-
-
-def _labelled(checkpoint: Checkpoint, name: str) -> Checkpoint:
-    checkpoint.label = name
-    return checkpoint
 
 
 def _pointer_text(path: str) -> bytes | None:

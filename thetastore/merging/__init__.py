@@ -28,6 +28,10 @@ BASE = -1
 """As the number of a side: the base."""
 
 
+FROM_BASE = "from_base"
+"""Name of the parameter by which a method that can do without a base asks for it."""
+
+
 class MergeError(ThetaError):
     """A merge cannot be done as it was asked for; nothing was written."""
 
@@ -79,6 +83,7 @@ class Method(NamedTuple):
     """Return the mixed array; None for a method that only ever copies."""
     parameters: tuple[Parameter, ...] = ()
     needs_base: bool = False
+    """Without it, and without a true parameter `from_base`, the base is neither read nor given."""
     least_sides: int = 1
     most_sides: int | None = None
     is_elementwise: bool = False

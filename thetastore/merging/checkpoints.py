@@ -105,20 +105,20 @@ class StoredCheckpoint:
 class FileCheckpoint:
     """A file on disk. Owns its descriptor until `close`."""
 
-    def __init__(self, path: str) -> None:
-        """Open and locate.
+    def __init__(self, path: str, label: str = "") -> None:
+        """Open and locate; the label is the path if none is given.
 
         Raises:
             OSError: it cannot be read.
             MergeError: no format knows it.
         """
-        self.label = path
+        self.label = label or path
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._file = OpenFile(self._descriptor, os.fstat(self._descriptor).st_size)
         layout = located(self._file)
         if layout is None:
             self.close()
-            raise MergeError(f"'{path}' is not a checkpoint of a format that is known here")
+            raise MergeError(f"'{self.label}' is not a checkpoint of a format that is known here")
         self.format = layout.format
         self.tensors: Mapping[str, Tensor] = {tensor.name: tensor for tensor in layout.tensors}
         self._table: Table | None = None
@@ -162,17 +162,17 @@ class ShardedCheckpoint:
 
     format = ""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, label: str = "") -> None:
         """Open every `*.safetensors` of a directory.
 
         Raises:
             OSError: the directory or a file cannot be read.
             MergeError: there is none, or a tensor is in two files.
         """
-        self.label = directory
+        self.label = label or directory
         names = sorted(name for name in os.listdir(directory) if name.endswith(".safetensors"))
         if not names:
-            raise MergeError(f"there is no *.safetensors in '{directory}'")
+            raise MergeError(f"there is no *.safetensors in '{self.label}'")
         self._shards: dict[str, FileCheckpoint] = {}
         self._files: list[FileCheckpoint] = []
         for name in names:
@@ -202,9 +202,9 @@ class ShardedCheckpoint:
             shard.close()
 
 
-def open_path(path: str) -> FileCheckpoint | ShardedCheckpoint:
+def open_path(path: str, label: str = "") -> FileCheckpoint | ShardedCheckpoint:
     """Open a file, or a directory of safetensors files."""
-    return ShardedCheckpoint(path) if os.path.isdir(path) else FileCheckpoint(path)
+    return ShardedCheckpoint(path, label) if os.path.isdir(path) else FileCheckpoint(path, label)
 
 
 def located(file: OpenFile) -> Layout | None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from thetastore.digest import Buffer
 from thetastore.dtypes import DTYPES, raw_bytes_of
 from thetastore.layout import Tensor
-from thetastore.merging import BASE, Inputs, MergeError, Method, numbers
+from thetastore.merging import BASE, FROM_BASE, Inputs, MergeError, Method, numbers
 from thetastore.merging.checkpoints import Checkpoint, row_bytes
 from thetastore.merging.registry import parameter_values
 
@@ -108,8 +108,15 @@ def plan(
         MergeError: this cannot be mixed so.
     """
     method = rule.method
-    _check_sides(method, len(sides), base is not None)
+    _check_sides(method, len(sides))
     values = parameter_values(method, rule.given, len(sides))
+    shape_before = base.tensor.shape if base is not None else None
+    if not (method.needs_base or values.get(FROM_BASE)):
+        base = None
+    elif base is None:
+        raise MergeError(
+            f"method '{method.name}' needs the base, and there is none: no common ancestor has this tensor"
+        )
     number = method.copies(values) if method.copies else None
     key = (name, rule.text(), [(id(part.checkpoint), part.name) for part in (*sides, *([base] if base else []))])
     if number is not None:
@@ -120,16 +127,12 @@ def plan(
         method = method._replace(merge=lambda inputs: inputs.sides[0], is_elementwise=True)
         base, sides = None, [chosen]
     mixing = _Mixing(name, method, values, rule.seed, base, tuple(sides), tuple(importances))
-    mixing = mixing._replace(dtype=dtype or sides[0].tensor.dtype)
+    mixing = mixing._replace(dtype=dtype or sides[0].tensor.dtype, shape_before=shape_before)
     shape = mixing.checked_shape()
     return Result(name, mixing.dtype, shape, mixing.pieces, ("mixed", str(key)))
 
 
-def _check_sides(method: Method, count: int, has_base: bool) -> None:
-    if method.needs_base and not has_base:
-        raise MergeError(
-            f"method '{method.name}' needs the base, and there is none: no common ancestor has this tensor"
-        )
+def _check_sides(method: Method, count: int) -> None:
     if count < method.least_sides or (method.most_sides is not None and count > method.most_sides):
         most = method.most_sides
         wanted = f"{method.least_sides}" if most == method.least_sides else f"{method.least_sides} or more"
@@ -149,6 +152,8 @@ class _Mixing(NamedTuple):
     sides: tuple[Part, ...]
     importances: tuple[Part, ...]
     dtype: str = ""
+    shape_before: tuple[int, ...] | None = None
+    """Of the base, whether its numbers are needed or not."""
 
     def parts(self) -> tuple[Part, ...]:
         """Return everything that is read."""
@@ -170,10 +175,16 @@ class _Mixing(NamedTuple):
         is_complex = {numbers.is_complex(part.tensor.dtype) for part in self.parts()} | {numbers.is_complex(self.dtype)}
         if len(is_complex) > 1 or (True in is_complex and not self.method.is_elementwise):
             raise MergeError(f"method '{self.method.name}' does not mix complex numbers, nor these with others")
-        shapes = [part.tensor.shape for part in self.parts()]
-        if len(set(shapes)) == 1:
-            return shapes[0]
-        return self._checked_vocabulary()
+        shapes = self._shapes()
+        return shapes.pop() if len(shapes) == 1 else self._checked_vocabulary()
+
+    def _shapes(self) -> set[tuple[int, ...]]:
+        """Return the shapes that have to fit each other; the base's counts if it is that of a smaller vocabulary."""
+        shapes = {part.tensor.shape for part in self.parts()}
+        before = self.shape_before
+        if before and all(shape[1:] == before[1:] and len(shape) == len(before) for shape in shapes):
+            shapes.add(before)
+        return shapes
 
     def _checked_vocabulary(self) -> tuple[int, ...]:
         shapes = [part.tensor.shape for part in self.parts()]
@@ -183,7 +194,7 @@ class _Mixing(NamedTuple):
         if any(row_bytes(part.tensor) is None for part in self.parts()):
             raise MergeError(f"the shapes do not fit: {spelled}", "take ours or theirs")
         shared = self._shared_rows()
-        if self.base is not None and shared < self.base.tensor.shape[0]:
+        if self.shape_before in self._shapes() and self.shape_before and shared < self.shape_before[0]:
             raise MergeError(f"a side has fewer rows than the base: {spelled}", "take ours or theirs")
         longer = [part for part in self.sides if part.tensor.shape[0] > shared]
         if len(longer) > 1:
@@ -196,11 +207,11 @@ class _Mixing(NamedTuple):
         return (max(shape[0] for shape in (part.tensor.shape for part in self.sides)), *shapes[0][1:])
 
     def _shared_rows(self) -> int:
-        return min((part.tensor.shape[0] for part in self.parts()), default=0)
+        return min(shape[0] for shape in self._shapes())
 
     def pieces(self) -> Iterator[Buffer]:
         """Yield the bytes of the result."""
-        shapes = {part.tensor.shape for part in self.parts()}
+        shapes = self._shapes()
         shape = self.sides[0].tensor.shape
         longest = max(self.sides, key=lambda part: part.tensor.shape[:1])
         if len(shapes) > 1:

@@ -1,0 +1,206 @@
+"""`git theta merge-file` and `git theta merge-models`: merges outside of git's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Work
+
+Model = dict[str, Any]
+Make = Callable[..., Model]
+
+
+@pytest.fixture
+def files(work: Work, model: Make, changed: Make) -> Model:
+    """Three checkpoints that nobody tracks, and the base."""
+    work.theta("untrack", "*.safetensors")
+    base = model()
+    work.write(base, "base.safetensors")
+    work.write(changed(base, 8, 1, 2), "ours.safetensors")
+    work.write(changed(base, 4, 0, 1), "theirs.safetensors")
+    return base
+
+
+THREE = ("ours.safetensors", "base.safetensors", "theirs.safetensors")
+
+
+def moved(work: Work, base: Model, name: str) -> list[float]:
+    return [
+        round(float(np.mean(array.astype("f4") - base[key])), 3) for key, array in sorted(work.tensors(name).items())
+    ]
+
+
+def test_merge_file_replaces_ours_or_writes_elsewhere(work: Work, files: Model) -> None:
+    before = work.read("ours.safetensors")
+    done = work.theta("merge-file", *THREE, check=False)
+    assert (done.status, done.out) == (1, "layers.1.weight: both changed\n")
+    assert work.read("ours.safetensors") == before
+
+    work.theta("merge-file", "--method", "average", "--output", "out.safetensors", *THREE)
+    assert moved(work, files, "out.safetensors") == [4, 6, 8, 0]
+    assert work.read("ours.safetensors") == before
+
+    work.theta("merge-file", "--theirs", *THREE)
+    assert moved(work, files, "ours.safetensors") == [4, 4, 8, 0]
+    assert not list(work.path.glob("*.theta-*"))
+
+
+def test_merge_file_takes_revisions_and_pointers(work: Work, model: Make, changed: Make) -> None:
+    base = model()
+    work.commit(base, tag="base")
+    work.branch("theirs", changed(base, 4, 0, 1))
+    work.branch("ours", changed(base, 8, 1))
+    pointer = work.git("show", "ours:model.safetensors").out
+    (work.path / "pointer").write_text(pointer)
+
+    work.theta(
+        "merge-file", "--ours", "--output", "out", "pointer", "base:model.safetensors", "theirs:./model.safetensors"
+    )
+
+    assert moved(work, base, "out") == [4, 8, 0, 0]
+    assert work.status() == ""
+
+
+def test_merge_file_outside_of_a_repository(work: Work, files: Model, tmp_path: Path) -> None:
+    place = tmp_path / "elsewhere"
+    place.mkdir()
+    names = [str(work.path / name) for name in THREE]
+
+    done = subprocess.run(
+        [Path(sys.executable).parent / "git-theta", "merge-file", "--ours", "--output", "out", *names],
+        cwd=place, env=work.environment | {"GIT_CEILING_DIRECTORIES": str(tmp_path)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    assert (place / "out").exists()
+
+
+RECIPE = """\
+merge_method: {method}
+base_model: base.safetensors
+models:
+  - model: ours.safetensors
+    parameters: {{weight: 1.0}}
+  - model: theirs.safetensors
+    parameters:
+      weight:
+        - filter: layers.1
+          value: 0.5
+        - value: 1
+parameters: {{normalize: false}}
+dtype: {dtype}
+"""
+
+
+def models(work: Work, recipe: str, *options: str, check: bool = True) -> Any:
+    (work.path / "recipe.yaml").write_text(recipe)
+    return work.theta("merge-models", "recipe.yaml", "--output", "out.safetensors", *options, check=check)
+
+
+def test_merge_models_follows_a_recipe_of_mergekits(work: Work, files: Model) -> None:
+    done = models(work, RECIPE.format(method="task_arithmetic", dtype="float32"))
+
+    assert "task_arithmetic of 3 models, 4 tensors" in done.out
+    assert moved(work, files, "out.safetensors") == [4, 10, 8, 0]
+    again = models(work, RECIPE.format(method="task_arithmetic", dtype="bfloat16"), "--force")
+    assert again.status == 0
+    assert {array.dtype.name for array in work.tensors("out.safetensors").values()} == {"bfloat16"}
+
+
+def test_merge_models_reads_directories_and_is_reproducible(work: Work, files: Model, changed: Make) -> None:
+    (work.path / "sharded").mkdir()
+    for number, names in enumerate((("layers.0.weight", "layers.1.weight"), ("layers.2.weight", "layers.3.weight"))):
+        shard = {name: changed(files, 1, 0, 1, 2, 3)[name] for name in names}
+        work.write(shard, f"sharded/model-{number}.safetensors")
+    recipe = RECIPE.format(method="dare_ties", dtype="float32").replace("theirs.safetensors", "sharded")
+    recipe = recipe.replace("{normalize: false}", "{normalize: false, density: 0.5}")
+
+    models(work, recipe)
+    first = work.read("out.safetensors")
+    models(work, recipe, "--force")
+    assert work.read("out.safetensors") == first
+    models(work, recipe, "--force", "--seed", "1")
+    assert work.read("out.safetensors") != first
+
+
+def test_slerp_goes_from_the_base_to_the_other_model(work: Work, files: Model) -> None:
+    recipe = (
+        "merge_method: slerp\nbase_model: base.safetensors\nmodels:\n  - model: ours.safetensors\nparameters: {t: 0}\n"
+    )
+
+    models(work, recipe)
+
+    assert moved(work, files, "out.safetensors") == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("task_arithmetic", "task_aritmetic"), "recipe.yaml, line 1: there is no merge method"),
+        (("normalize", "normalise"), "has no parameter 'normalise'"),
+        (("{weight: 1.0}", "{wieght: 1.0}"), "line 4: method 'task_arithmetic' has no parameter 'wieght'"),
+        (("{weight: 1.0}", "{weight: [0, 1]}"), "line 5: a list of numbers is a gradient"),
+        (("{weight: 1.0}", "{weight: heavy}"), "expected a number"),
+        (("models:", "slices:"), "line 3: 'slices' is not followed here"),
+        (("base_model: base.safetensors\n", ""), "needs a base_model"),
+        (("ours.safetensors", "nowhere.safetensors"), "there is no file 'nowhere.safetensors'"),
+        (("dtype: float32", "dtype: float31"), "line 13: 'float31' is no dtype"),
+        (("dtype: float32", "dtype: &a float32"), "aliases, anchors and tags"),
+        (("dtype: float32", "dtype: 'float32"), "this is not YAML"),
+        (("dtype: float32", "dtype: float32\ndtype: float16"), "'dtype' is there twice"),
+    ],
+)
+def test_a_recipe_that_cannot_be_followed_names_its_line_and_writes_nothing(
+    work: Work, files: Model, change: tuple[str, str], said: str
+) -> None:
+    done = models(work, RECIPE.format(method="task_arithmetic", dtype="float32").replace(*change), check=False)
+
+    assert done.status == 2
+    assert said in done.err
+    assert "Traceback" not in done.err
+    assert not (work.path / "out.safetensors").exists()
+
+
+def test_models_that_do_not_fit_each_other_are_named(work: Work, files: Model, model: Make) -> None:
+    work.write(model(layers=3), "theirs.safetensors")
+    done = models(work, RECIPE.format(method="linear", dtype="float32"), check=False)
+    assert done.status == 2
+    assert "'theirs.safetensors' has no tensor 'layers.3.weight'" in done.err
+
+    work.write(model(shape=(8, 5)), "theirs.safetensors")
+    done = models(work, RECIPE.format(method="linear", dtype="float32"), check=False)
+    assert "the shapes do not fit: [8, 6] of ours.safetensors, [8, 5] of theirs.safetensors" in done.err
+
+
+def test_a_nan_found_half_way_leaves_nothing_behind(work: Work, files: Model) -> None:
+    bad = {name: array.copy() for name, array in files.items()}
+    bad["layers.3.weight"][0, 0] = np.nan
+    work.write(bad, "theirs.safetensors")
+
+    done = models(work, RECIPE.format(method="linear", dtype="float32"), check=False)
+
+    assert done.status == 2
+    assert "tensor 'layers.3.weight': theirs.safetensors has elements that are NaN" in done.err
+    assert not list(work.path.glob("out.safetensors*"))
+    work.write(files, "out.safetensors")
+    before = work.read("out.safetensors")
+    models(work, RECIPE.format(method="linear", dtype="float32"), "--force", check=False)
+    assert work.read("out.safetensors") == before
+
+
+def test_a_checkpoint_that_is_none_is_named(work: Work, files: Model) -> None:
+    (work.path / "theirs.safetensors").write_bytes(b"no checkpoint at all" * 10)
+
+    done = work.theta("merge-file", *THREE, check=False)
+
+    assert done.status == 2
+    assert "'theirs.safetensors' is not a checkpoint of a format that is known here" in done.err
