@@ -138,6 +138,16 @@ def select(repository: Repository, files: list[TrackedFile], arguments: Sequence
         hits = [f.path for f in files if name in (".", f.path) or f.path.startswith(name + "/")]
         hits = hits or [f.path for f in files if fnmatchcase(f.path, name)]
         if not hits:
-            raise UsageError(f"'{argument}' names no file that git theta tracks", "git theta ls-files lists them")
+            raise UsageError(f"'{argument}' names no file that git theta tracks", _hint(name, files))
         chosen.update(hits)
     return [file for file in files if file.path in chosen]
+
+
+def _hint(name: str, files: Sequence[TrackedFile]) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, [file.path for file in files[:_MOST_TO_COMPARE]], 1)
+    return f"did you mean '{near[0]}'" if near else "git theta ls-files lists them"
+
+
+_MOST_TO_COMPARE = 2000

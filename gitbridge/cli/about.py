@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from gitbridge.errors import BridgeError, RepositoryMissingError
 from gitbridge.repository import Repository
+from gitbridge.settings import PREFIXES
 from thetastore.command_line import Parser
 
 
@@ -18,12 +20,23 @@ def version(arguments: list[str]) -> int:
 
 def env(arguments: list[str]) -> int:
     """Print what is used here."""
-    Parser(prog="git theta env", description="Print what is used here.").parse_args(arguments)
+    parser = Parser(prog="git theta env", description="Print what is used here.")
+    parser.add_argument("--json", action="store_true", help="for programs; schema 1")
+    options = parser.parse_args(arguments)
     rows = [("git-theta", _version()), ("python", f"{sys.version.split()[0]} ({sys.executable})"), ("git", _git())]
     try:
         rows += _repository_rows(Repository.discover())
     except RepositoryMissingError:
         rows.append(("repository", "none here"))
+    for name, value in sorted(os.environ.items()):
+        if name.startswith(PREFIXES):
+            rows.append((name, "(set)" if name == "THETASTORE_OPTIONS" else value))
+    if options.json:
+        import json
+
+        json.dump({"schema": 1, "rows": [{"name": name, "value": value} for name, value in rows]}, sys.stdout, indent=1)
+        sys.stdout.write("\n")
+        return 0
     from gitbridge.render import table
 
     sys.stdout.write(table(rows))
@@ -47,7 +60,13 @@ def _repository_rows(repository: Repository) -> list[tuple[str, str]]:
         found = [(place.url, place.source) for place in places(repository, None)]
     except BridgeError as error:
         found = [(str(error), "error")]
-    return rows + [("remote store", f"{url} ({source})") for url, source in found or [("none is known", "theta.url")]]
+    rows += [("remote store", f"{url} ({source})") for url, source in found or [("none is known", "theta.url")]]
+    return rows + [(name, _shown(repository, name)) for name in repository.config_names() if name.startswith("theta.")]
+
+
+def _shown(repository: Repository, name: str) -> str:
+    """Return the values of a setting; those that may open somebody's store are not shown."""
+    return "(set)" if "://" in name else ", ".join(repository.config_all(name))
 
 
 def _version() -> str:

@@ -56,6 +56,7 @@ COMMANDS = {
     ),
     "doctor": Command("gitbridge.cli.doctor", "doctor", "what is wrong here, and the command that mends it"),
     "repack": Command("gitbridge.cli.repack", "run", "store everything here anew, where that takes fewer bytes"),
+    "logs": Command("gitbridge.cli.logs", "logs", "what was written down of failures that are bugs"),
     "completion": Command("gitbridge.cli.completion", "completion", "print what completes git theta in your shell"),
     "env": Command("gitbridge.cli.about", "env", "what is used here: programs, settings, stores"),
     "version": Command("gitbridge.cli.about", "version", "print the version"),

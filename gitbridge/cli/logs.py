@@ -1,0 +1,64 @@
+"""`git theta logs`: what was written down when a command of ours failed as it must not."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from gitbridge.errors import ConfigError
+from gitbridge.render import table
+from gitbridge.repository import Repository
+from thetastore.command_line import Parser
+
+
+def logs(arguments: list[str]) -> int:
+    """List, print or delete the logs of this work tree."""
+    parser = Parser(
+        prog="git theta logs",
+        description="List what was written down of failures that are bugs of git theta; only the newest 20 are kept.",
+    )
+    parser.add_argument(
+        "action",
+        nargs="?",
+        choices=("list", "last", "show", "clear"),
+        default="list",
+        metavar="ACTION",
+        help="list, last (print the newest one), show (print the one that NAME names), or clear (delete all)",
+    )
+    parser.add_argument("name", nargs="?", metavar="NAME", help="as list names it")
+    options = parser.parse_args(arguments)
+    if (options.action == "show") != (options.name is not None):
+        parser.error("show takes the NAME of a log, and nothing else does")
+    directory = os.path.join(Repository.discover().theta_dir, "logs")
+    found = _newest_first(directory)
+    if options.action == "list":
+        sys.stdout.write(table([(_when(os.path.join(directory, name)), name) for name in found]))
+    elif options.action == "clear":
+        for name in found:
+            os.unlink(os.path.join(directory, name))
+    else:
+        _print(directory, found, options.name)
+    return 0
+
+
+def _newest_first(directory: str) -> list[str]:
+    try:
+        names = os.listdir(directory)
+    except FileNotFoundError:
+        return []
+    return sorted(names, key=lambda name: os.path.getmtime(os.path.join(directory, name)), reverse=True)
+
+
+def _when(path: str) -> str:
+    from datetime import datetime
+
+    return datetime.fromtimestamp(os.path.getmtime(path)).astimezone().isoformat(" ", "seconds")
+
+
+def _print(directory: str, found: list[str], name: str | None) -> None:
+    if name is not None and name not in found:
+        raise ConfigError(f"there is no log '{name}'", "git theta logs lists them")
+    if not found:
+        raise ConfigError("there is no log: nothing failed here as it must not")
+    with open(os.path.join(directory, name or found[0]), encoding="utf-8", errors="replace") as stream:
+        sys.stdout.write(stream.read())
