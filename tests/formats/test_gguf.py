@@ -113,12 +113,16 @@ def test_quantised_tensors_are_cut_between_blocks() -> None:
     assert all(length % 210 == 0 for length in lengths)
 
 
-def test_a_big_endian_file_is_not_taken_for_one() -> None:
+def test_a_big_endian_file_has_dtypes_that_say_so() -> None:
     raw = fixture("big-endian.gguf")
+    layout = scan(raw)
+    (tensor,) = layout.tensors
 
-    assert candidates(raw[:64]) == []
-    with pytest.raises(NotThisFormat, match="version"):
-        scan(raw)
+    assert [format.name for format in candidates(raw[:64])] == ["gguf", "gguf"]
+    assert tensor[:3] == ("t", "float32_be", (2, 3))
+    assert raw[tensor.offset : tensor.offset + 24] == struct.pack(">6f", *range(6))
+    assert layout.spans[0][2:] == ("float32_be", (2, 3))
+    assert layout.file_bytes == len(raw)
 
 
 def test_a_file_without_tensors_is_padded_or_not(gguf_file: MakeGguf) -> None:

@@ -7,11 +7,31 @@ import os
 import pytest
 
 from thetastore.dtypes import BIG_ENDIAN, DTYPES
-from thetastore.formats import MAX_HEADER_BYTES, gguf, npy_header, pickle_machine, torch_state, zip_directory
+from thetastore.formats import (
+    MAX_HEADER_BYTES,
+    flax_msgpack,
+    gguf,
+    hdf5_datasets,
+    hdf5_groups,
+    hdf5_objects,
+    npy_header,
+    onnx,
+    pickle_machine,
+    protobuf,
+    torch_dcp,
+    torch_state,
+    zip_directory,
+)
+from thetastore.formats.flax_msgpack import FlaxMsgpack
 from thetastore.formats.gguf import Gguf, UnpaddedGguf
+from thetastore.formats.hdf5 import Hdf5
+from thetastore.formats.keras import Keras
 from thetastore.formats.npy import FortranNpy, Npy
 from thetastore.formats.npz import Npz
+from thetastore.formats.onnx import Onnx
 from thetastore.formats.safetensors import DTYPE_NAMES, Safetensors
+from thetastore.formats.torch_dcp import TorchDcp
+from thetastore.formats.torch_legacy import TorchLegacy
 from thetastore.formats.torch_zip import TorchZip
 from thetastore.layout import MAX_AMPLIFICATION, MAX_DIMENSIONS, MAX_NAME_BYTES, MAX_TABLE_BYTES, MAX_TENSORS
 
@@ -48,6 +68,21 @@ def document(name: str = "layouts.md") -> str:
         f"{pickle_machine.MAX_VALUE_BYTES >> 20} MiB, containers nested more than {torch_state.MAX_DEPTH} deep",
         f"jump by more than {pickle_machine._MAX_MEMO_GAP:,}",
         f"more than {pickle_machine._MAX_INTEGER_DIGITS} digits",
+        f"`torch-legacy` version {TorchLegacy.version}",
+        f"`torch-dcp` version {TorchDcp.version}",
+        f"`hdf5` version {Hdf5.version}",
+        f"`keras` version {Keras.version}",
+        f"`flax-msgpack` version {FlaxMsgpack.version}",
+        f"`onnx` version {Onnx.version}",
+        f"more than {torch_dcp.MAX_ARCHIVES:,} archives",
+        f"heaps of names over {hdf5_groups.MAX_HEAP_BYTES >> 20} MiB",
+        f"object headers of more than {hdf5_objects.MAX_HEADER_PARTS:,} parts",
+        f"nested more than {hdf5_datasets.MAX_DEPTH} deep, B-trees more than {hdf5_groups.MAX_TREE_DEPTH} deep",
+        f"more than {hdf5_datasets.MAX_LINKS:,} links",
+        f"a directory of more than {hdf5_objects.MAX_READ_BYTES >> 20} MiB",
+        f"nested more than {flax_msgpack.MAX_DEPTH} deep; more than {flax_msgpack.MAX_VALUES:,} values",
+        f"more than {protobuf.MAX_FIELDS:,} fields; graphs nested more than {onnx.MAX_DEPTH} deep",
+        f"nodes of more than {onnx.MAX_ATTRIBUTES:,} attributes",
         f"({torch_state._FREE_VISITS:,} at least, {torch_state._MAX_VISITS:,} at most)",
     ],
 )

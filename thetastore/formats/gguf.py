@@ -16,6 +16,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
+from thetastore.dtypes import big_endian
 from thetastore.errors import NotThisFormat
 from thetastore.formats import MAX_HEADER_BYTES, NeedBytes
 from thetastore.layout import MAX_DIMENSIONS, MAX_NAME_BYTES, MAX_TENSORS, Layout, Span, Tensor, checked_layout
@@ -32,11 +33,24 @@ MAX_NESTING = 8
 _DEFAULT_ALIGNMENT = 32
 _ALIGNMENT_KEY = b"general.alignment"
 
-_HEAD = struct.Struct("<4sIQQ")
-_U32 = struct.Struct("<I")
-_U64 = struct.Struct("<Q")
-_TYPE_AND_OFFSET = struct.Struct("<IQ")
-_ARRAY_HEAD = struct.Struct("<IQ")
+_VERSION_AT = 4
+
+
+class _Order:
+    """What is read, in one of the two byte orders."""
+
+    def __init__(self, sign: str) -> None:
+        self.sign = sign
+        self.head = struct.Struct(f"{sign}4sIQQ")
+        self.u32 = struct.Struct(f"{sign}I")
+        self.u64 = struct.Struct(f"{sign}Q")
+        self.type_and_offset = struct.Struct(f"{sign}IQ")
+        self.array_head = struct.Struct(f"{sign}IQ")
+
+
+_LITTLE, _BIG = _Order("<"), _Order(">")
+_ORDERS = {b"\2\0\0\0": _LITTLE, b"\3\0\0\0": _LITTLE, b"\0\0\0\2": _BIG, b"\0\0\0\3": _BIG}
+"""By the version, as it lies in the file: the magic is the same in both."""
 
 _MIN_METADATA_BYTES = 8 + 1 + 4 + 1
 _MIN_TENSOR_BYTES = 8 + 4 + 4 + 8
@@ -84,7 +98,7 @@ _DTYPES = {
 
 
 class Gguf:
-    """`*.gguf`, versions 2 and 3, little-endian, padded at the end too, as GGML's own writers do."""
+    """`*.gguf`, versions 2 and 3, of either byte order, padded at the end too, as GGML's own writers do."""
 
     name = _NAME
     version = _VERSION
@@ -125,13 +139,14 @@ class _Directory(NamedTuple):
 
 
 def _is_gguf(head: bytes) -> bool:
-    """Tell whether a file is of a known version; a big-endian one has another version by its bytes."""
-    return head[:4] == b"GGUF" and head[4:8] in (b"\2\0\0\0", b"\3\0\0\0")
+    """Tell whether a file is of a known version."""
+    return head[:_VERSION_AT] == b"GGUF" and head[_VERSION_AT : _VERSION_AT + 4] in _ORDERS
 
 
 def _read_directory(prefix: bytes) -> _Directory:
-    cursor = _Cursor(prefix)
-    _, _, tensor_count, metadata_count = cursor.unpack(_HEAD)
+    order = _ORDERS.get(prefix[_VERSION_AT : _VERSION_AT + 4], _LITTLE)
+    cursor = _Cursor(prefix, order)
+    _, _, tensor_count, metadata_count = cursor.unpack(order.head)
     if not _is_gguf(prefix):
         raise NotThisFormat("not the magic of GGUF, or a version that is not known")
     if tensor_count > MAX_TENSORS or metadata_count > MAX_METADATA:
@@ -160,8 +175,9 @@ def _aligned(nbytes: int, alignment: int) -> int:
 class _Cursor:
     """A place in the prefix; every method moves it over what it names, or raises `NotThisFormat` or `NeedBytes`."""
 
-    def __init__(self, prefix: bytes) -> None:
+    def __init__(self, prefix: bytes, order: _Order) -> None:
         self._prefix = prefix
+        self.order = order
         self.at = 0
         self.nested_count = 0
         """Arrays in arrays so far."""
@@ -185,7 +201,7 @@ class _Cursor:
 
     def string(self, limit_bytes: int) -> bytes:
         """Return a string of at most `limit_bytes`."""
-        (nbytes,) = self.unpack(_U64)
+        (nbytes,) = self.unpack(self.order.u64)
         if nbytes > limit_bytes:
             raise NotThisFormat(f"a name of {nbytes} bytes is longer than {limit_bytes}")
         self.skip(nbytes)
@@ -193,13 +209,14 @@ class _Cursor:
 
     def skip_strings(self, count: int) -> None:
         """Move over strings of any length: 0.1 us each, since there may be four million."""
-        self.expect(count * _U64.size)
-        prefix, last, unpack = self._prefix, len(self._prefix) - _U64.size, _U64.unpack_from
+        u64 = self.order.u64
+        self.expect(count * u64.size)
+        prefix, last, unpack = self._prefix, len(self._prefix) - u64.size, u64.unpack_from
         at = self.at
         for _ in range(count):
             if at > last:
-                self.expect(at - self.at + _U64.size)
-            at += _U64.size + unpack(prefix, at)[0]
+                self.expect(at - self.at + u64.size)
+            at += u64.size + unpack(prefix, at)[0]
         self.skip(at - self.at)
 
 
@@ -212,13 +229,13 @@ def _read_alignment(cursor: _Cursor, metadata_count: int) -> int:
         if not key or key in keys:
             raise NotThisFormat(f"the metadata key {key[:80]!r} is empty, or there twice")
         keys.add(key)
-        (value_type,) = cursor.unpack(_U32)
+        (value_type,) = cursor.unpack(cursor.order.u32)
         if key != _ALIGNMENT_KEY:
             _skip_value(cursor, value_type)
             continue
         if value_type != _UINT32:
             raise NotThisFormat(f"an alignment of type {value_type}")
-        (alignment,) = cursor.unpack(_U32)
+        (alignment,) = cursor.unpack(cursor.order.u32)
         if alignment.bit_count() != 1:
             raise NotThisFormat(f"an alignment of {alignment} bytes is not a power of two")
     return alignment
@@ -234,7 +251,7 @@ def _skip_value(cursor: _Cursor, value_type: int) -> None:
 
 
 def _skip_array(cursor: _Cursor, depth: int) -> None:
-    element_type, count = cursor.unpack(_ARRAY_HEAD)
+    element_type, count = cursor.unpack(cursor.order.array_head)
     if element_type == _STRING:
         cursor.skip_strings(count)
     elif element_type == _ARRAY:
@@ -260,12 +277,12 @@ def _read_tensor(cursor: _Cursor) -> Tensor:
         name = cursor.string(MAX_NAME_BYTES).decode()
     except UnicodeDecodeError:
         raise NotThisFormat("the name of a tensor is not valid UTF-8") from None
-    (dimensions,) = cursor.unpack(_U32)
+    (dimensions,) = cursor.unpack(cursor.order.u32)
     if dimensions > MAX_DIMENSIONS:
         raise NotThisFormat(f"tensor '{name[:80]}' has {dimensions} dimensions")
-    lengths = cursor.unpack(struct.Struct(f"<{dimensions}Q"))
-    type_number, offset = cursor.unpack(_TYPE_AND_OFFSET)
+    lengths = cursor.unpack(struct.Struct(f"{cursor.order.sign}{dimensions}Q"))
+    type_number, offset = cursor.unpack(cursor.order.type_and_offset)
     dtype = _DTYPES.get(type_number)
     if dtype is None:
         raise NotThisFormat(f"tensor '{name[:80]}' has the unknown type {type_number}")
-    return Tensor(name, dtype, lengths[::-1], offset)
+    return Tensor(name, big_endian(dtype) if cursor.order is _BIG else dtype, lengths[::-1], offset)

@@ -12,7 +12,7 @@ import math
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
-from thetastore.dtypes import raw_bytes_of
+from thetastore.dtypes import big_endian, raw_bytes_of
 from thetastore.errors import NotThisFormat
 from thetastore.formats import NeedBytes, RandomAccess
 from thetastore.layout import MAX_DIMENSIONS, Span, Tensor, contiguous_strides, is_contiguous
@@ -198,6 +198,8 @@ def _dtype_of(descr: bytes) -> tuple[str, bool]:
         return _NAMELESS[kind], False
     if order == b"<" and kind in (b"b1", b"u1", b"i1"):  # numpy reads, and others write, an order for single bytes
         descr = b"|" + kind
+    if order == b">" and b"<" + kind in _DTYPES:
+        return big_endian(_DTYPES[b"<" + kind]), True
     if descr not in _DTYPES:
         raise NotThisFormat(f"elements of the type {descr!r}")
     return _DTYPES[descr], True
