@@ -36,6 +36,7 @@ check: $(VENV)/installed-dev ## lint, formatting, types, and which module may im
 
 bench: $(VENV)/installed-bench $(MINILM) ## measure against peers, and write docs/benchmarks.md; ARGS='--only "chain bf16"'
 	$(BIN)/python -m benchmarks.peers --minilm $(MINILM) --peers-python $(PEERS) $(ARGS)
+	-$(BIN)/python -m benchmarks.scale --rounds 5 --json benchmarks/results/scale.json
 	$(BIN)/python -m benchmarks.peers.document
 
 bench-spine: $(VENV)/installed-dev $(MINILM) ## measure add and checkout against git-lfs and cp; ARGS='--only add --size-mb 400'
