@@ -25,6 +25,7 @@ OPTIONAL = {
     "azure": "thetastore/backends/azure.py",
     "zarr": "thetastore/zarr_view.py",
     "jax": "thetastore/arrays.py",
+    "lightning": "gitbridge/callbacks.py",
     "yaml": "thetastore/merging/mergekit_yaml.py",
     "ml_dtypes": "thetastore/arrays.py",
     "pytest": "thetastore/testing/",

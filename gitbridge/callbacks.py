@@ -1,0 +1,72 @@
+"""Every checkpoint of a training run as a commit: callbacks for transformers' Trainer and for Lightning.
+
+    trainer = Trainer(..., callbacks=[TrainerCallback("model.safetensors", "checkpoints")])
+    trainer = lightning.Trainer(callbacks=[lightning_callback("model.safetensors", "checkpoints")])
+
+Neither framework is imported before it is used: transformers asks a callback only for methods by name, and the class
+for Lightning is made when it is asked for. Training goes on while a checkpoint is committed; what went wrong with one
+is raised at the next, or at the end of training.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from gitbridge.saving import Saver
+
+
+class TrainerCallback:
+    """Commits the model whenever transformers' Trainer saves a checkpoint. On the main process only."""
+
+    def __init__(self, path: str, branch: str, repository: str | os.PathLike[str] = ".") -> None:
+        """Commit to `path` on `branch`; see `gitbridge.commit`."""
+        self.saver = Saver(path, branch, repository)
+
+    def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Begin to commit the model as it is."""
+        if getattr(state, "is_world_process_zero", True) and model is not None:
+            self.saver.save(model.state_dict(), f"checkpoint at step {state.global_step}")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Wait for the last commit."""
+        self.saver.close()
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        """Return what does nothing, for all other events, those of later versions too."""
+        if not name.startswith("on_"):
+            raise AttributeError(f"'TrainerCallback' has no attribute '{name}'")
+        return _ignore
+
+
+def _ignore(*_: Any, **__: Any) -> None:
+    return None
+
+
+def lightning_callback(path: str, branch: str, repository: str | os.PathLike[str] = ".") -> Any:
+    """Return a callback that commits the module whenever Lightning saves a checkpoint.
+
+    Args:
+        path: of the file, from the top of the work tree.
+        branch: see `gitbridge.commit`.
+        repository: the repository, or a directory in its work tree.
+    """
+    from lightning.pytorch import Callback
+
+    class Commit(Callback):  # type: ignore[misc]  # Lightning may not be installed
+        def __init__(self) -> None:
+            self.saver = Saver(path, branch, repository)
+
+        def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: Any) -> None:
+            if trainer.is_global_zero:
+                message = f"checkpoint of epoch {trainer.current_epoch} at step {trainer.global_step}"
+                self.saver.save(pl_module.state_dict(), message)
+
+        def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+            self.saver.close()
+
+        def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+            self.saver.close()
+
+    return Commit()
