@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -53,6 +52,7 @@ class Results:
 
     def __init__(self, whole: dict[str, Any]) -> None:
         self.machine: dict[str, Any] = whole["machine"]
+        self.scale: dict[str, Any] = whole.get("scale", {})
         self.scenarios: dict[str, dict[str, Any]] = whole["scenarios"]
         self._runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
         self.contenders: dict[str, str] = {}
@@ -203,6 +203,7 @@ def page(results: Results) -> str:
         "| --- | ---: | ---: | --- |",
         *(target.row() for target in targets(results)),
         "",
+        *_scale(results.scale),
         *_scenarios(results),
         *_contenders(results),
         "## Once more",
@@ -230,6 +231,37 @@ def _table(results: Results, cell: Any, later: bool = False) -> list[str]:
         bold = [f"**{text}**" if name in OURS and text else text for (name, _), text in zip(found, cells, strict=True)]
         lines.append(f"| {scenario} | " + " | ".join(bold) + " |")
     return lines
+
+
+_SCALE_NAMES = {
+    "process_cpu_s": ("processor time, Python's start included", "s"),
+    "cpu_s": ("processor time of the adding alone", "s"),
+    "peak_bytes": ("peak memory of its own", "MB"),
+    "mapped_bytes": ("mapped of the store's files, which the system takes back", "MB"),
+}
+
+
+def _scale(scale: dict[str, Any]) -> list[str]:
+    if not scale:
+        return []
+    few, many = scale["models"]
+    lines = [
+        "## Large stores",
+        "",
+        f"Adding a model of {scale['size_mb']} MB to a store of {few} models and to one of {many:,} "
+        f"(`benchmarks/scale.py`; those "
+        "models were never there, but their manifests, records, families and anchors are). Wanted: a "
+        "difference under 20 %.",
+        "",
+        f"| | {few} models | {many:,} models | ratio | reached |",
+        "| --- | ---: | ---: | ---: | --- |",
+    ]
+    for row in scale["compared"]:
+        name, unit = _SCALE_NAMES[row["key"]]
+        values = [f"{row[side]:.3f}" if unit == "s" else f"{row[side] / 1e6:.0f}" for side in ("few", "many")]
+        reached = {None: "", True: "yes", False: "**no**"}[row["is_reached"]]
+        lines.append(f"| {row['what']}: {name}, {unit} | {values[0]} | {values[1]} | {row['ratio']:.3f} | {reached} |")
+    return [*lines, ""]
 
 
 def _scenarios(results: Results) -> list[str]:
@@ -360,14 +392,16 @@ def _bars(
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("results", nargs="?", type=Path, default=_RESULTS)
+    parser.add_argument("--scale", type=Path, default=_RESULTS.with_name("scale.json"), help="of benchmarks.scale")
     parser.add_argument("--docs", type=Path, default=_DOCS)
     arguments = parser.parse_args()
-    results = Results(json.loads(arguments.results.read_text()))
+    whole = json.loads(arguments.results.read_text())
+    if arguments.scale.exists():
+        whole["scale"] = {key: value for key, value in json.loads(arguments.scale.read_text()).items() if key != "rows"}
+    results = Results(whole)
     arguments.docs.mkdir(exist_ok=True)
     (arguments.docs / "benchmarks.md").write_text(page(results))
-    kept = arguments.docs / "benchmarks.json"
-    if arguments.results.resolve() != kept.resolve():
-        shutil.copyfile(arguments.results, kept)
+    (arguments.docs / "benchmarks.json").write_text(json.dumps(whole, indent=1) + "\n")
     try:
         plot_bytes(results, arguments.docs)
         plot_speed(results, arguments.docs)
