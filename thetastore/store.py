@@ -68,7 +68,11 @@ class Store:
             UnsupportedError: the store was written by a newer version, or a package for the URL is missing.
             BackendError: the place cannot be made, read or reached.
         """
-        backend = _backend_at(path, options)
+        return cls.at(_backend_at(path, options), create)
+
+    @classmethod
+    def at(cls, backend: Backend, create: bool = False) -> Self:
+        """Open the store behind a backend. Raises as `open` does."""
         try:
             many = _check_descriptor(backend, backend.url)
         except FileNotFoundError:

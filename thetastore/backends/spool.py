@@ -21,6 +21,8 @@ _COPY_BYTES = 1 << 20
 class Spool:
     """See `Appender`. Reading is thread-safe."""
 
+    _descriptor = -1
+
     def __init__(self, name: str, upload: Callable[[str, Buffer], None], forget: Callable[[str], None]) -> None:
         """Write under `name`.
 
@@ -32,7 +34,11 @@ class Spool:
         self.name = name
         self._upload = upload
         self._forget = forget
-        self._file = tempfile.TemporaryFile(prefix="thetastore-")  # noqa: SIM115 - closed by `close`
+        try:
+            self._descriptor, path = tempfile.mkstemp(prefix="thetastore-")
+            os.unlink(path)
+        except OSError as error:
+            raise BackendError(error.errno, error.strerror, tempfile.gettempdir()) from error
         self._end = 0
 
     def size(self) -> int:
@@ -67,11 +73,16 @@ class Spool:
 
     def close(self) -> None:
         """See `Appender.close`."""
-        if not self._file.closed:
+        if self._descriptor >= 0:
             self._forget(self.name)
-            self._file.close()
+            self.__del__()
 
     discard = close
+
+    def __del__(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     def read_into(self, offset: int, out: memoryview) -> int:
         """See `Reader.read_into`."""
@@ -85,9 +96,9 @@ class Spool:
         return done
 
     def _fd(self) -> int:
-        if self._file.closed:
+        if self._descriptor < 0:
             raise BackendError(errno.EBADF, "the file is closed", self.name)
-        return self._file.fileno()
+        return self._descriptor
 
 
 def _pieces(part: Buffer) -> list[memoryview]:

@@ -71,7 +71,7 @@ def parse_url(text: str) -> Url:
     """
     scheme, mark, rest = text.partition("://")
     scheme = scheme.lower()
-    shown = f"{scheme:.20}://{rest.rpartition('@')[2].partition('?')[0]:.200}"
+    shown = f"{scheme:.20}://{rest.rpartition('@')[2].partition('?')[0].partition('#')[0]:.200}"
     if not mark or not _is_scheme(scheme) or len(text) > _MAX_URL_LENGTH:
         raise MalformedError(f"'{shown}' is not a URL of a store, expected something like s3://bucket/prefix")
     if not text.isprintable() or "\\" in text or "::" in text:

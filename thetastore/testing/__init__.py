@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from thetastore.testing.backends import BackendConformance, NearBackendConformance
+from thetastore.testing.faults import Fault, FaultyBackend, FaultyRequests, MemoryRequests
 
-__all__ = ["BackendConformance", "NearBackendConformance"]
+__all__ = ["BackendConformance", "Fault", "FaultyBackend", "FaultyRequests", "MemoryRequests", "NearBackendConformance"]

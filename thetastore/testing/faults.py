@@ -1,0 +1,312 @@
+"""Faults on demand: places that number every operation, and let chosen ones go wrong.
+
+`FaultyRequests` stands between a `RemoteBackend` and a place, and does what networks and servers do: requests and
+answers are lost, repeated, cut off, come from elsewhere in the file, or tell of yesterday. `FaultyBackend` wraps any
+backend, and lets the system refuse a call (`ENOSPC`, `EIO`, `EMFILE`). To try every fault at every place, run once
+without faults, count `operations`, and run again for each number:
+
+    requests = FaultyRequests(MemoryRequests(files), {7: Fault.RESPONSE_LOST})
+    backend = RemoteBackend(requests, "test://", pause=lambda seconds: None)
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TypeVar
+
+from thetastore.backends import Appender, Backend, Range, Reader
+from thetastore.backends.requests import Listed, PassingError, Requests
+from thetastore.digest import Buffer
+from thetastore.errors import BackendError
+
+T = TypeVar("T")
+
+
+class Fault(enum.Enum):
+    """What happens to one operation."""
+
+    REQUEST_LOST = "request lost"
+    RESPONSE_LOST = "response lost after effect"
+    DUPLICATED = "done twice"
+    SERVER_ERROR = "answered with 500, 503 or 429"
+    REFUSED = "refused for good"
+    TRUNCATED = "body cut off"
+    WRONG_RANGE = "another range of the file"
+    STALE_LISTING = "listing without what was written last"
+    DEAD = "this and everything after it lost"
+
+
+class MemoryRequests:
+    """A place in a dictionary, which may be shared: a bucket without a server."""
+
+    def __init__(self, files: dict[str, bytes] | None = None, part_bytes: int = 0) -> None:
+        self.files = {} if files is None else files
+        self.part_bytes = part_bytes
+        self._uploads: dict[str, dict[int, bytes]] = {}
+        self._lock = threading.Lock()
+
+    def get(self, name: str, start: int, stop: int) -> bytes:
+        """See `Requests.get`."""
+        return self._file(name)[start:stop]
+
+    def size(self, name: str) -> int:
+        """See `Requests.size`."""
+        return len(self._file(name))
+
+    def list(self, prefix: str) -> Iterator[Listed]:
+        """See `Requests.list`."""
+        below = f"{prefix}/" if prefix else ""
+        return iter([Listed(name, len(body)) for name, body in self.files.items() if name.startswith(below)])
+
+    def put_new(self, name: str, stored: Buffer) -> None:
+        """See `Requests.put_new`."""
+        body = bytes(stored)
+        with self._lock:
+            if self.files.setdefault(name, body) is not body:
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
+
+    def delete(self, name: str) -> None:
+        """See `Requests.delete`."""
+        self.files.pop(name, None)
+
+    def begin(self, name: str) -> str:
+        """See `Requests.begin`."""
+        upload = os.urandom(8).hex()
+        self._uploads[upload] = {}
+        return upload
+
+    def put_part(self, name: str, upload: str, number: int, offset: int, stored: Buffer) -> str:
+        """See `Requests.put_part`."""
+        self._parts(upload)[number] = bytes(stored)
+        return str(number)
+
+    def finish(self, name: str, upload: str, parts: Sequence[str]) -> None:
+        """See `Requests.finish`."""
+        arrived = self._parts(upload)
+        self.put_new(name, b"".join(arrived[int(part)] for part in parts))
+        del self._uploads[upload]
+
+    def abandon(self, name: str, upload: str) -> None:
+        """See `Requests.abandon`."""
+        self._uploads.pop(upload, None)
+
+    def _file(self, name: str) -> bytes:
+        try:
+            return self.files[name]
+        except KeyError:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name) from None
+
+    def _parts(self, upload: str) -> dict[int, bytes]:
+        try:
+            return self._uploads[upload]
+        except KeyError:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), upload) from None
+
+
+class FaultyRequests:
+    """A place in which chosen operations go wrong. They are numbered from 0, whichever thread they come from."""
+
+    def __init__(self, inner: Requests, faults: Mapping[int, Fault] | None = None) -> None:
+        self.operations: list[str] = []
+        """What was asked, in order: `get packs/….pack`."""
+        self._inner = inner
+        self._faults = dict(faults or {})
+        self._is_dead = False
+        self._lock = threading.Lock()
+        self._latest: dict[str, None] = {}
+
+    @property
+    def part_bytes(self) -> int:
+        """See `Requests.part_bytes`."""
+        return self._inner.part_bytes
+
+    @part_bytes.setter
+    def part_bytes(self, part_bytes: int) -> None:
+        self._inner.part_bytes = part_bytes
+
+    def get(self, name: str, start: int, stop: int) -> bytes:
+        """See `Requests.get`."""
+        fault, stored = self._done("get", name, lambda: self._inner.get(name, start, stop))
+        if fault is Fault.TRUNCATED:
+            return stored[: len(stored) // 2]
+        if fault is Fault.WRONG_RANGE:
+            other = self._inner.get(name, start + 1, stop + 1)
+            return other + stored[len(other) :]
+        return stored
+
+    def size(self, name: str) -> int:
+        """See `Requests.size`."""
+        return self._done("size", name, lambda: self._inner.size(name))[1]
+
+    def list(self, prefix: str) -> Iterator[Listed]:
+        """See `Requests.list`."""
+        fault, listed = self._done("list", prefix, lambda: [*self._inner.list(prefix)])
+        stale = list(self._latest)[-2:] if fault is Fault.STALE_LISTING else []
+        return iter([found for found in listed if found.name not in stale])
+
+    def put_new(self, name: str, stored: Buffer) -> None:
+        """See `Requests.put_new`."""
+        self._latest[name] = None
+        self._done("put_new", name, lambda: self._inner.put_new(name, stored))
+
+    def delete(self, name: str) -> None:
+        """See `Requests.delete`."""
+        self._done("delete", name, lambda: self._inner.delete(name))
+
+    def begin(self, name: str) -> str:
+        """See `Requests.begin`."""
+        return self._done("begin", name, lambda: self._inner.begin(name))[1]
+
+    def put_part(self, name: str, upload: str, number: int, offset: int, stored: Buffer) -> str:
+        """See `Requests.put_part`."""
+        return self._done("put_part", name, lambda: self._inner.put_part(name, upload, number, offset, stored))[1]
+
+    def finish(self, name: str, upload: str, parts: Sequence[str]) -> None:
+        """See `Requests.finish`."""
+        self._latest[name] = None
+        self._done("finish", name, lambda: self._inner.finish(name, upload, parts))
+
+    def abandon(self, name: str, upload: str) -> None:
+        """See `Requests.abandon`."""
+        self._done("abandon", name, lambda: self._inner.abandon(name, upload))
+
+    def _done(self, verb: str, name: str, act: Callable[[], T]) -> tuple[Fault | None, T]:
+        """Number an operation and do it, as far as its fault lets it be done."""
+        with self._lock:
+            fault = self._faults.get(len(self.operations))
+            self.operations.append(f"{verb} {name}")
+            self._is_dead = self._is_dead or fault is Fault.DEAD
+        if self._is_dead or fault in (Fault.REQUEST_LOST, Fault.SERVER_ERROR):
+            raise PassingError(errno.EIO, "an injected fault: nothing was done", name)
+        if fault is Fault.REFUSED:
+            raise BackendError(errno.EACCES, "an injected fault: refused", name)
+        result = act()
+        if fault is Fault.DUPLICATED:
+            try:
+                act()
+            except (FileExistsError, FileNotFoundError):
+                pass  # the answer to the second one comes to nobody
+        if fault is Fault.RESPONSE_LOST:
+            raise PassingError(errno.EIO, "an injected fault: the answer was lost", name)
+        return fault, result
+
+
+class FaultyBackend:
+    """A backend of which the call with a chosen number fails as the system lets calls fail. See `Backend`."""
+
+    def __init__(self, inner: Backend, fails_at: int | None = None, number: int = errno.ENOSPC) -> None:
+        """Wrap a backend.
+
+        Args:
+            inner: what does the work.
+            fails_at: number of the call that fails, from 0; None for none.
+            number: the `errno` it fails with.
+        """
+        self.operations: list[str] = []
+        """What was asked, in order."""
+        self.url = inner.url
+        self.is_remote = inner.is_remote
+        self._inner = inner
+        self._fails_at = fails_at
+        self._errno = number
+
+    def count(self, verb: str, name: str) -> None:
+        """Number a call, and fail if it is its turn."""
+        self.operations.append(f"{verb} {name}")
+        if len(self.operations) - 1 == self._fails_at:
+            raise BackendError(self._errno, os.strerror(self._errno), name)
+
+    def read(self, name: str, offset: int = 0, nbytes: int | None = None) -> bytes:
+        """See `Backend.read`."""
+        self.count("read", name)
+        return self._inner.read(name, offset, nbytes)
+
+    def open(self, name: str) -> Reader:
+        """See `Backend.open`."""
+        self.count("open", name)
+        return self._inner.open(name)
+
+    def view(self, name: str) -> memoryview:
+        """See `Backend.view`."""
+        self.count("view", name)
+        return self._inner.view(name)
+
+    def size(self, name: str) -> int:
+        """See `Backend.size`."""
+        self.count("size", name)
+        return self._inner.size(name)
+
+    def expect(self, ranges: Iterable[Range]) -> None:
+        """See `Backend.expect`."""
+        self._inner.expect(ranges)
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """See `Backend.list`."""
+        self.count("list", prefix)
+        return self._inner.list(prefix)
+
+    def create(self, name: str, stored: Buffer, durable: bool = True) -> None:
+        """See `Backend.create`."""
+        self.count("create", name)
+        self._inner.create(name, stored, durable)
+
+    def look_before_creating(self) -> None:
+        """See `Backend.look_before_creating`."""
+        self._inner.look_before_creating()
+
+    def delete(self, name: str) -> None:
+        """See `Backend.delete`."""
+        self.count("delete", name)
+        self._inner.delete(name)
+
+    def appender(self, name: str) -> Appender:
+        """See `Backend.appender`."""
+        self.count("appender", name)
+        return _FaultyAppender(self, self._inner.appender(name))
+
+    def reopen(self, name: str) -> Appender:
+        """See `Backend.reopen`."""
+        self.count("reopen", name)
+        return _FaultyAppender(self, self._inner.reopen(name))
+
+    def try_lock(self, name: str) -> AbstractContextManager[bool]:
+        """See `Backend.try_lock`."""
+        self.count("try_lock", name)
+        return self._inner.try_lock(name)
+
+
+class _FaultyAppender:
+    def __init__(self, backend: FaultyBackend, inner: Appender) -> None:
+        self.name = inner.name
+        self._backend = backend
+        self._inner = inner
+
+    def size(self) -> int:
+        return self._inner.size()
+
+    def write(self, *parts: Buffer) -> None:
+        self._backend.count("write", self.name)
+        self._inner.write(*parts)
+
+    def truncate(self, keep_bytes: int) -> None:
+        self._backend.count("truncate", self.name)
+        self._inner.truncate(keep_bytes)
+
+    def sync(self) -> None:
+        self._backend.count("sync", self.name)
+        self._inner.sync()
+
+    def seal(self, name: str) -> None:
+        self._backend.count("seal", name)
+        self._inner.seal(name)
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def discard(self) -> None:
+        self._inner.discard()
