@@ -58,6 +58,28 @@ CONFIGURATION = (
         "`.stall-seconds` and all else that fsspec takes there (docs/remotes.md). The longest URL counts.",
     ),
     Setting(
+        "theta.fetchInclude",
+        "all files",
+        "Globs of the files whose weights this clone keeps, separated by commas, as git-lfs has them. The others stay "
+        "pointers. An empty value forgets those before it.",
+    ),
+    Setting(
+        "theta.fetchExclude",
+        "none",
+        "Globs of files whose weights this clone does not keep; goes before `theta.fetchInclude`.",
+    ),
+    Setting(
+        "theta.fetchTensors",
+        "all tensors",
+        "Globs of the tensors that this clone keeps, separated by commas; `*` matches dots, too. Files of which it "
+        "does not have all stay pointers. For once, all: `git -c theta.fetchTensors= theta pull`.",
+    ),
+    Setting(
+        "theta.allowPart",
+        "`false`",
+        "Whether a file that `git theta checkout --tensors` wrote may be added in the place of the whole.",
+    ),
+    Setting(
         "theta.base",
         "the nearest model of the same family",
         "What differences of a new file are taken from: `REV:PATH` or `REV`. Also an attribute of a path in "
