@@ -40,11 +40,8 @@ def records_of(backend: Backend, manifest: Digest) -> list[dict[str, Any]]:
 
     found = []
     for name in sorted(backend.list(f"{DIRECTORY}/{manifest}"))[:_MOST]:
-        text = backend.read(name, 0, MAX_RECORD_BYTES + 1)
-        if len(text) > MAX_RECORD_BYTES or str(digest_of(text)) != name.rpartition("/")[2]:
-            continue
         try:
-            record = json.loads(text)
+            record = json.loads(_sound(backend, name) or b"")
         except (ValueError, RecursionError):
             continue
         if isinstance(record, dict):
@@ -57,7 +54,16 @@ def send_records(source: Backend, target: Backend, manifests: Iterable[Digest]) 
     wanted = {str(manifest) for manifest in manifests}
     for name in source.list(DIRECTORY):
         if name.split("/")[1] in wanted:
-            _create(target, name, source.read(name, 0, MAX_RECORD_BYTES))
+            text = _sound(source, name)
+            if text is not None:
+                _create(target, name, text)
+
+
+def _sound(backend: Backend, name: str) -> bytes | None:
+    """Return a record's bytes; None if they are not those that its name says."""
+    text = backend.read(name, 0, MAX_RECORD_BYTES + 1)
+    is_sound = len(text) <= MAX_RECORD_BYTES and str(digest_of(text)) == name.rpartition("/")[2]
+    return text if is_sound else None
 
 
 def _create(backend: Backend, name: str, text: bytes) -> None:

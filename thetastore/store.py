@@ -24,6 +24,7 @@ from thetastore.manifest import Manifest, parse_manifest
 from thetastore.objects import Objects
 from thetastore.pool import Pool
 from thetastore.rebuild import iter_chunks, read_file, write_file
+from thetastore.recipes import send_records
 from thetastore.selection import Wants
 from thetastore.shipment import Shipment
 from thetastore.tensors import TensorReader
@@ -183,8 +184,9 @@ class Store:
             ObjectCorruptError: an object of this store is damaged; it was not sent.
         """
         target.count_only_durable()
+        wanted = list(manifest_digests)
         shipment = Shipment(
-            lambda kind, digest: self._get_from_either(target, kind, digest), target.objects, manifest_digests, wants
+            lambda kind, digest: self._get_from_either(target, kind, digest), target.objects, wanted, wants
         )
         lacking: set[Digest] = set()
 
@@ -201,6 +203,8 @@ class Store:
             self.objects.share_anchors(target.objects, lacking)
         for keys, manifest_digest in shipment.families.items():
             register(target.backend, keys, manifest_digest)
+        if not self.backend.is_remote:  # whoever fetches can do without, and a listing takes a round trip
+            send_records(self.backend, target.backend, wanted)
         return copied
 
     def _get_from_either(self, other: Store, kind: Kind, digest: Digest) -> memoryview:

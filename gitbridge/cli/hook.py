@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from gitbridge.cli.opening import has_journals, open_repository
@@ -13,6 +14,11 @@ def run(name: str, arguments: list[str]) -> int:
     with open_repository() as repository:
         if name == "pre-push":
             return _pre_push(repository, arguments, sys.stdin.buffer.read())
+        if name == "prepare-commit-msg" and arguments:  # only where the user's own hook runs it
+            from gitbridge.merging.trailers import append_to
+
+            append_to(repository, os.path.abspath(arguments[0]))
+            return 0
         if has_journals(repository):  # of the filter that waits while git runs this hook
             from gitbridge.materialize import complete_living
 

@@ -50,12 +50,20 @@ def append_to(repository: Repository, message: str) -> int:
     count = 0
     for oid, path, text in _notes(repository):
         if _oid_in_index(repository, path) == oid:
+            _end_line(message)
             trailer = f"{KEY}: {os.fsdecode(text)}"
             repository.git(
                 "interpret-trailers", "--in-place", "--if-exists", "addIfDifferent", "--trailer", trailer, message
             )
             count += 1
     return count
+
+
+def _end_line(message: str) -> None:
+    """End the last line of a message: after `git merge -m` it has no end, and git would add the trailer to its title."""
+    with open(message, "r+b") as stream:
+        if not stream.read().endswith(b"\n"):
+            stream.write(b"\n")
 
 
 def _notes(repository: Repository) -> list[tuple[str, bytes, bytes]]:
