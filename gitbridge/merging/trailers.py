@@ -60,7 +60,7 @@ def append_to(repository: Repository, message: str) -> int:
 
 
 def _end_line(message: str) -> None:
-    """End the last line of a message: after `git merge -m` it has no end, and git would add the trailer to its title."""
+    """End the last line of a message: after `git merge -m` it has no end, and a trailer would become part of it."""
     with open(message, "r+b") as stream:
         if not stream.read().endswith(b"\n"):
             stream.write(b"\n")
