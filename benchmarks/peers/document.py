@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +28,7 @@ _NAMES = {
     "BitX": "BitX ¹ ²",
     "BitX on parent": "BitX on parent ¹ ²",
 }
-_SHORT = {"thetastore": "thetastore (API)", "git theta": "git theta"}
+_SHORT = {"thetastore": "thetastore", "repacked": "the same, repacked"}
 
 
 class Figures(NamedTuple):
@@ -121,6 +122,11 @@ def targets(results: Results) -> list[Target]:
         best = min((ratio for other in others if (ratio := results.ratio(scenario, other)) is not None), default=None)
         return None if ours is None or best is None else ours / best
 
+    def later_against(scenario: str, other: str) -> float | None:
+        found = [results.figures(scenario, name) for name in (OURS[0], other)]
+        ratios = [figures.later_ratio for figures in found if figures is not None and figures.later_ratio]
+        return ratios[0] / ratios[1] if len(ratios) == len(found) else None
+
     def between(contender: str, scenario: str) -> float | None:
         found = results.figures(scenario, contender)
         return (
@@ -142,6 +148,7 @@ def targets(results: Results) -> list[Target]:
     for scenario in ("chain bf16", "fine-tunes bf16", "chain fp32"):
         rows.append(Target(f"{scenario}: bytes / those of XOR + zstd -3", against(scenario, ["XOR + zstd -3"]), 0.8))
         rows.append(Target(f"{scenario}: bytes / those of BitX", against(scenario, ["BitX"]), 0.8))
+        rows.append(Target(f"{scenario}: the same without the first version", later_against(scenario, "BitX"), 0.8))
         rows.append(
             Target(f"{scenario}: bytes / the best without differences", against(scenario, WITHOUT_DIFFERENCES), 0.5)
         )
@@ -325,68 +332,84 @@ BLUE, ORANGE, GREY = "#0072b2", "#e69f00", "#999999"
 
 def plot_bytes(results: Results, docs: Path) -> None:
     wanted = ("single bf16", "chain bf16", "fine-tunes bf16", "LoRA bf16", "vocabulary bf16", "resharded bf16")
+    left_out = ("cp", "git theta", "Git-Theta 2023")
     panels = [
-        (f"{name}\n{results.scenarios[name]['about'].split(';')[0]}", [
-            (contender, figures.ratio) for contender in results.contenders
-            if contender not in ("cp", "git theta", "Git-Theta 2023") and (figures := results.figures(name, contender))
-        ])
-        for name in wanted if name in results.scenarios
-    ]  # fmt: skip
-    _bars(
-        panels, "stored bytes / raw bytes, all versions (less is better)", "{:.2f}", docs / "benchmarks-bytes", (2, 3)
+        (
+            f"{name}\n{textwrap.fill(results.scenarios[name]['about'].split(';')[0], 48)}",
+            _bars_of(results, name, "ratio", left_out),
+        )
+        for name in wanted
+        if name in results.scenarios
+    ]
+    _draw(
+        panels,
+        "Stored bytes / raw bytes, all versions together: less is better",
+        "{:.2f}",
+        docs / "benchmarks-bytes",
+        3,
     )
 
 
 def plot_speed(results: Results, docs: Path) -> None:
-    panels = []
-    for name in ("single fp32", "fine-tunes bf16"):
-        for what in ("add", "checkout"):
-            rows = [
-                (contender, getattr(figures, f"{what}_mb_s"))
-                for contender in results.contenders
-                if contender not in ("cp", "BitX on parent") and (figures := results.figures(name, contender))
-            ]
-            if rows:
-                panels.append((f"{what}: {name}", rows))
-    _bars(panels, "raw MB a second (more is better)", "{:.0f}", docs / "benchmarks-speed", (2, 2))
+    panels = [
+        (f"{what}, {name}", _bars_of(results, name, f"{what}_mb_s", ("cp", "BitX on parent")))
+        for name in ("single fp32", "fine-tunes bf16")
+        for what in ("add", "checkout")
+        if name in results.scenarios
+    ]
+    _draw(panels, "Raw MB a second by the clock: more is better", "{:.0f}", docs / "benchmarks-speed", 2)
 
 
-def _bars(
-    panels: Sequence[tuple[str, Sequence[tuple[str, float]]]], label: str, form: str, path: Path, grid: tuple[int, int]
-) -> None:
-    """Draw a bar for each contender with its name and its value beside it."""
+Bars = list[tuple[str, float]]
+"""Values by the names of contenders."""
+
+
+def _bars_of(results: Results, scenario: str, figure: str, left_out: Sequence[str]) -> Bars:
+    found = ((name, results.figures(scenario, name)) for name in results.contenders if name not in left_out)
+    return [(name, getattr(figures, figure)) for name, figures in found if figures is not None]
+
+
+def _draw(panels: Sequence[tuple[str, Bars]], title: str, form: str, path: Path, columns: int) -> None:
+    """Draw a bar for each contender with its name and its value beside it; all panels have one scale."""
+    panels = [panel for panel in panels if panel[1]]
+    if not panels:
+        return
     import matplotlib as mpl
 
     mpl.use("Agg")
     mpl.rcParams["svg.hashsalt"] = "thetastore"  # the same bytes for the same figures
-    from matplotlib import pyplot
+    from matplotlib import patches, pyplot
 
-    rows, columns = grid
-    figure, axes = pyplot.subplots(
-        rows, columns, figsize=(4.6 * columns, 3.1 * rows), layout="constrained", squeeze=False
-    )
+    rows = -(-len(panels) // columns)
+    size = (4.7 * columns, 0.9 + rows * (0.7 + 0.24 * max(len(bars) for _, bars in panels)))
+    figure, axes = pyplot.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
     for axis in axes.flat[len(panels) :]:
         axis.remove()
-    for axis, (title, bars) in zip(axes.flat, panels, strict=False):
-        names = [_SHORT.get(name, _NAMES.get(name, name)) for name, _ in bars]
-        values = [value for _, value in bars]
-        colours = [BLUE if name in OURS else ORANGE if name in TOLD else GREY for name, _ in bars]
-        axis.barh(names, values, color=colours, height=0.7)
-        axis.invert_yaxis()
-        axis.set_xlim(0, 1.18 * max(values))
-        axis.set_title(title, fontsize=10, loc="left")
-        axis.tick_params(axis="y", length=0, labelsize=9)
-        axis.tick_params(axis="x", labelsize=8)
-        axis.spines[["top", "right", "left"]].set_visible(False)
-        for place, value in enumerate(values):
-            axis.text(value + 0.015 * max(values), place, form.format(value), va="center", fontsize=9)
-    figure.suptitle(label, fontsize=11, x=0.01, ha="left")
-    figure.supxlabel(
-        "blue: ours   orange: told the base   grey: no differences   ¹ re-implemented   ² told the base", fontsize=9
-    )
+    most = max(value for _, bars in panels for _, value in bars)
+    for axis, (heading, bars) in zip(axes.flat, panels, strict=False):
+        _draw_panel(axis, heading, bars, form, most)
+    figure.suptitle(title, fontsize=12, x=0.01, ha="left")
+    kinds = {"ours": BLUE, "told which version is the base": ORANGE, "no differences": GREY}
+    handles = [patches.Patch(color=colour, label=kind) for kind, colour in kinds.items()]
+    handles.append(patches.Patch(alpha=0, label="¹ re-implemented   ² told the base"))
+    figure.legend(handles=handles, loc="outside lower left", ncols=4, frameon=False, fontsize=9)
     figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
     figure.savefig(path.with_suffix(".png"), dpi=90)
     pyplot.close(figure)
+
+
+def _draw_panel(axis: Any, heading: str, bars: Bars, form: str, most: float) -> None:
+    names = [_SHORT.get(name, _NAMES.get(name, name)) for name, _ in bars]
+    colours = [BLUE if name in OURS else ORANGE if name in TOLD else GREY for name, _ in bars]
+    axis.barh(names, [value for _, value in bars], color=colours, height=0.75)
+    axis.invert_yaxis()
+    axis.set_xlim(0, 1.15 * most)
+    axis.set_xticks([])
+    axis.set_title(heading, fontsize=9, loc="left")
+    axis.tick_params(axis="y", length=0, labelsize=9)
+    axis.spines[["top", "right", "bottom"]].set_visible(False)
+    for place, (_, value) in enumerate(bars):
+        axis.text(value + 0.015 * most, place, form.format(value), va="center", fontsize=9)
 
 
 def main() -> int:
