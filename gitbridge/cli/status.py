@@ -9,6 +9,7 @@ from gitbridge.absent import remark_on_absent
 from gitbridge.attributes import tracked_patterns
 from gitbridge.cli.opening import open_work_tree
 from gitbridge.large_files import LargeFile
+from gitbridge.profile import profile_of
 from gitbridge.render import count_text, printable, size_text, table
 from gitbridge.repository import Repository
 from gitbridge.setup import is_configured
@@ -145,7 +146,9 @@ def _hints(repository: Repository, found: Status) -> list[str]:
         hints.append("git theta mergetool decides conflicts, by tensor or for all")
     if "deleted" in remarks:
         hints.append(remark_on_absent(repository, [row.file for row in found.files]).partition("\n")[2])
-    if "pointer only" in remarks:
+    if "pointer only" in remarks and not profile_of(repository).is_whole:
+        hints.append("this clone keeps only a part of the weights: git config --get-regexp theta.fetch says which")
+    elif "pointer only" in remarks:
         hints.append("git theta pull fills pointers with their weights")
     if "not pushed" in remarks:
         hints.append("git push sends weights with their commits")

@@ -364,3 +364,15 @@ def test_a_part_leaves_nothing_behind_where_a_chunk_is_damaged(model):
     assert "is corrupt" in done.err
     assert sorted(path.name for path in model.path.iterdir()) == before
     assert cat(model, "HEAD:m.safetensors").returncode == 2
+
+
+def test_the_status_of_a_partial_clone_says_that_it_is_one(shared, make_work):
+    there = make_work("clone")
+    there.git("remote", "add", "origin", str(shared.path))
+    there.git("config", "theta.fetchTensors", "lm_head")
+    there.git("pull", "-q", "origin", "main")
+
+    done = there.theta("status")
+
+    assert done.status in (0, 1)
+    assert "this clone keeps only a part of the weights" in done.out + done.err
