@@ -22,6 +22,7 @@ from thetastore.digest import Digest
 from thetastore.errors import ObjectMissingError, StoreMissingError
 from thetastore.selection import Wants, glob_wants
 from thetastore.sides import Side, StoredSide
+from thetastore.statistics.looks import Looks
 from thetastore.store import Store
 
 METADATA, DTYPE, BUFFERS = "metadata", "dtype", "buffers"
@@ -95,9 +96,10 @@ class Differ:
         matched = False
         for two in twos:
             seen = True
-            matched = matched or any(self._wants(entry.name) for version in two if version for entry in version.entries)
+            names = (entry.name for version in two.sides if version for entry in version.entries)
+            matched = matched or any(map(self._wants, names))
             found = self.diff(two)
-            if not found.is_empty or (two.before is None) != (two.after is None) or _is_moved(two):
+            if not found.is_empty or (two.before is None) != (two.after is None) or two.is_moved:
                 yield found
         if seen and not matched and self._options.tensors:
             raise UsageError(
@@ -130,9 +132,9 @@ class Differ:
         Raises:
             RemoteError: weights are not here; says what to fetch.
         """
-        needs_weights = [change for change in changes if change.before and change.after and not change.has_same_bytes]
-        if not needs_weights and not self._options.read_all:
-            return [Measured(change) for change in changes]
+        needs_weights = [change for change in changes if change.before and change.after and not change.has_same_values]
+        if not needs_weights:
+            return [Measured(change, looks=Looks("same") if change.has_same_values else None) for change in changes]
         metrics, read_all = self._options.metrics, self._options.read_all
         try:
             sides = self._side(before), self._side(after)
@@ -233,7 +235,7 @@ class Differ:
 
     def _outside(self, two: Two, changes: Sequence[Change]) -> str:
         """Say what changed outside of tensors, where that is not just how the table of tensors is written."""
-        before, after = two
+        before, after = two.sides
         if before is None or after is None or before.file_digest == after.file_digest:
             return ""
         if before.format != after.format:
@@ -251,10 +253,6 @@ class Differ:
         except ObjectMissingError as error:
             raise self._not_here(before, after) from error
         return "" if same else "metadata"
-
-
-def _is_moved(two: Two) -> bool:
-    return two.before is not None and two.after is not None and two.before.path != two.after.path
 
 
 def _layout_of(version: Version) -> set[tuple[str, str, tuple[int, ...]]]:
@@ -374,9 +372,9 @@ def _size(one: Measured, order: str) -> float:
     if order == "size":
         return entry.raw_bytes if entry else 0
     if order == "share":
-        return one.changed / one.compared if one.compared else math.inf
-    if one.moments is None:
-        return math.inf  # what came or went is first: it has no figures that could hide it
+        return one.changed / one.compared if one.compared else -1.0
+    if one.moments is None:  # added, removed, renamed: what has no figures is at the end
+        return -1.0
     if order == "relative":
         relative = one.moments.relative
         return math.inf if relative is None else relative

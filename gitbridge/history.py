@@ -90,13 +90,21 @@ class History:
         self._blobs = _Blobs(repository, self.commits)
 
     def changed(self, wants: Wants) -> Iterator[Changed]:
-        """Yield the commits that changed tensors whose names are wanted, the newest first. To be called once."""
+        """Yield the commits that changed tensors whose names are wanted, the newest first. To be called once.
+
+        Raises:
+            UsageError: the file was no pointer in any of them; raised at the end.
+        """
+        was_pointer = False
         for commit in self.commits:
             changes = self._changes(commit)
+            was_pointer = was_pointer or self._blobs.is_pointer(commit.blob)
             self._blobs.forget(commit)
             found = tuple(change for change in changes if _is_wanted(change, wants))
             if found:
                 yield Changed(commit, found)
+        if not was_pointer:
+            raise self._untracked()
 
     def blamed(self, wants: Wants) -> list[Blamed]:
         """Return where each tensor of the newest version comes from, in the order of names. To be called once.
@@ -106,7 +114,7 @@ class History:
         """
         newest = self.commits[0]
         if not self._blobs.is_pointer(newest.blob):
-            raise UsageError(f"'{self.path}' is not a file that git theta tracks there", "git theta ls-files")
+            raise self._untracked()
         lines = {line for line in self._blobs.lines(newest.blob) if wants(parse_tensor_line(line.decode()).name)}
         waiting = {newest.oid: lines}
         blob_of = {commit.oid: commit.blob for commit in self.commits}
@@ -123,6 +131,9 @@ class History:
             if not any(waiting.values()):
                 break
         return sorted(found, key=lambda one: one.entry.name)
+
+    def _untracked(self) -> UsageError:
+        return UsageError(f"'{self.path}' is not a file that git theta tracks there", "git theta ls-files lists them")
 
     def _blamed_on(self, commit: Commit, lines: set[bytes]) -> Iterator[Blamed]:
         changes = {change.name: change for change in self._changes(commit)}

@@ -46,6 +46,13 @@ class Two(NamedTuple):
 
     before: Version | None
     after: Version | None
+    is_moved: bool = False
+    """The same bytes went at one path and came at another."""
+
+    @property
+    def sides(self) -> tuple[Version | None, Version | None]:
+        """Before and after."""
+        return self.before, self.after
 
     @property
     def path(self) -> str:
@@ -245,7 +252,7 @@ def _with_renames(found: Iterable[Two]) -> list[Two]:
         old = gone.pop(two.after.file_digest, None) if two.before is None and two.after is not None else None
         if old is not None:
             taken.add(old.path)
-        result.append(Two(old.before, two.after) if old is not None else two)
+        result.append(Two(old.before, two.after, is_moved=True) if old is not None else two)
     return [two for two in result if two.after is not None or two.path not in taken]
 
 

@@ -82,9 +82,12 @@ class Change(NamedTuple):
         return entry.name
 
     @property
-    def has_same_bytes(self) -> bool:
-        """Both sides are there, and have the same bytes."""
-        return self.before is not None and self.after is not None and self.before.digest == self.after.digest
+    def has_same_values(self) -> bool:
+        """Both sides are there, and are the same bytes of the same type."""
+        before, after = self.before, self.after
+        if before is None or after is None:
+            return False
+        return (before.digest, before.dtype) == (after.digest, after.dtype)
 
 
 def changes_between(before: Iterable[Entry], after: Iterable[Entry]) -> list[Change]:
@@ -213,11 +216,11 @@ class Comparison:
     def _ranges(self, plan: _Plan) -> Iterator[tuple[int, int]]:
         """Yield the runs of units that may differ."""
         before, after = plan.change.before, plan.change.after
-        if not plan.compared or before is None or after is None or (plan.change.has_same_bytes and not self._read_all):
+        if not plan.compared or before is None or after is None:
             return
         known: frozenset[Part] = frozenset()
         if before.dtype == after.dtype and not self._read_all:
-            known = frozenset(self._sides[0].parts(before.name))
+            known = frozenset(part for part in self._sides[0].parts(before.name) if part.digest is not None)
         begin = end = 0
         for part in self._sides[1].parts(after.name):
             first, last = part.start // plan.unit_bytes, min(-(-part.stop // plan.unit_bytes), plan.compared)
@@ -239,12 +242,20 @@ class Comparison:
             if part.moments is None:
                 part.feed_units(before, after)
             else:
-                arrays = self._floats.pop() if self._floats else _new_floats()
+                arrays = self._taken_floats()
                 part.feed_values(task.start, before, after, arrays)
                 self._floats.append(arrays)
             self._raw.give(before)
             self._raw.give(after)
         return task, part
+
+    def _taken_floats(self) -> tuple[Floats, Floats, Floats]:
+        import numpy
+
+        try:
+            return self._floats.pop()
+        except IndexError:  # each thread needs its own
+            return numpy.empty(_PIECE_NUMBERS), numpy.empty(_PIECE_NUMBERS), numpy.empty(_PIECE_NUMBERS)
 
     def _read(self, task: _Task, side: int) -> memoryview:
         entry = (task.plan.change.before, task.plan.change.after)[side]
@@ -271,9 +282,7 @@ class _Plan(NamedTuple):
 
 def _plan(change: Change) -> _Plan:
     before, after = change.before, change.after
-    if before is None or after is None:
-        return _Plan(change, "element", 1, 1, 0, None)
-    if change.has_same_bytes and before.dtype == after.dtype:
+    if before is None or after is None or change.has_same_values:
         return _Plan(change, "element", 1, 1, 0, None)
     is_same_type = before.dtype == after.dtype
     shape = _common_shape(before.shape, after.shape)
@@ -310,12 +319,6 @@ class _Task(NamedTuple):
 
 def _is_small(task: _Task) -> bool:
     return (task.stop - task.start) * task.plan.unit_bytes <= _SMALL_BYTES
-
-
-def _new_floats() -> tuple[Floats, Floats, Floats]:
-    import numpy
-
-    return numpy.empty(_PIECE_NUMBERS), numpy.empty(_PIECE_NUMBERS), numpy.empty(_PIECE_NUMBERS)
 
 
 class _Part:
@@ -411,7 +414,7 @@ class _Part:
         changed = moments.changed_elements if moments else self._changed_units
         rows, sketch = self._metrics.pop("rows", None), self._metrics.pop("sketch", None)
         looks = looks_of(moments, sketch if isinstance(sketch, Sketch) else None) if moments else None
-        if plan.change.has_same_bytes:
+        if plan.change.has_same_values:
             looks = Looks("same")
         results: dict[str, Mapping[str, Any]] = {}
         if isinstance(sketch, Sketch) and changed and looks and looks.word in ("low-rank", "dense"):
@@ -421,7 +424,7 @@ class _Part:
                 metric.rounding_norm = moments.rounding_norm
         for name in list(self._metrics):
             try:
-                results[name] = dict(self._metrics[name].result())
+                results[name] = _as_json(self._metrics[name].result())
             except Exception as error:
                 self._fail(name, error)
         results |= {name: {"error": text} for name, text in self._failed.items()}
@@ -444,6 +447,20 @@ def _piece_elements(pair: Pair) -> int:
     row = pair.row_numbers
     numbers = _PIECE_NUMBERS // row * row if 0 < row <= _PIECE_NUMBERS else _PIECE_NUMBERS
     return numbers // components(pair.after.dtype)
+
+
+def _as_json(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the figures of a metric as JSON has them, which is all that the reports can show.
+
+    Raises:
+        ValueError, TypeError: they are no such thing.
+    """
+    import json
+
+    values = json.loads(json.dumps(figures, allow_nan=False))
+    if not isinstance(values, dict):
+        raise TypeError(f"the result is a {type(figures).__name__}, not a mapping")
+    return values
 
 
 def _said(error: Exception) -> str:

@@ -28,14 +28,14 @@ _BLOCK_BYTES = 1 << 20
 
 
 class Part(NamedTuple):
-    """Bytes of a tensor in C order that are stored together. Equal parts of two tensors hold equal bytes."""
+    """Bytes of a tensor in C order that are stored together. Equal parts with a digest hold equal bytes."""
 
     start: int
     stop: int
     digest: Digest | None
-    """Of the chunk that they lie in; None where nothing is known, which no other part is equal to."""
+    """Of the chunk that they lie in; None where nothing is known of them."""
     offset: int
-    """Where they begin in that chunk; of parts without a digest, a number that no other has."""
+    """Where they begin in that chunk."""
 
 
 class Side(Protocol):
@@ -79,7 +79,7 @@ class StoredSide:
         """Return the chunks of a tensor; one part without a digest where it does not lie in C order."""
         tensor = self._reader.tensor(name)
         if tensor.strides is not None:
-            return (_unknown(tensor.raw_bytes, self),)
+            return (Part(0, tensor.raw_bytes, None, 0),)
         found = []
         for placed in self._reader.chunks(name):
             start = max(placed.offset - tensor.offset, 0)
@@ -151,7 +151,7 @@ class FileSide:
 
     def parts(self, name: str) -> Sequence[Part]:
         """Return one part of which nothing is known."""
-        return (_unknown(self._tensors[name].raw_bytes, self),)
+        return (Part(0, self._tensors[name].raw_bytes, None, 0),)
 
     def read(self, name: str, start: int, stop: int, out: memoryview) -> None:
         """Read from the file."""
@@ -168,10 +168,6 @@ class FileSide:
             if self._gathered[0] != name:
                 self._gathered = name, b"".join(iter_c_order(self.file, tensor))
             out[:] = memoryview(self._gathered[1])[start:stop]
-
-
-def _unknown(raw_bytes: int, owner: object) -> Part:
-    return Part(0, raw_bytes, None, id(owner))
 
 
 def _blocks(file: OpenFile) -> Iterator[bytes]:

@@ -70,7 +70,8 @@ def _blamed(repository: Repository, options: argparse.Namespace) -> Sequence[tup
             for measured in differ.of_commits(history.path, found):
                 figures[measured.change.name] = measured
         except RemoteError as error:
-            print(f"git theta: not all figures are known: {error.message}\nhint: {error.hint}", file=sys.stderr)
+            print(f"git theta: not all figures are known: {error.message}", file=sys.stderr)
+            print("hint: git theta fetch --all  (--names needs no weights)", file=sys.stderr)
     return [(one, figures.get(one.entry.name, Measured(one.change))) for one in found]
 
 

@@ -108,7 +108,7 @@ def _split(repository: Repository, names: list[str], paths: list[str]) -> tuple[
         return names, []
     count = 0
     while count < min(len(names), 2) and (is_revision(repository, names[count]) or _is_range(repository, names[count])):
-        if os.path.lexists(names[count]):
+        if repository.work_tree is not None and os.path.lexists(names[count]):
             raise UsageError(
                 f"'{names[count]}' is both a revision and a file", f"git theta diff -- {names[count]}, or REV --"
             )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from gitbridge.diffing import Group
 from gitbridge.render import printable, shape_text
 from thetastore.comparing import ADDED, CHANGED, RECAST, REMOVED, RENAMED, RESHAPED, Entry, Measured
@@ -120,8 +123,24 @@ def remark_text(measured: Measured) -> str:
         said.append(f"first {measured.moments.pair.after.shape[0]} rows compared")
     if "rank" in measured.metrics.get("spectrum", {}):
         said.append(f"rank {measured.metrics['spectrum']['rank']} exactly")
-    said += [f"{name}: {values['error']}" for name, values in measured.metrics.items() if "error" in values]
+    said += [_metric_text(name, values) for name, values in measured.metrics.items() if name not in _DRAWN]
     return ", ".join(word for word in said if word)
+
+
+_DRAWN = ("histogram", "sketch", "spectrum")
+"""Metrics whose figures are plots."""
+
+
+def _metric_text(name: str, figures: Mapping[str, Any]) -> str:
+    """Return what another package's metric says, as far as it is numbers and words; or how it failed."""
+    if "error" in figures:
+        return printable(f"{name}: {figures['error']}")
+    plain = {key: value for key, value in figures.items() if isinstance(value, int | float | str)}
+    return printable(" ".join([f"{name}:", *(f"{key} {_plain_text(value)}" for key, value in plain.items())]))
+
+
+def _plain_text(value: float | str) -> str:
+    return number_text(value) if isinstance(value, float) else str(value)
 
 
 def share_of(measured: Measured) -> str:

@@ -62,12 +62,12 @@ def diff_text(diffs: Sequence[FileDiff], order: str, top: int | None, with_tenso
 
 def heading(diff: FileDiff) -> str:
     """Return one line about a file."""
-    before, after = diff.two
+    before, after = diff.two.sides
     path = printable(diff.two.path)
     if before is not None and after is not None and before.path != after.path:
         path = f"{printable(before.path)} -> {path}"
     said = f"{path}: {_counts(diff)}"
-    sides = [version.where for version in diff.two if version is not None and version.where]
+    sides = [version.where for version in diff.two.sides if version is not None and version.where]
     if before is None or after is None:
         return f"{said}  ({'added in' if before is None else 'not in'} {_other(diff)})"
     return f"{said}  ({' -> '.join(sides)})" if len(sides) == 2 else said

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +15,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from gitbridge.reports.figures import remark_text
 from thetastore.comparing import Change, Comparison, Entry, changes_between
 from thetastore.digest import digest_of
 from thetastore.sides import FileSide, Part, Side, StoredSide
@@ -140,6 +145,27 @@ def test_a_recast_tensor_is_compared_by_values(compare: Compare) -> None:
     assert only_rounded.changed == np.count_nonzero(rounded.astype("f4") != before)
 
 
+def test_the_same_bytes_of_another_type_are_other_values(compare: Compare) -> None:
+    before = RANDOM.standard_normal((20, 30)).astype("f2")
+
+    (measured,) = compare({"w": before}, {"w": before.view(ml_dtypes.bfloat16)})
+
+    assert measured.change.kind == "recast"
+    assert measured.changed == 600
+    assert measured.looks is not None
+    assert measured.looks.word == "dense"
+
+
+def test_a_reshaped_tensor_of_the_same_bytes_has_the_same_values(compare: Compare) -> None:
+    before = RANDOM.standard_normal((20, 30)).astype("f2")
+
+    (measured,) = compare({"w": before}, {"w": before.reshape(600)})
+
+    assert (measured.change.kind, measured.read_bytes) == ("reshaped", 0)
+    assert measured.looks is not None
+    assert measured.looks.word == "same"
+
+
 def test_a_reshaped_tensor_is_compared_element_by_element(compare: Compare) -> None:
     before = RANDOM.standard_normal((30, 40)).astype("f4")
     after = before.reshape(40, 30).copy()
@@ -221,6 +247,11 @@ class Broken(MeanChange):
         raise RuntimeError("out of order")
 
 
+class NotJson(MeanChange):
+    def result(self) -> dict[str, float]:
+        return {"mean": float("nan")}
+
+
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Install a package that offers metrics, as pip would: its metadata and its module on the path."""
@@ -230,13 +261,15 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: diff-metrics-example\nVersion: 1\n")
     (info / "entry_points.txt").write_text(
         "[thetastore.metrics]\nmean = diff_metrics_example:mean\nbroken = diff_metrics_example:broken\n"
+        "not-json = diff_metrics_example:not_json\n"
     )
-    (package / "diff_metrics_example.py").write_text("mean = broken = None\n")
+    (package / "diff_metrics_example.py").write_text("mean = broken = not_json = None\n")
     monkeypatch.syspath_prepend(str(package))
     import diff_metrics_example  # type: ignore[import-not-found]
 
     diff_metrics_example.mean = lambda pair: MeanChange()
     diff_metrics_example.broken = lambda pair: Broken()
+    diff_metrics_example.not_json = lambda pair: NotJson()
 
 
 @pytest.mark.usefixtures("installed")
@@ -252,9 +285,12 @@ def test_another_package_s_metric_is_fed_and_merged_like_ours(compare: Compare) 
 def test_a_metric_that_raises_is_reported_and_harms_no_other(compare: Compare) -> None:
     before = RANDOM.standard_normal((64, 60)).astype("f4")
 
-    (measured,) = compare({"w": before}, {"w": before + 1}, "broken", "mean")
+    (measured,) = compare({"w": before}, {"w": before + 1}, "broken", "not-json", "mean")
 
     assert measured.metrics["broken"] == {"error": "RuntimeError: out of order"}
+    assert measured.metrics["not-json"]["error"].startswith("ValueError")
+    assert "mean: mean 1" in remark_text(measured)
+    assert "broken: RuntimeError: out of order" in remark_text(measured)
     assert measured.metrics["mean"]["mean"] == pytest.approx(1, rel=1e-4)
     assert measured.changed == before.size
 
@@ -267,8 +303,6 @@ def test_a_pair_knows_its_rows() -> None:
 
 
 def _file(arrays: dict[str, Any]) -> bytes:
-    import json
-
     header, body = {}, b""
     for name, array in arrays.items():
         raw = array.tobytes()
@@ -286,3 +320,38 @@ def test_a_hundred_thousand_equal_tensors_are_paired_in_a_moment() -> None:
 
     assert len(found) == 100_000
     assert {change.kind for change in found} == {"renamed"}
+
+
+_MEASURE = """
+import resource, sys
+from thetastore.comparing import Comparison, Entry, changes_between
+from thetastore.sides import FileSide
+with FileSide(sys.argv[1]) as a, FileSide(sys.argv[2]) as b, Comparison(a, b, ["histogram"]) as comparison:
+    tables = [[Entry(t.name, t.dtype, t.shape, t.digest) for t in side.named_tensors()] for side in (a, b)]
+    (measured,) = comparison.measure(changes_between(*tables))
+print(measured.changed, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def peak_bytes(directory: Path, rows: int) -> int:
+    """The most memory that a process takes to compare two matrices of 4,096 columns."""
+    names = []
+    for number in (1, 2):
+        header = {"w": {"dtype": "F32", "shape": [rows, 4096], "data_offsets": [0, rows * 16384]}}
+        text = json.dumps(header).encode()
+        names.append(directory / f"{number}.safetensors")
+        with names[-1].open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for _ in range(rows // 500):
+                file.write(np.full(500 * 4096, number, "f4").data)
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", _MEASURE, *names], env=environment, capture_output=True, check=True)
+    changed, peak_kb = map(int, done.stdout.split())
+    assert changed == rows * 4096
+    return peak_kb * 1024
+
+
+def test_memory_does_not_grow_with_a_tensor(tmp_path: Path) -> None:
+    small, large = peak_bytes(tmp_path, 1_000), peak_bytes(tmp_path, 6_000)
+
+    assert large - small < 16e6, "82 MB more of one tensor take as much memory"

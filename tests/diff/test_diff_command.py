@@ -375,3 +375,22 @@ def test_the_page_stands_alone(kinds: Work) -> None:
     assert "prefers-color-scheme: dark" in text
     assert 'name="viewport"' in text
     assert "layers.2.attn.q.weight -&gt; layers.2.attn.query.weight" in text
+
+
+def test_two_equal_files_have_no_diff_whatever_they_are_called(work: Work) -> None:
+    work.write(model(), "a.safetensors")
+    work.write(model(), "b.safetensors")
+
+    result = work.theta("diff", "--exit-code", "--no-index", "a.safetensors", "b.safetensors")
+
+    assert (result.status, result.out) == (0, "")
+
+
+def test_a_bare_repository_has_revisions_to_compare(kinds: Work) -> None:
+    kinds.git("clone", "-q", "--bare", ".", "bare.git")
+
+    result = kinds.theta("diff", "v1", "HEAD", "--name-status", cwd="bare.git")
+
+    assert result.status == 0, result.err
+    assert len(result.out.splitlines()) == 9
+    assert "there is no work tree here" in kinds.theta("diff", cwd="bare.git").err

@@ -182,3 +182,15 @@ def test_a_path_without_history_is_an_error(work: Work, command: str) -> None:
 
     assert result.status == 2
     assert "no commit up to 'HEAD' has a file 'other.safetensors'" in result.err
+
+
+@pytest.mark.parametrize("command", ["log", "blame"])
+def test_a_file_that_is_none_of_ours_is_an_error(work: Work, command: str) -> None:
+    (work.path / "readme.txt").write_text("words")
+    work.git("add", "readme.txt")
+    work.commit("one")
+
+    result = work.theta(command, "readme.txt")
+
+    assert result.status == 2
+    assert "'readme.txt' is not a file that git theta tracks there" in result.err
