@@ -14,9 +14,10 @@ from thetastore.backends.memory import MemoryBackend
 from thetastore.digest import Digest, Kind, checksum_of, digest_of
 from thetastore.errors import MalformedError, UnsupportedError
 from thetastore.packs.index import Run, word_of, write_run
-from thetastore.packs.preamble import checksum64
+from thetastore.packs.preamble import checksum64, preamble
 from thetastore.packs.reader import Packs
 from thetastore.packs.records import HEAD_BYTES, MAX_HEAD_BYTES, MAX_RAW_BYTES, Entry, decode_head, encode_head
+from thetastore.packs.retirement_notes import NOTE_MAGIC, RetirementNote, read_note, write_note
 from thetastore.packs.writer import PackWriter, Row, SealedPack, sealed_name
 
 HERE = os.path.dirname(__file__)
@@ -41,10 +42,14 @@ def golden_files() -> dict[str, bytes]:
     """What the code of today writes for the examples of the documents."""
     backend = MemoryBackend()
     pack = sealed(backend, GOLDEN_ID, [b"abcd"])
-    return {"pack": backend.read(sealed_name(GOLDEN_ID)), "index": backend.read(write_run(backend, [pack]))}
+    return {
+        "pack": backend.read(sealed_name(GOLDEN_ID)),
+        "index": backend.read(write_run(backend, [pack])),
+        "store": backend.read(write_note(backend, [GOLDEN_ID], ["0" * 31 + "2"])),
+    }
 
 
-@pytest.mark.parametrize("document", ["pack", "index"])
+@pytest.mark.parametrize("document", ["pack", "index", "store"])
 def test_code_golden_file_and_document_agree(document):
     with open(os.path.join(DOCUMENTS, f"{document}.md"), encoding="utf-8") as text:
         lines = re.findall(r"(?m)^    [0-9a-f]{4}  ([0-9a-f ]+)$", text.read())
@@ -272,3 +277,26 @@ def test_a_run_finds_what_a_dict_finds(packs, others):
 
 def crowded(tail: bytes) -> Digest:
     return Digest(tail.ljust(4, b"\0") + bytes(26) + tail[:1] + b"\0")
+
+
+def test_a_note_with_anything_wrong_in_it_is_none():
+    golden = golden_files()["store"]
+    backend = MemoryBackend()
+    damaged = [golden[:nbytes] for nbytes in range(len(golden))] + [golden + b"\0"]
+    damaged += [golden[:at] + bytes([golden[at] ^ 1 << at % 8]) + golden[at + 1 :] for at in range(len(golden))]
+    for number, content in enumerate(damaged):
+        backend.create(f"retired/{number}.note", content)
+    backend.create("retired/whole.note", golden)
+
+    assert {read_note(backend, f"retired/{number}.note") for number in range(len(damaged))} == {None}
+    whole = read_note(backend, "retired/whole.note")
+    assert whole == RetirementNote("retired/whole.note", frozenset([GOLDEN_ID]), frozenset(["0" * 31 + "2"]))
+    assert read_note(backend, "retired/gone.note") is None
+
+
+def test_a_note_that_claims_more_packs_than_it_has_is_none():
+    backend = MemoryBackend()
+    body = struct.pack("<QQ", 1 << 60, 1 << 60)
+    backend.create("retired/a.note", preamble(NOTE_MAGIC) + body + checksum_of(body))
+
+    assert read_note(backend, "retired/a.note") is None
