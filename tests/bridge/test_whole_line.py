@@ -227,15 +227,15 @@ def test_both_sides_changed_is_a_conflict_that_leaves_ours_whole(line):
     (line.path / "m 1.safetensors").write_bytes(checkpoint(1, 3))
     line.git("commit", "-qam", "side")
     line.git("checkout", "-q", "main")
-    (line.path / "m 1.safetensors").write_bytes(checkpoint(4, 2))
+    (line.path / "m 1.safetensors").write_bytes(checkpoint(1, 4))
     line.git("commit", "-qam", "main")
 
     merged = line.git("merge", "side", check=False)
 
     assert merged.status == 1
-    assert "both sides changed the weights of 'm 1.safetensors'" in merged.err
+    assert "'m 1.safetensors': 1 tensor in conflict; the file in the work tree is ours, whole" in merged.err
     assert line.git("status", "--porcelain").out == 'UU "m 1.safetensors"\n'
-    assert content(line) == checkpoint(4, 2)
+    assert content(line) == checkpoint(1, 4)
     line.git("checkout", "--theirs", "--", "m 1.safetensors")
     assert content(line) == checkpoint(1, 3)
 
