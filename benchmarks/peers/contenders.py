@@ -39,13 +39,33 @@ class Contender(Protocol):
         """Return what it takes on the disk."""
 
 
+class Steps:
+    """What a contender may do beside what is measured: nothing, unless it says otherwise."""
+
+    def prepare(self, files: Files) -> None:
+        """Put a version where it is taken from."""
+
+    def settle(self) -> None:
+        """Come to rest after a version was added."""
+
+    def finish(self) -> None:
+        """Do what is done once all versions are there; this is measured, by itself."""
+
+    def clear(self, number: int) -> None:
+        """Remove what stands where a version is written to."""
+
+    def place_of(self, target: Path) -> Path:
+        """Return where versions are written to."""
+        return target
+
+
 def threads(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
     """Apply a function in as many threads as there are processors; all contenders may use all of them."""
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         return list(pool.map(function, items))
 
 
-class _Directory:
+class _Directory(Steps):
     """Where a contender that keeps files keeps them: a directory for each version."""
 
     def __init__(self, directory: Path) -> None:
@@ -139,7 +159,7 @@ def zipnn_class() -> Any:
     return Class
 
 
-class Ours:
+class Ours(Steps):
     about = "thetastore: Store.put_file and Store.write_file"
 
     def __init__(self, directory: Path) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from benchmarks.harness import CommandFailedError, run
-from benchmarks.peers.contenders import AbsentError, Files
+from benchmarks.peers.contenders import AbsentError, Files, Steps
 from benchmarks.world import World
 
 
-class ThroughGit:
+class ThroughGit(Steps):
     """A repository in which files are added and committed; what is kept beside Git is what counts."""
 
     program: ClassVar[str]
@@ -43,7 +43,6 @@ class ThroughGit:
         run(["git", *args], self._repository, self._env)
 
     def prepare(self, files: Files) -> None:
-        """Put a version into the work tree, which is not measured."""
         for name, path in files.items():
             (self._repository / name).unlink(missing_ok=True)
             os.link(path, self._repository / name)
@@ -54,19 +53,17 @@ class ThroughGit:
         self._versions.append(list(files))
 
     def settle(self) -> None:
-        """Commit, which is not measured: Git alone works then."""
         self._git("commit", "-q", "-m", "version")
         self._git("tag", f"v{len(self._versions) - 1}")
 
     def clear(self, number: int) -> None:
-        """Take a version's files out of the work tree, which is not measured."""
         for name in self._versions[number]:
             (self._repository / name).unlink(missing_ok=True)
 
     def checkout(self, number: int, target: Path) -> None:
         self._git("checkout", "-q", f"v{number}", "--", *self._versions[number])
 
-    def place_of(self, number: int, target: Path) -> Path:
+    def place_of(self, target: Path) -> Path:
         return self._repository
 
     def stored_bytes(self) -> int:

@@ -72,28 +72,24 @@ def run(task: dict[str, Any], directory: Path) -> dict[str, Any]:
     result |= {"checkout_s": [], "checkout_cpu_s": []}
     for version in versions:
         files = {name: Path(path) for name, path in version["files"].items()}
-        if hasattr(contender, "prepare"):
-            contender.prepare(files)
+        contender.prepare(files)
         for path in files.values():
             _read_through(path)
         taken_s, cpu_s = measured(lambda: contender.add(files, version["base"], version["parent"]))  # noqa: B023
-        if hasattr(contender, "settle"):
-            contender.settle()
+        contender.settle()
         result["add_s"].append(round(taken_s, 4))
         result["add_cpu_s"].append(round(cpu_s, 4))
         result["stored_bytes"].append(contender.stored_bytes())
-    if hasattr(contender, "finish"):
-        result["finish_s"], result["finish_cpu_s"] = (round(taken, 4) for taken in measured(contender.finish))
-        result["stored_bytes"][-1] = contender.stored_bytes()
+    result["finish_s"], result["finish_cpu_s"] = (round(taken, 4) for taken in measured(contender.finish))
+    result["stored_bytes"][-1] = contender.stored_bytes()
     for number, version in enumerate(versions):
         target = directory / "out"
         target.mkdir()
-        if hasattr(contender, "clear"):
-            contender.clear(number)
+        contender.clear(number)
         taken_s, cpu_s = measured(lambda: contender.checkout(number, target))  # noqa: B023
         result["checkout_s"].append(round(taken_s, 4))
         result["checkout_cpu_s"].append(round(cpu_s, 4))
-        place = contender.place_of(number, target) if hasattr(contender, "place_of") else target
+        place = contender.place_of(target)
         result["is_exact"] = result.get("is_exact", True) and all(
             filecmp.cmp(path, place / name, shallow=False) for name, path in version["files"].items()
         )

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers.contenders import AbsentError, Files, threads
+from benchmarks.peers.contenders import AbsentError, Files, Steps, threads
 
 MIN_BYTES, MAX_BYTES = 8 << 10, 128 << 10
 _MASK = np.uint64(0xFFFF << 48)
@@ -27,7 +27,7 @@ _HEADER_BYTES = 8
 _RAW, _LZ4, _GROUPED = range(3)
 
 
-class Xet:
+class Xet(Steps):
     about = "Xet's chunks, grouping and LZ4, re-implemented"
 
     def __init__(self, directory: Path) -> None:
