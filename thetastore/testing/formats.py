@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import hashlib
 import random
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import pytest
@@ -22,6 +25,9 @@ from thetastore.formats import MAX_HEADER_BYTES, SNIFF_BYTES, Format, HeaderForm
 from thetastore.formats.registry import guarded
 from thetastore.layout import Layout, Tensor, checked_layout
 from thetastore.strided import iter_c_order
+
+FRAMEWORKS = frozenset(("flax", "h5py", "jax", "keras", "onnx", "pickle", "tensorflow", "torch", "transformers"))
+"""What no plug-in may import, and what it may not unpickle with."""
 
 
 class BytesFile:
@@ -107,7 +113,7 @@ class FormatConformance:
     mutation_count = 1000
     """How many damaged copies of all samples together are scanned."""
     seconds_a_scan = 5.0
-    """How long a scan of a small damaged file may take at most."""
+    """How much CPU time a scan of a small damaged file may take at most."""
 
     def make_format(self) -> Format:
         """Return the plug-in."""
@@ -186,6 +192,30 @@ class FormatConformance:
                 assert isinstance(format, HeaderFormat), f"{sample.name}: {nbytes} bytes passed for the whole"
                 assert layout.file_bytes != nbytes, sample.name
 
+    def test_random_and_empty_files_give_a_layout_or_are_declined(self) -> None:
+        draw = random.Random(3)
+        for sample in self.samples():
+            for nbytes in (0, 1, SNIFF_BYTES, 5000):
+                self._scan_any(draw.randbytes(nbytes))
+                self._scan_any(sample.raw[:SNIFF_BYTES] + draw.randbytes(nbytes))
+
+    def test_no_framework_is_imported_to_scan(self) -> None:
+        format = self.make_format()
+        program = (
+            f"import sys; sys.path[:0] = {sys.path!r}; import {type(format).__module__}; print(*sys.modules, sep='\\n')"
+        )
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+        assert not FRAMEWORKS & set(done.stdout.split())
+
+    def test_scans_in_several_threads_agree(self) -> None:
+        sample = self.samples()[0]
+        format = self.make_format()
+        with ThreadPoolExecutor(4) as threads:
+            layouts = set(threads.map(lambda _: scan_bytes(format, sample.raw), range(8)))
+
+        assert layouts == {self._layout(sample)}
+
     def test_damaged_files_give_a_layout_or_are_declined(self) -> None:
         samples = self.samples()
         for sample in samples:
@@ -193,16 +223,19 @@ class FormatConformance:
 
     def check_damaged(self, sample: Sample, count: int, seed: int) -> None:
         """Scan damaged copies of a sample; anything but a valid layout or `NotThisFormat` fails."""
-        format = self.make_format()
         for raw in mutations(sample.raw, count, seed):
-            started = time.monotonic()
-            try:
-                layout = scan_bytes(format, raw)
-            except NotThisFormat:
-                layout = None
-            assert time.monotonic() - started < self.seconds_a_scan, f"a scan takes too long: {raw[:4096]!r}"
-            if layout is not None:
-                _check_again(format, layout)
+            self._scan_any(raw)
+
+    def _scan_any(self, raw: bytes) -> None:
+        format = self.make_format()
+        started = time.process_time()
+        try:
+            layout = scan_bytes(format, raw)
+        except NotThisFormat:
+            layout = None
+        assert time.process_time() - started < self.seconds_a_scan, f"a scan takes too long: {raw[:4096]!r}"
+        if layout is not None:
+            _check_again(format, layout)
 
     def _layout(self, sample: Sample) -> Layout:
         return scan_bytes(self.make_format(), sample.raw)
