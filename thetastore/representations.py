@@ -161,11 +161,11 @@ class Representations:
         """Return what is stored for an object. Raises as `get` does."""
         return self._at_any_place(digest, lambda place: self._read_entry(place, digest))
 
-    def shallowest(self, digest: Digest) -> Entry:
+    def shallowest(self, digest: Digest, with_retired: bool = False) -> Entry:
         """Return the representation that stands on the fewest bases, of those to stay if any. Raises as `get` does."""
         entry = self.entry(digest)
         for place in self._catalog.snapshot().find(digest) if entry.depth else ():
-            if self._is_retired(place):
+            if self._is_retired(place) and not with_retired:
                 break
             try:
                 entry = min(entry, self._read_entry(place, digest), key=lambda other: other.depth)

@@ -130,7 +130,7 @@ def _base_problem(objects: Objects, record: Record) -> str | None:
     left_bytes = most_base_bytes(entry.raw_bytes)
     for base in entry.bases:
         try:
-            found = objects.representations.shallowest(base)
+            found = objects.representations.shallowest(base, with_retired=True)
         except (ObjectMissingError, ObjectCorruptError, UnsupportedError) as error:
             return f"its base cannot be had: {error}"
         left_bytes -= base_cost_bytes(found.raw_bytes)

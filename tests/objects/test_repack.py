@@ -191,6 +191,7 @@ def test_a_writer_that_leaned_on_what_was_repacked_meanwhile_loses_nothing(store
     assert not repacked.is_swept
     late = Objects(DirectoryBackend(store_path))
     assert all(late.get(Kind.CHUNK, digest_of(raw)) == raw for raw in news.values())
+    assert list(verify(late, Level.RAW)) == []
     writer.seal()
     check(store_path, stored)
     assert not [name for name in files(store_path) if name.startswith("retired/")]
