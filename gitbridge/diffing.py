@@ -21,7 +21,7 @@ from thetastore.comparing import ADDED, RECAST, REMOVED, Change, Comparison, Ent
 from thetastore.digest import Digest
 from thetastore.errors import ObjectMissingError, StoreMissingError
 from thetastore.selection import Wants, glob_wants
-from thetastore.sides import Side, StoredSide
+from thetastore.sides import JoinedSide, Side, StoredSide
 from thetastore.statistics.looks import Looks
 from thetastore.store import Store
 
@@ -31,7 +31,6 @@ CLASSES = (METADATA, DTYPE, BUFFERS)
 
 ORDERS = ("name", "relative", "norm", "max", "share", "size")
 """By what changed tensors can be sorted; all but `name` put the largest first."""
-
 
 _KEPT_SIDES = 4
 """Manifests in memory: what one commit made, the one after it began with."""
@@ -117,8 +116,8 @@ class Differ:
             measured = self._without_recast(self.measured(two.before, two.after, changes))
         else:
             measured = [Measured(change) for change in changes]
-        outside = "" if METADATA in self._options.ignore else self._outside(two, changes)
-        return FileDiff(two, measured, unchanged, outside)
+        is_asked = METADATA not in self._options.ignore and not self._options.tensors
+        return FileDiff(two, measured, unchanged, self._outside(two) if is_asked else "")
 
     def _entries(self, version: Version | None) -> list[Entry]:
         if version is None:
@@ -139,8 +138,8 @@ class Differ:
         try:
             sides = self._side(before), self._side(after)
             for change in needs_weights:
-                self._check(before, change.before)
-                self._check(after, change.after)
+                _check(sides[0], before, change.before)
+                _check(sides[1], after, change.after)
             with Comparison(*sides, metrics, read_all) as comparison:
                 return list(comparison.measure(changes))
         except ObjectMissingError as error:
@@ -178,6 +177,9 @@ class Differ:
     def _side(self, version: Version) -> Side:
         if version.side is not None:
             return version.side
+        if version.parts:
+            sides = [(self._side(part), part.entries) for part in version.parts]
+            return JoinedSide({entry.name: side for side, entries in sides for entry in entries})
         digest = version.manifest_digest
         assert digest is not None, "what is in no file is in a store"
         if digest not in self._stored:
@@ -187,16 +189,6 @@ class Differ:
                 self._stored.pop(next(iter(self._stored)))
             self._stored[digest] = StoredSide(store.objects, store.tensors(manifest, digest))
         return self._stored[digest]
-
-    def _check(self, version: Version, entry: Entry | None) -> None:
-        """Refuse a pointer whose lines are not those of the manifest that it names."""
-        if version.manifest_digest is None or entry is None:
-            return
-        if not self._stored[version.manifest_digest].has(entry.name, entry.dtype, entry.shape, entry.digest):
-            raise RevisionError(
-                f"the pointer of '{version.path}' in {_named(version)} lists '{entry.name}' as its manifest does not",
-                "take the file from another revision, or add it again",
-            )
 
     def _opened_store(self, version: Version) -> Store:
         if self._store is None:
@@ -233,10 +225,10 @@ class Differ:
             return False
         return not self._store.missing_objects([version.manifest_digest])
 
-    def _outside(self, two: Two, changes: Sequence[Change]) -> str:
+    def _outside(self, two: Two) -> str:
         """Say what changed outside of tensors, where that is not just how the table of tensors is written."""
         before, after = two.sides
-        if before is None or after is None or before.file_digest == after.file_digest:
+        if before is None or after is None or before.file_digest == after.file_digest:  # of joined files: none
             return ""
         if before.format != after.format:
             return f"format: {before.format} -> {after.format}"
@@ -253,6 +245,15 @@ class Differ:
         except ObjectMissingError as error:
             raise self._not_here(before, after) from error
         return "" if same else "metadata"
+
+
+def _check(side: Side, version: Version, entry: Entry | None) -> None:
+    """Refuse a pointer whose lines are not those of the manifest that it names."""
+    if entry is not None and not side.has(entry.name, entry.dtype, entry.shape, entry.digest):
+        raise RevisionError(
+            f"the pointer of '{version.path}' in {_named(version)} lists '{entry.name}' as its manifest does not",
+            "take the file from another revision, or add it again",
+        )
 
 
 def _layout_of(version: Version) -> set[tuple[str, str, tuple[int, ...]]]:

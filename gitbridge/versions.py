@@ -39,6 +39,8 @@ class Version(NamedTuple):
     """None where the weights are in the file `side` alone."""
     entries: tuple[Entry, ...]
     side: FileSide | None = None
+    parts: tuple[Version, ...] = ()
+    """The files that make up the model, where several are taken for one."""
 
 
 class Two(NamedTuple):
@@ -254,6 +256,40 @@ def _with_renames(found: Iterable[Two]) -> list[Two]:
             taken.add(old.path)
         result.append(Two(old.before, two.after, is_moved=True) if old is not None else two)
     return [two for two in result if two.after is not None or two.path not in taken]
+
+
+def joined(twos: Sequence[Two]) -> list[Two]:
+    """Return versions of several files as two of one model: what moves from file to file stays the same tensor.
+
+    Raises:
+        UsageError: two files of one version have a tensor of the same name.
+    """
+    if len(twos) < 2:
+        return list(twos)
+    return [Two(_joined([two.before for two in twos]), _joined([two.after for two in twos]))]
+
+
+def _joined(versions: Iterable[Version | None]) -> Version | None:
+    parts = tuple(version for version in versions if version is not None)
+    if not parts:
+        return None
+    owners: dict[str, str] = {}
+    for version in parts:
+        for entry in version.entries:
+            other = owners.setdefault(entry.name, version.path)
+            if other != version.path:
+                raise UsageError(f"'{other}' and '{version.path}' both have '{entry.name}': they are not one model")
+    formats = {version.format for version in parts}
+    return Version(
+        f"{len(parts)} files" if len(parts) > 1 else parts[0].path,
+        parts[0].where,
+        formats.pop() if len(formats) == 1 else "several",
+        sum(version.file_bytes for version in parts),
+        None,
+        None,
+        tuple(entry for version in parts for entry in version.entries),
+        parts=parts,
+    )
 
 
 def is_revision(repository: Repository, name: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import _thread
 import os
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from thetastore.digest import Digest, new_hasher
@@ -49,6 +49,33 @@ class Side(Protocol):
 
     def skeleton(self) -> Hashable:
         """Return a value that differs where the bytes outside of tensors do; of two kinds of sides, always."""
+
+    def has(self, name: str, dtype: str, shape: tuple[int, ...], digest: Digest) -> bool:
+        """Tell whether the file has this very tensor."""
+
+
+class JoinedSide:
+    """Several files as one model: each tensor is read from the file that has it."""
+
+    def __init__(self, sides: Mapping[str, Side]) -> None:
+        """Join what has each tensor, by its name."""
+        self._sides = sides
+
+    def parts(self, name: str) -> Sequence[Part]:
+        """Ask the file that has the tensor."""
+        return self._sides[name].parts(name)
+
+    def read(self, name: str, start: int, stop: int, out: memoryview) -> None:
+        """Read from the file that has the tensor."""
+        self._sides[name].read(name, start, stop, out)
+
+    def skeleton(self) -> Hashable:
+        """Return what the files have outside of tensors."""
+        return frozenset(side.skeleton() for side in {id(side): side for side in self._sides.values()}.values())
+
+    def has(self, name: str, dtype: str, shape: tuple[int, ...], digest: Digest) -> bool:
+        """Ask the file that has a tensor of this name."""
+        return name in self._sides and self._sides[name].has(name, dtype, shape, digest)
 
 
 class StoredSide:
@@ -135,6 +162,11 @@ class FileSide:
                 hasher.update(self.file.read_at(at, min(_BLOCK_BYTES, start - at)))
             offset = stop
         return hasher.digest()
+
+    def has(self, name: str, dtype: str, shape: tuple[int, ...], digest: Digest) -> bool:
+        """Tell whether there is such a tensor; its bytes are not read again."""
+        tensor = self._tensors.get(name)
+        return tensor is not None and (tensor.dtype, tensor.shape) == (dtype, shape)
 
     def file_digest(self) -> Digest:
         """Return the digest of the whole file."""

@@ -72,6 +72,7 @@ def _parser() -> Parser:
     form.add_argument("--json", action="store_true", help="for programs; schema 1")
     form.add_argument("--md", action="store_true", help="Markdown")
     form.add_argument("--html", metavar="FILE", help="write a page with plots that needs no network")
+    parser.add_argument("--joined", action="store_true", help="take all files for one model, as shards are")
     choice = parser.add_argument_group("what is shown")
     choice.add_argument("--tensors", action="append", metavar="GLOB", help="only tensors whose names match; repeatable")
     choice.add_argument("--ignore", metavar="CLASS,...", help="leave out: metadata, dtype (recast only), buffers")
@@ -132,7 +133,7 @@ def _is_range(repository: Repository, name: str) -> bool:
 
 def _run(repository: Repository | None, names: list[str], paths: list[str], options: argparse.Namespace) -> int:
     from gitbridge.diffing import CLASSES, ORDERS, Differ, Options
-    from gitbridge.versions import Versions
+    from gitbridge.versions import Versions, joined
 
     ignored = frozenset(filter(None, (options.ignore or "").split(",")))
     if not ignored <= set(CLASSES):
@@ -148,7 +149,8 @@ def _run(repository: Repository | None, names: list[str], paths: list[str], opti
     )
     wanted = Options(options.tensors or (), ignored, needs_figures, tuple(dict.fromkeys(metrics)), options.whole)
     with Versions(repository) as versions, Differ(repository, wanted) as differ:
-        found = list(differ.diffs(versions.of_names(names, options.cached, paths)))
+        twos = versions.of_names(names, options.cached, paths)
+        found = list(differ.diffs(joined(twos) if options.joined else twos))
     if not options.quiet:
         _print(found, options)
     return 1 if found and (options.exit_code or options.quiet) else 0

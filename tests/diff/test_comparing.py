@@ -80,6 +80,9 @@ class Recording:
     def skeleton(self) -> Any:
         return self._side.skeleton()
 
+    def has(self, *tensor: Any) -> bool:
+        return self._side.has(*tensor)
+
 
 def two_versions() -> tuple[dict[str, Any], dict[str, Any]]:
     before = {"big": RANDOM.standard_normal((4096, 300)).astype("f4"), "same": np.ones(1000, "f4")}

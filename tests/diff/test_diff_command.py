@@ -394,3 +394,35 @@ def test_a_bare_repository_has_revisions_to_compare(kinds: Work) -> None:
     assert result.status == 0, result.err
     assert len(result.out.splitlines()) == 9
     assert "there is no work tree here" in kinds.theta("diff", cwd="bare.git").err
+
+
+def test_shards_can_be_taken_for_one_model(work: Work) -> None:
+    arrays = model()
+    names = sorted(arrays)
+    work.add({name: arrays[name] for name in names[:6]}, "model-1-of-2.safetensors")
+    work.add({name: arrays[name] for name in names[6:]}, "model-2-of-2.safetensors")
+    work.commit("two shards")
+    arrays["layers.1.mlp.up.weight"][0, 0] += 1
+    work.git("rm", "-q", "--cached", "*.safetensors")
+    for at in range(3):
+        work.add({name: arrays[name] for name in names[at::3]}, f"model-{at + 1}-of-3.safetensors")
+    work.commit("three shards")
+
+    result = work.theta("diff", "HEAD~1", "HEAD", "--joined")
+
+    assert result.status == 0, result.err
+    assert result.out.startswith("2 files -> 3 files: 1 changed of 13 tensors  (HEAD~1 -> HEAD)")
+    assert "sparse" in result.out
+
+
+def test_files_that_share_names_are_not_one_model(work: Work) -> None:
+    for name in ("a.safetensors", "b.safetensors"):
+        work.add(model(), name)
+    work.commit("one")
+
+    result = work.theta("diff", "--joined", "--cached", "HEAD")
+    work.git("rm", "-q", "--cached", "*.safetensors")
+    clash = work.theta("diff", "--joined", "--cached")
+
+    assert (result.status, result.out) == (0, "")
+    assert "'a.safetensors' and 'b.safetensors' both have 'embed.weight'" in clash.err
