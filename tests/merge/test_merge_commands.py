@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -204,3 +205,15 @@ def test_a_checkpoint_that_is_none_is_named(work: Work, files: Model) -> None:
 
     assert done.status == 2
     assert "'theirs.safetensors' is not a checkpoint of a format that is known here" in done.err
+
+
+def test_the_benchmark_runs(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.merging", "--size-mb", "1", "--hidden", "64", "--repeats", "1"]
+
+    done = subprocess.run(
+        command, cwd=Path(__file__).parents[2], env=os.environ | {"TMPDIR": str(tmp_path)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    assert "linear           git-theta" in done.stdout
