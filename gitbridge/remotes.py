@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from gitbridge.errors import ConfigError, ConsentError, GitError, RemoteError, RepositoryMissingError, RevisionError
 from gitbridge.repository import Repository
 from gitbridge.store_options import StorageOptions, options_for
+from thetastore.backends.requests import PassingError
 from thetastore.backends.urls import SCHEMES, is_url, parse_url
 from thetastore.errors import MalformedError, StoreMissingError, ThetaError, UnsupportedError
 
@@ -140,10 +141,9 @@ def _way_in(place: Place, error: Exception) -> str:
     if isinstance(error, UnsupportedError):
         return f"or name another place: git config {place.setting} …"
     prefix = "/".join(place.location.split("/")[:3])
-    return (
-        f"is the network up, and who are you there? git config theta.{prefix}.profile … (or .endpoint-url, .anon; see "
-        "docs/remotes.md)"
-    )
+    if isinstance(error, PassingError):
+        return "is the network up? what is in the local store can be used without"
+    return f"who are you there? git config theta.{prefix}.profile … (or .endpoint-url, .anon: docs/remotes.md)"
 
 
 def _is_git_repository(directory: str) -> bool:

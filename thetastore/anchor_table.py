@@ -15,7 +15,7 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any, Final
 
 from thetastore.anchors import IDENTITY_BYTES, Anchor
-from thetastore.backends import Backend
+from thetastore.backends import Backend, Range
 from thetastore.chunking import MAX_CHUNK_BYTES
 from thetastore.digest import Digest, checksum_of
 from thetastore.errors import BackendError, MalformedError, UnsupportedError
@@ -31,6 +31,9 @@ MOST_RUNS: Final = 8
 """Runs that are searched before they are merged."""
 MAX_RUN_ANCHORS: Final = 1 << 22
 """A run of more would take over 64 MiB of memory to write; it stands for 256 GiB of weights."""
+MOST_FAR_RUNS: Final = 32
+MOST_FAR_BYTES: Final = 16 << 20
+"""Of a far store's anchors, at most so much is fetched: it stands for 64 GiB of weights."""
 MOST_PLACES: Final = 4
 """Places found for one identity: content that is everywhere is found somewhere."""
 FLUSH_ANCHORS: Final = 1 << 16
@@ -204,6 +207,10 @@ class AnchorTable:
                 target._write(identities, places, digests)
 
     def _write(self, identities: Any, places: Any, chunks: bytes) -> None:
+        if self._backend.is_remote:  # merging, or only looking whether to, would fetch all that others wrote
+            write_run(self._backend, identities, places, chunks)
+            self._runs = None
+            return
         runs = self._opened()
         run = self._open(write_run(self._backend, identities, places, chunks))
         self._runs = (*runs, run) if run else runs
@@ -249,9 +256,25 @@ class AnchorTable:
                 names = sorted(name for name in self._backend.list("anchors") if name.endswith(".run"))
             except BackendError:
                 names = []
+            if self._backend.is_remote:
+                names = self._nearest(names)
             opened = (self._open(name) for name in names)
             runs = self._runs = tuple(run for run in opened if run is not None)
         return runs
+
+    def _nearest(self, names: Sequence[str]) -> list[str]:
+        """Return the latest runs of a far store, as many as are worth fetching for hints, and announce them."""
+        ranges: list[Range] = []
+        for name in list(names)[: -MOST_FAR_RUNS - 1 : -1]:
+            try:
+                ranges.append(Range(name, 0, self._backend.open(name).size()))
+            except (FileNotFoundError, BackendError):
+                continue
+            if sum(one.nbytes for one in ranges) > MOST_FAR_BYTES:
+                ranges.pop()
+                break
+        self._backend.expect(ranges)
+        return [one.name for one in ranges]
 
     def _open(self, name: str) -> AnchorRun | None:
         try:

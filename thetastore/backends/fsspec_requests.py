@@ -36,6 +36,7 @@ _PASSING_NAMES = (
     "ClientConnectionError",
     "ClientError",
     "ClientPayloadError",
+    "ConnectionError",
     "ConnectionLost",
     "HTTPClientError",
     "IncompleteReadError",
@@ -79,6 +80,8 @@ class FsspecRequests:
         """
         self.fs = fs
         self.root = root.rstrip("/") or "/"
+        self.place = self.root
+        """For messages."""
         self._limits = limits
 
     def get(self, name: str, start: int, stop: int) -> bytes:
@@ -171,7 +174,7 @@ class FsspecRequests:
         if isinstance(error, FileNotFoundError | FileExistsError | BackendError | NotSatisfiableError):
             return error
         status = status_of(error)
-        place = self.root
+        place = self.place
         if status is not None:
             if status == 416:
                 return NotSatisfiableError()

@@ -44,8 +44,8 @@ class HttpRequests(FsspecRequests):
 
     def put_new(self, name: str, stored: Buffer) -> None:
         """Refuse: nothing is written."""
-        raise BackendError(errno.EROFS, "a store behind http can only be read", self.root)
+        raise BackendError(errno.EROFS, "a store behind http can only be read", self.place)
 
     def delete(self, name: str) -> None:
         """Refuse: nothing is deleted."""
-        raise BackendError(errno.EROFS, "a store behind http can only be read", self.root)
+        raise BackendError(errno.EROFS, "a store behind http can only be read", self.place)

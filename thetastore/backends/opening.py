@@ -39,7 +39,9 @@ def open_remote(url: Url, options: Mapping[str, object] | None = None) -> Remote
     limits = _limits(url, chosen)
     fs, kind = _file_system(url, chosen)
     root = fs._strip_protocol(str(url))
-    return RemoteBackend(kind.requests(fs, root, limits), str(url))
+    requests = kind.requests(fs, root, limits)
+    requests.place = str(url)
+    return RemoteBackend(requests, str(url))
 
 
 def fsspec_knows(scheme: str) -> bool:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MOST_TRIES = 6
+_FIRST_TRIES = 3
+"""Of a place that has not answered yet: without a network, whoever waits is told after a second or two."""
 _FIRST_PAUSE_S = 0.4
 _LONGEST_PAUSE_S = 20.0
 """The tries of one request are spread over some 12 seconds: as long as a server takes to restart."""
@@ -62,6 +64,7 @@ class RemoteBackend:
         self.url = url
         self.requests = requests
         self._looks_before_creating = False
+        self._was_reached = False
         self._pause = pause
         self._pool = Pool(PARALLEL_REQUESTS)
         self._spools: dict[str, Spool] = {}
@@ -304,10 +307,16 @@ class RemoteBackend:
         """Do a request until it is done; see `MOST_TRIES`."""
         for tried in range(MOST_TRIES):
             try:
-                return act()
+                result = act()
             except PassingError:
-                if tried == MOST_TRIES - 1:
+                if tried + 1 >= (MOST_TRIES if self._was_reached else _FIRST_TRIES):
                     raise
+            except (FileNotFoundError, FileExistsError):
+                self._was_reached = True
+                raise
+            else:
+                self._was_reached = True
+                return result
             longest_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**tried)
             self._pause(random.uniform(longest_s / 2, longest_s))
         raise AssertionError("the last try returns or raises")

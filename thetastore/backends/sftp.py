@@ -146,11 +146,11 @@ class SftpRequests(FsspecRequests):
         from asyncssh.sftp import SFTPConnectionLost, SFTPNoConnection, SFTPNoSuchFile, SFTPPermissionDenied
 
         if isinstance(error, SFTPNoSuchFile):
-            return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.root)
+            return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.place)
         if isinstance(error, SFTPPermissionDenied):
-            return BackendError(errno.EACCES, os.strerror(errno.EACCES), self.root)
+            return BackendError(errno.EACCES, os.strerror(errno.EACCES), self.place)
         if isinstance(error, ConnectionLost | SFTPConnectionLost | SFTPNoConnection):
-            return PassingError(errno.EIO, "the connection was lost", self.root)
+            return PassingError(errno.EIO, "the connection was lost", self.place)
         if isinstance(error, DisconnectError):
-            return BackendError(errno.EACCES, f"the server does not let us in: {error.reason:.200}", self.root)
+            return BackendError(errno.EACCES, f"the server does not let us in: {error.reason:.200}", self.place)
         return super().sorted(error)
