@@ -121,8 +121,13 @@ class Holdings:
         below = self._below(held)
         return self.root_bytes(below[0]) if len(below) == 1 else held.stored_bytes
 
-    def cost_bytes(self, bases: tuple[Digest, ...], raw_bytes_left: int) -> int:
-        """Return what a reader is charged for bases and all behind them; at least more than is left, where it is."""
+    def cost_bytes(self, bases: tuple[Digest, ...], raw_bytes_left: int, levels: int = MAX_DEPTH) -> int:
+        """Return what a reader is charged for bases and all behind them; more than is left where that is no use.
+
+        Hostile records may stand on each other in a ring, so the levels are counted, whatever their depths say.
+        """
+        if bases and not levels:
+            return raw_bytes_left + 1
         total = 0
         for base in bases[:MAX_BASES]:
             held = self._held.get(base)
@@ -131,7 +136,7 @@ class Holdings:
             total += base_cost_bytes(held.raw_bytes)
             if total > raw_bytes_left:
                 return total
-            total += self.cost_bytes(held.bases, raw_bytes_left - total)
+            total += self.cost_bytes(held.bases, raw_bytes_left - total, levels - 1)
         return total
 
     def _below(self, held: Held) -> list[Held]:

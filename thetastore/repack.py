@@ -258,13 +258,13 @@ class _Repacking:
             return False
         if self._effort.looks_at_deltas or self._depth_needed(held) is None:
             return True
-        return held.codec == "difference" and bool(task.guesses) and not self._stands_as_planned(task)
+        return held.codec == "difference" and bool(task.guesses and held.bases) and not self._stands_as_planned(task)
 
     def _stands_as_planned(self, task: _Task) -> bool:
         """Tell whether a difference is already one from its guess, or from what that stands on."""
         base = self._holdings.get(task.guesses[0])
         standing = [task.guesses[0]]
-        while base is not None and base.codec == "difference" and len(standing) <= MAX_DEPTH:
+        while base is not None and base.codec == "difference" and base.bases and len(standing) <= MAX_DEPTH:
             standing.append(base.bases[0])
             base = self._holdings.get(base.bases[0])
         return task.held.bases[0] in standing
@@ -314,10 +314,15 @@ class _Repacking:
         coded = None if found is None else codecs.encode_copies(raw, found.plan.recipe, task.dtype)
         if found is None or coded is None or memoryview(coded.stored).nbytes >= most:
             return None
-        views = [self._objects.representations.decode(base, held.raw_bytes).raw
-                 for base in found.plan.bases if (held := self._holdings.get(base)) is not None]  # fmt: skip
+        views: list[memoryview] = []
         try:
+            for base in found.plan.bases:
+                held = self._holdings.get(base)
+                assert held is not None, "it was admitted"
+                views.append(self._objects.representations.decode(base, held.raw_bytes).raw)
             return self._proposal(task, coded, raw, found.plan.bases, views)
+        except ThetaError:
+            return None  # it could be read a moment ago
         finally:
             for view in views:
                 self._objects.representations.give(view)

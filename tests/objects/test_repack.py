@@ -313,6 +313,33 @@ def test_a_damaged_pack_stays_for_repair_and_the_rest_is_repacked(store_path):
     assert readable >= 2
 
 
+def hostile(raw: bytes, codec: str, bases: list[bytes], depth: int) -> tuple[Entry, bytes]:
+    names = tuple(digest_of(base) for base in bases)
+    return Entry(Kind.CHUNK, digest_of(raw), codec, b"", len(raw), 4, names, depth, checksum_of(b"abcd")), b"abcd"
+
+
+def test_records_in_a_ring_and_crowds_of_bases_do_no_harm(store_path):
+    stored = put_unrelated(store_path, family(3))
+    small, large = [bytes([number]) * 5000 for number in range(16)], bytes(2 << 20)
+    with Objects(DirectoryBackend(store_path)) as objects:
+        objects.add_representation(*hostile(small[0], "difference", [small[1]], 1))
+        objects.add_representation(*hostile(small[1], "difference", [small[0]], 2))
+        objects.add_representation(*hostile(large, "copies", [small[0], small[1]], 3))
+        objects.add_representation(*hostile(b"no bases", "difference", [], 0))
+        level = small[2:]
+        for depth in range(1, 9):
+            raws = [bytes([depth, number]) * 3000 for number in range(14)]
+            for raw in raws:
+                objects.add_representation(*hostile(raw, ("copies", "difference")[depth % 2], level, depth))
+            level = raws
+
+    repacked = run(store_path, AGGRESSIVE)
+
+    assert repacked.after.object_count == repacked.before.object_count
+    with Store.open(store_path) as store:
+        assert {digest: content(store, digest) for digest in stored} == stored
+
+
 def test_while_another_process_repacks_it_says_so(store_path):
     put_unrelated(store_path, family(2))
     with DirectoryBackend(store_path).try_lock(upkeep.MERGE_LOCK) as is_ours:
