@@ -295,10 +295,10 @@ class Model(Mapping[str, Tensor]):
         framework_of(framework)
         self.bring()
         shared: dict[tuple[Any, ...], Any] = {}
-        for name, place in sorted(self._places.items(), key=lambda item: (item[1].number, item[1].entry.offset)):
-            where = (place.number, *place.entry[1:])
-            if where not in shared:
-                shared[where] = self[name].to(framework, device)
+        for number, reader in enumerate(self._handle.session().readers):
+            distinct = {place.entry[1:]: name for name, place in self._places.items() if place.number == number}
+            for name in reader.in_turn(sorted(distinct.values(), key=lambda name: self._places[name].entry.offset)):
+                shared[number, *self._places[name].entry[1:]] = self[name].to(framework, device)
         return {name: shared[place.number, *place.entry[1:]] for name, place in self._places.items()}
 
     def bring(self) -> None:

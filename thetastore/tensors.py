@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 
+from thetastore.ahead import ahead
 from thetastore.buffers import Buffers
 from thetastore.chunking import MAX_GRID_CHUNK_BYTES
 from thetastore.digest import Digest, Kind, new_hasher
@@ -26,6 +27,8 @@ from thetastore.selection import reach_bytes
 _KEPT_BYTES = 64 << 20
 """Decoded chunks kept while a strided tensor is gathered: its tiles come back to the same ones."""
 _KEPT_PAGES = 16
+_SHORT_BYTES = 4 << 20
+"""Tensors up to this length are fetched from far away together with others."""
 _PLAIN_BYTES = 64 << 10
 """Longer memory comes from numpy, which does not clear it first and asks for huge pages."""
 
@@ -80,6 +83,22 @@ class TensorReader:
             done = done_now
         self._check(tensor, Digest(hasher.digest()))
         return target
+
+    def in_turn(self, names: Iterable[str]) -> Iterator[str]:
+        """Yield names as they are given, the chunks of the tensors announced: for reading several from far away.
+
+        Long tensors are announced by `read`, piece by piece.
+        """
+
+        def chunks() -> Iterator[tuple[str | None, Digest | None]]:
+            for name in names:
+                tensor = self.tensor(name)
+                placed = self.chunks(name) if tensor.raw_bytes <= _SHORT_BYTES else ()
+                yield from ((None, one.chunk.digest) for one in placed)
+                yield name, None
+
+        items = chunks() if self._objects.backend.is_remote else ((name, None) for name in names)
+        yield from (name for name, _ in ahead(self._objects, items, lambda item: item[1]) if name is not None)
 
     def read_range(self, name: str, start: int, stop: int, out: memoryview | None = None) -> memoryview:
         """Return the bytes `[start, stop)` of a tensor's bytes in C order; only the chunks needed are read.
@@ -153,6 +172,10 @@ class TensorReader:
             error.tensor = tensor.name
             raise
 
+    def _announced(self, tensor: Tensor, start: int, stop: int) -> Iterator[PlacedChunk]:
+        """Yield chunks that are about to be read: from a store far away they come together."""
+        return ahead(self._objects, self._placed(tensor, start, stop), lambda placed: placed.chunk.digest)
+
     def _fill(self, tensor: Tensor, start: int, stop: int, target: memoryview, kept_bytes: int) -> Iterator[int]:
         """Put bytes `[start, stop)` of a tensor into `target`; yield how many are there, now and then."""
         if tensor.strides is not None:
@@ -176,7 +199,7 @@ class TensorReader:
                 self._buffers.give(raw)
             return end - first
 
-        yield from self._pool.map_bounded(place, self._placed(tensor, first, last), _is_small)
+        yield from self._pool.map_bounded(place, self._announced(tensor, first, last), _is_small)
 
     def _pieces(self, tensor: Tensor) -> Iterator[memoryview]:
         if tensor.strides is not None:
@@ -189,7 +212,7 @@ class TensorReader:
             self._decode(tensor, placed, raw)
             return placed.offset, raw
 
-        for offset, raw in self._pool.map_bounded(decoded, self._placed(tensor, first, last), _is_small):
+        for offset, raw in self._pool.map_bounded(decoded, self._announced(tensor, first, last), _is_small):
             yield raw[max(first - offset, 0) : last - offset]
             self._buffers.give(raw)
 
