@@ -324,7 +324,7 @@ def test_records_in_a_ring_and_crowds_of_bases_do_no_harm(store_path):
     with Objects(DirectoryBackend(store_path)) as objects:
         objects.add_representation(*hostile(small[0], "difference", [small[1]], 1))
         objects.add_representation(*hostile(small[1], "difference", [small[0]], 2))
-        objects.add_representation(*hostile(large, "copies", [small[0], small[1]], 3))
+        objects.add_representation(*hostile(large, "copies", [small[0], small[1]], 2))
         objects.add_representation(*hostile(b"no bases", "difference", [], 0))
         level = small[2:]
         for depth in range(1, 9):
