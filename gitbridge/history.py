@@ -67,13 +67,14 @@ class Blamed(NamedTuple):
 class History:
     """The history of one path up to a revision. For one thread."""
 
-    def __init__(self, repository: Repository, revision: str, path: str) -> None:
+    def __init__(self, repository: Repository, revision: str, path: str, follow: bool = False) -> None:
         """Ask git for the commits.
 
         Args:
             repository: whose history it is.
             revision: where it ends.
             path: from the top of the work tree.
+            follow: go on with the file that this one was renamed from, as `git log --follow` does.
 
         Raises:
             RevisionError: there is no such revision.
@@ -87,6 +88,9 @@ class History:
                 f"no commit up to '{revision}' has a file '{path}'",
                 f"git theta ls-files {revision} lists what it tracks",
             )
+        source: str | None = path
+        while follow and source is not None:
+            source = _continue_before_rename(repository, self.commits, source)
         self._blobs = _Blobs(repository, self.commits)
 
     def changed(self, wants: Wants) -> Iterator[Changed]:
@@ -236,6 +240,29 @@ def _commits(repository: Repository, oid: str, path: str) -> Iterator[Commit]:
                 blob, parent_blobs = _blobs_in(pending.decode())
             pending = next(tokens, None)
         yield Commit(name, name[:short_length], tuple(parents.split()), author, date, subject, blob, parent_blobs)
+
+
+def _continue_before_rename(repository: Repository, commits: list[Commit], path: str) -> str | None:
+    """Put the history of the file that another was renamed from behind that of the other; return its path.
+
+    Returns:
+        None where the file did not begin as another one, in one commit, as git tells renames.
+    """
+    roots = [at for at, commit in enumerate(commits) if not commit.parents and commit.blob]
+    if len(roots) != 1:
+        return None
+    root = commits[roots[0]]
+    words = repository.git(
+        "diff-tree", "-r", "-M", "-z", "--name-status", "--no-commit-id", "--diff-filter=R", root.oid
+    )
+    fields = list(map(os.fsdecode, words.split(b"\0")[:-1]))
+    source = next((old for old, new in zip(fields[1::3], fields[2::3], strict=True) if new == path), None)
+    if source is None:
+        return None
+    older = list(_commits(repository, f"{root.oid}^", source))
+    commits[roots[0]] = root._replace(parents=(older[0].oid,), parent_blobs=(older[0].blob,))
+    commits += older
+    return source
 
 
 def _blobs_in(raw: str) -> tuple[str, tuple[str, ...]]:

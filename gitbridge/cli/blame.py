@@ -60,7 +60,7 @@ def _blamed(repository: Repository, options: argparse.Namespace) -> Sequence[tup
     from thetastore.comparing import Measured
     from thetastore.selection import glob_wants
 
-    history = History(repository, *revision_and_path(repository, options.names))
+    history = History(repository, *revision_and_path(repository, options.names), follow=True)
     found = history.blamed(glob_wants(options.tensors) if options.tensors else lambda _: True)
     if options.names_only:
         return [(one, Measured(one.change)) for one in found]

@@ -34,6 +34,7 @@ def log(arguments: list[str]) -> int:
     parser.add_argument("names", nargs="+", metavar="REV, PATH", help=argparse.SUPPRESS)
     parser.add_argument("--tensors", action="append", metavar="GLOB", help="only tensors whose names match; repeatable")
     parser.add_argument("-n", "--max-count", type=int, metavar="N", help="at most N commits")
+    parser.add_argument("--follow", action="store_true", help="go on before the file was renamed")
     parser.add_argument("--all-names", action="store_true", help=f"name all tensors, not {_NAMED_COUNT} a commit")
     parser.add_argument("--json", action="store_true", help="for programs; schema 1")
     options = parser.parse_intermixed_args(arguments)
@@ -54,7 +55,7 @@ def _changed(repository: Repository, options: argparse.Namespace) -> Iterator[Ch
     from gitbridge.versions import revision_and_path
     from thetastore.selection import glob_wants
 
-    history = History(repository, *revision_and_path(repository, options.names))
+    history = History(repository, *revision_and_path(repository, options.names), follow=options.follow)
     return history.changed(glob_wants(options.tensors) if options.tensors else lambda _: True)
 
 

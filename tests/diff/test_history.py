@@ -194,3 +194,21 @@ def test_a_file_that_is_none_of_ours_is_an_error(work: Work, command: str) -> No
 
     assert result.status == 2
     assert "'readme.txt' is not a file that git theta tracks there" in result.err
+
+
+def test_blame_and_log_follow_a_file_to_what_it_was_called_before(work: Work) -> None:
+    names = [f"layers.{at}" for at in range(12)]
+    before = weights(**dict.fromkeys(names, 1.0))
+    work.save("one", before, "first.safetensors")
+    work.save("two", {**before, **weights(**{"layers.3": 2})}, "first.safetensors")
+    work.git("mv", "first.safetensors", "second.safetensors")
+    work.commit("moved")
+    work.git("mv", "second.safetensors", "third.safetensors")
+    work.save("moved and changed", {**before, **weights(**{"layers.3": 2, "layers.5": 3})}, "third.safetensors")
+
+    found = blamed(work, "third.safetensors")
+
+    assert (found["layers.3"], found["layers.5"], found["layers.7"]) == ("two", "moved and changed", "one")
+    assert logged(work, "third.safetensors", "--tensors", "layers.3") == [("moved and changed", ["layers.3"])]
+    subjects = [subject for subject, _ in logged(work, "third.safetensors", "--follow", "--tensors", "layers.[35]")]
+    assert subjects == ["moved and changed", "two", "one"]
