@@ -50,10 +50,9 @@ def examine(repository: Repository | None) -> Iterator[Finding]:
     if repository is None:
         yield Finding("repository", NOTE, "there is no Git repository here, so only the installation was looked at")
         return
-    checks: list[Callable[[Repository], Iterator[Finding]]] = [_filter, _settings, _committed, _hooks]
-    checks += [_local_store, _remote_store]
+    checks: list[Callable[[Repository], Iterator[Finding]]] = [_filter, _settings, _local_store, _remote_store]
     if repository.work_tree is not None:
-        checks += [_attributes, _files]
+        checks += [_committed, _hooks, _attributes, _files]
     for check in checks:
         try:
             yield from check(repository)
@@ -165,24 +164,29 @@ def _settings(repository: Repository) -> Iterator[Finding]:
 def _committed(repository: Repository) -> Iterator[Finding]:
     """Look at `.thetaconfig`: what clones go by."""
     path = os.path.join(repository.work_tree or "", COMMITTED_NAME)
-    has_file = repository.work_tree is not None and os.path.exists(path)
-    if has_file:
+    if os.path.exists(path):
         names = parse_config(repository.git("config", "-z", "--no-includes", "--file", path, "--list"))
         for name in without_effect(names):
             said = f"{name} in {COMMITTED_NAME} is not read from there: others write that file"
             yield Finding("committed", NOTE, said, f"git config {name} <value> (each clone for itself)")
         if not repository.git("ls-files", "--", COMMITTED_NAME):
             said = f"{COMMITTED_NAME} is not added, so no clone will have it"
-            yield Finding("committed", PROBLEM, said, f"git add {COMMITTED_NAME}")
+            yield Finding("committed", PROBLEM, said, f"git add :/{COMMITTED_NAME}")
         return
     url = repository.config("theta.url")
-    if url and repository.work_tree is not None and repository.config("remote.origin.url"):
+    if url and repository.config("remote.origin.url"):
+        written = f"git config --file {_committed_path(repository)} theta.url {shlex.quote(url)}"
         yield Finding(
             "committed",
             NOTE,
             "only this clone's configuration says where the weights are: other clones have to be told",
-            f"git config --file {COMMITTED_NAME} theta.url {shlex.quote(url)} && git add {COMMITTED_NAME}",
+            f"{written} && git add :/{COMMITTED_NAME}",
         )
+
+
+def _committed_path(repository: Repository) -> str:
+    """Return the committed file as a command here has to name it."""
+    return shlex.quote(os.path.relpath(os.path.join(repository.work_tree or repository.git_dir, COMMITTED_NAME)))
 
 
 def _hooks(repository: Repository) -> Iterator[Finding]:
@@ -191,7 +195,7 @@ def _hooks(repository: Repository) -> Iterator[Finding]:
     if absent and not repository.config_bool("theta.installHooks", True):
         said = f"no {', '.join(absent)} hook sends weights (theta.installHooks is false)"
         yield Finding("hooks", NOTE, said, "git theta push before each git push")
-    elif absent and repository.work_tree is not None and not attributes.tracked_patterns(repository):
+    elif absent and not attributes.tracked_patterns(repository):
         return  # the filter puts them in when the first file comes
     elif absent:
         yield Finding("hooks", PROBLEM, f"our lines are missing from: {', '.join(absent)}", "git theta install")
@@ -234,8 +238,8 @@ def _remote_store(repository: Repository) -> Iterator[Finding]:
             "remote-store",
             NOTE,
             "none is known: git push has nowhere to send weights",
-            f"git config --file {COMMITTED_NAME} theta.url <directory that others can read> && "
-            f"git add {COMMITTED_NAME}",
+            f"git config --file {_committed_path(repository)} theta.url <directory that others can read> && "
+            f"git add :/{COMMITTED_NAME}",
         )
     for place in found:
         try:
@@ -260,7 +264,7 @@ def _attributes(repository: Repository) -> Iterator[Finding]:
             continue
         if not repository.git("--literal-pathspecs", "ls-files", "--", source):
             said = f"'{source}' is not added, so clones will not know what is tracked"
-            yield Finding("attributes", PROBLEM, said, f"git add {shlex.quote(source)}")
+            yield Finding("attributes", PROBLEM, said, f"git add {shlex.quote(':/' + source)}")
     incomplete = list(_incomplete_lines(repository))
     for source, pattern, lacking in incomplete:
         quoted = shlex.quote(pattern)
@@ -309,9 +313,9 @@ def _files(repository: Repository) -> Iterator[Finding]:
 
 def _plain(found: Status) -> Iterator[Finding]:
     if found.plain:
-        names = " ".join(shlex.quote(path) for path in found.plain[:_NAMED_COUNT])
+        names = " ".join(shlex.quote(":/" + path) for path in found.plain[:_NAMED_COUNT])
         if len(found.plain) > _NAMED_COUNT:
-            names = "."
+            names = ":/"
         yield Finding(
             "plain-files",
             PROBLEM,
@@ -338,7 +342,7 @@ def _large(found: list[LargeFile]) -> Iterator[Finding]:
         patterns = " ".join(shlex.quote(one) for one in dict.fromkeys(file.pattern for file in found))
         mend = f"git theta track {patterns}"
         if any(file.is_in_git for file in found):
-            mend += " && git add --renormalize ."
+            mend += " && git add --renormalize :/"
         yield Finding("large-files", NOTE, f"not tracked, so git itself takes them whole: {names}", mend)
 
 

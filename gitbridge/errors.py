@@ -132,5 +132,10 @@ def words_for(error: Exception) -> tuple[str, str]:
     name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
     where = f"'{name}'{' in the store' if isinstance(error, BackendError) else ''}: " if name else ""
     is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    hint = "make room and run the command again (git theta env says where the store is)" if is_full else ""
+    if is_full:
+        hint = "make room and run the command again (git theta env says where the store is)"
+    elif isinstance(error, BackendError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        hint = "git theta doctor says which store may not be written, and what mends it"
+    else:
+        hint = ""
     return f"{where}{error.strerror}", hint

@@ -155,3 +155,36 @@ def test_nothing_is_changed_by_looking(work) -> None:
     work.theta("doctor")
 
     assert everything() == before
+
+
+@pytest.mark.parametrize("damage", ["git rm -q --cached .gitattributes", "git rm -q --cached .thetaconfig"])
+def test_what_is_said_can_be_pasted_in_any_directory_of_the_work_tree(work, damage: str) -> None:
+    work.run("sh", "-ec", damage)
+    below = work.at(work.path / "d")
+
+    mend = findings(below, "problem")[0]["mend"]
+    below.run("sh", "-ec", mend)
+
+    assert findings(below, "problem") == []
+
+
+@pytest.mark.parametrize("kind", ["bare", "worktree", "without a commit", "separate git directory"])
+def test_a_repository_of_any_kind_is_looked_at(work, kind: str) -> None:
+    top = work.path.parent
+    command = {
+        "bare": ("clone", "-q", "--bare", str(top / "host.git"), str(top / "new")),
+        "worktree": ("worktree", "add", "-q", str(top / "new"), "side"),
+        "without a commit": ("init", "-q", str(top / "new")),
+        "separate git directory": (
+            "clone",
+            "-q",
+            f"--separate-git-dir={top}/g",
+            str(top / "host.git"),
+            str(top / "new"),
+        ),
+    }[kind]
+    work.git(*command)
+    new = work.at(top / "new")
+
+    assert findings(new, "problem") == []
+    assert "no problems" in new.theta("doctor").stdout
