@@ -145,7 +145,10 @@ def gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     port = free_port()
     options = ["start", "--in-memory", "--host=127.0.0.1", f"--port={port}", "--default-bucket=models"]
     with Server(tmp_path_factory.mktemp("gcs"), port, PROGRAMS / "gcp-storage-emulator", *options):
-        yield Place("gs://models", {"endpoint_url": f"http://127.0.0.1:{port}", "token": "anon", "project": "project-of-the-tests"})
+        yield Place(
+            "gs://models",
+            {"endpoint_url": f"http://127.0.0.1:{port}", "token": "anon", "project": "project-of-the-tests"},
+        )
 
 
 @pytest.fixture(scope="module")

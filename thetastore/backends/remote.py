@@ -176,7 +176,10 @@ class RemoteBackend:
         """See `Backend.delete`."""
         check_name(name)
         self._sizes.pop(name, None)
-        self._patiently(lambda: self.requests.delete(name))
+        try:
+            self._patiently(lambda: self.requests.delete(name))
+        except FileNotFoundError:  # nor is what it would lie in
+            pass
 
     def appender(self, name: str) -> Appender:
         """See `Backend.appender`."""

@@ -120,6 +120,10 @@ class FaultyRequests:
         self._lock = threading.Lock()
         self._latest: dict[str, None] = {}
 
+    def fail(self, number: int, fault: Fault) -> None:
+        """Let one more operation go wrong."""
+        self._faults[number] = fault
+
     @property
     def part_bytes(self) -> int:
         """See `Requests.part_bytes`."""
