@@ -48,7 +48,7 @@ class Holdings:
         self.manifests: list[Digest] = []
         """The oldest first."""
         self.crowded: set[str] = set()
-        """Packs that hold what does not count."""
+        """Packs that hold what does not count, or what the index does not have."""
         self.duplicate_bytes = 0
         """Records of objects that have another one, which counts."""
         self._read_packs()
@@ -65,6 +65,8 @@ class Holdings:
             self.pack_bytes[name] = pack.size()
             for record in records:
                 found, digest = _held(name, record), record.entry.digest
+                if Place(name, record.offset, record.nbytes) not in snapshot.find(digest):
+                    self.crowded.add(name)  # the index has forgotten it; in a new pack it is found again
                 before = self._held.setdefault(digest, found)
                 if before is not found:
                     twice.setdefault(digest, [before]).append(found)

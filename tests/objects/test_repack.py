@@ -18,8 +18,9 @@ from thetastore.digest import Digest, Kind, checksum_of, digest_of
 from thetastore.errors import BackendError
 from thetastore.objects import Objects
 from thetastore.packs import upkeep
+from thetastore.packs.index import Run, write_run
 from thetastore.packs.records import Entry
-from thetastore.packs.writer import PackWriter
+from thetastore.packs.writer import PackWriter, SealedPack
 from thetastore.repack import AGGRESSIVE, HOT, Effort, Repacked, repack
 from thetastore.store import Store
 from thetastore.verify import Level, verify
@@ -154,6 +155,25 @@ def test_what_is_stored_twice_is_kept_once(store_path):
     assert repacked.after.duplicate_bytes == 0
     assert repacked.after.pack_bytes < 0.51 * repacked.before.pack_bytes
     check(store_path, stored)
+
+
+def test_what_the_index_has_forgotten_is_found_again(store_path):
+    place = DirectoryBackend(store_path)
+    raws = [random.Random(number).randbytes(3 << 20) for number in range(3)]
+    with Objects(place) as objects:
+        for raw in raws:
+            objects.put(Kind.CHUNK, raw)
+    (name,) = place.list("index")
+    (pack,) = (SealedPack(info.id, info.file_bytes, []) for info in Run(place.view(name), name).packs)
+    write_run(place, [pack._replace(rows=[row for _, row in Run(place.view(name), name).rows()][1:])])
+    place.delete(name)
+    assert sum(Objects(place).contains(digest_of(raw)) for raw in raws) == 2
+
+    Store.open(store_path, create=True).close()
+    run(store_path)
+
+    assert all(Objects(place).get(Kind.CHUNK, digest_of(raw)) == raw for raw in raws)
+    assert list(verify(Objects(place), Level.RAW)) == []
 
 
 def test_of_two_records_the_smaller_is_not_kept_if_it_is_wrong(store_path):
