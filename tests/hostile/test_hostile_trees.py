@@ -187,6 +187,18 @@ HDF5 = {
     "65535 symbols": patched("model.h5", b"SNOD", b"\xff\xff", 6),
     "a name beyond the heap": patched("model.h5", b"SNOD", b"\xff\xff\xff", 8),
     "an object beyond the file": patched("model.h5", b"SNOD", b"\xff\xff\xff", 16),
+    "a heap of links without its magic": patched("dense.h5", b"FRHP", b"X"),
+    "a compressed heap of links": patched("dense.h5", b"FRHP", b"\1", 7),
+    "a heap of links of no width": patched("dense.h5", b"FRHP", b"\0\0", 110),
+    "a heap of blocks of 48 bytes": patched("dense.h5", b"FRHP", b"\x30\0", 112),
+    "a heap of links beyond the file": patched("dense.h5", b"FRHP", b"\xff" * 7, 132),
+    "a heap of one row": patched("dense.h5", b"FRHP", b"\1\0", 140),
+    "a table of a heap without its magic": patched("dense.h5", b"FHIB", b"X"),
+    "a tree of links without its magic": patched("dense.h5", b"BTHD", b"X"),
+    "a tree of links of another kind": patched("dense.h5", b"BTHD", b"\6", 5),
+    "a tree of records of no bytes": patched("dense.h5", b"BTHD", b"\0\0", 10),
+    "a tree of links 65535 deep": patched("dense.h5", b"BTHD", b"\xff\xff", 12),
+    "a node of links without its magic": patched("dense.h5", b"BTLF", b"X"),
     "an object header of version 7": patched("latest.h5", b"OHDR", b"\7", 4),
 }
 

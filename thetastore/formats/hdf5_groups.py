@@ -1,8 +1,7 @@
 """The groups of an HDF5 file: which name leads to which object.
 
 Groups are kept in two ways: as symbol tables (a B-tree of names in a heap), which is what h5py writes unless it is told
-otherwise, and as link messages in the group's own header. Groups of many links in the newer way keep them in a fractal
-heap, which is not read: what is in them is skeleton.
+otherwise, and as link messages in the group's own header, or in a heap where there are many.
 
 Source: HDF5 File Format Specification 3.0, sections III.A.1 (B-trees), III.B (symbol tables), III.D (local heap),
 IV.A.2.g (link message).
@@ -14,7 +13,8 @@ import struct
 from collections.abc import Iterator
 
 from thetastore.errors import NotThisFormat
-from thetastore.formats.hdf5_objects import LINK, SYMBOL_TABLE, UNDEFINED, Hdf5File, Message
+from thetastore.formats.hdf5_heap import dense_links
+from thetastore.formats.hdf5_objects import LINK, LINK_INFO, SYMBOL_TABLE, UNDEFINED, Hdf5File, Message
 from thetastore.layout import MAX_NAME_BYTES
 
 MAX_HEAP_BYTES = 32 << 20
@@ -35,12 +35,14 @@ def links_of(file: Hdf5File, messages: list[Message]) -> Iterator[tuple[str, int
         if message.type == SYMBOL_TABLE:
             yield from _symbol_table(file, message)
         elif message.type == LINK:
-            yield from _link(message)
+            yield from _link(message.raw)
+        elif message.type == LINK_INFO:
+            yield from _dense(file, message.raw)
 
 
 def is_group(messages: list[Message]) -> bool:
     """Tell whether an object is a group that can be read."""
-    return any(message.type in (SYMBOL_TABLE, LINK) for message in messages)
+    return any(message.type in (SYMBOL_TABLE, LINK, LINK_INFO) for message in messages)
 
 
 def _symbol_table(file: Hdf5File, message: Message) -> Iterator[tuple[str, int]]:
@@ -89,9 +91,19 @@ def _leaves(file: Hdf5File, address: int, depth: int = 0) -> Iterator[int]:
             yield child
 
 
-def _link(message: Message) -> Iterator[tuple[str, int]]:
+def _dense(file: Hdf5File, raw: bytes) -> Iterator[tuple[str, int]]:
+    """Yield the links that a group keeps in a heap, if it does."""
+    at = 2 + (8 if raw[1:2] and raw[1] & 0x01 else 0)
+    if len(raw) < at + _PLACES.size or raw[0]:
+        raise NotThisFormat("a group whose links are somewhere else")
+    heap, tree = _PLACES.unpack_from(raw, at)
+    if heap != UNDEFINED:
+        for link in dense_links(file, heap, tree):
+            yield from _link(link)
+
+
+def _link(raw: bytes) -> Iterator[tuple[str, int]]:
     """Yield the link of a message, if it is a hard one."""
-    raw = message.raw
     if len(raw) < 2 or raw[0] != 1:
         raise NotThisFormat("a link of another version")
     flags, at = raw[1], 2

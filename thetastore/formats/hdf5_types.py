@@ -84,7 +84,7 @@ def _enum(bits: bytes, nbytes: int, properties: bytes) -> str | None:
 
 def _complex(version: int, bits: bytes, nbytes: int, properties: bytes) -> str | None:
     """Return a complex type for two floats that are called `r` and `i`, one after the other, as h5py writes them."""
-    if int.from_bytes(bits[:2], "little") != 2 or version not in (1, 3):
+    if int.from_bytes(bits[:2], "little") != 2 or version not in (1, 3, 4):
         return None
     name_bytes, skip = (8, 4 + 28) if version == 1 else (2, 1)
     member_bytes = name_bytes + skip + _HEAD.size + _FLOAT.size
