@@ -17,6 +17,7 @@ __all__ = [
     "Progress",
     "count_text",
     "has_colours",
+    "painted",
     "printable",
     "shape_text",
     "size_text",
@@ -114,6 +115,14 @@ def _mode(stream: TextIO) -> str:
 
 
 PROGRESS_VARIABLE = "GIT_THETA_PROGRESS"
+
+
+def painted(text: str, colour: str, is_on: bool) -> str:
+    """Return text in a colour of `COLOURS`, or as it is."""
+    return f"\x1b[{COLOURS[colour]}m{text}\x1b[m" if is_on else text
+
+
+COLOURS = {"green": 32, "yellow": 33, "red": 31}
 
 
 def has_colours(asked: str, stream: TextIO) -> bool:

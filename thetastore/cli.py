@@ -37,6 +37,9 @@ A row is a manifest: one version of a file. No chunk is read.
 
 def run() -> int:
     """Run the command line of this process; return the exit status."""
+    if os.name != "posix":
+        print("thetastore: this needs a POSIX system: Linux, macOS, or WSL on Windows", file=sys.stderr)
+        return EXIT_FAILED
     return main(sys.argv[1:])
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 
 from gitbridge.cli.opening import open_repository
-from gitbridge.doctor import GOOD, PROBLEM, Finding, examine
+from gitbridge.cli.options import add_color_option
+from gitbridge.doctor import GOOD, NOTE, PROBLEM, Finding, examine
 from gitbridge.errors import RepositoryMissingError
-from gitbridge.render import count_text, printable
+from gitbridge.render import count_text, has_colours, painted, printable
 from gitbridge.repository import Repository
 from thetastore.command_line import Parser
 
@@ -21,13 +22,15 @@ def doctor(arguments: list[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="for programs; schema 1")
     parser.add_argument("-q", "--quiet", action="store_true", help="say nothing of what is good")
+    add_color_option(parser)
     options = parser.parse_args(arguments)
+    is_coloured = has_colours(options.color, sys.stdout)
     repository = _repository()
     found = []
     for finding in examine(repository):
         found.append(finding)
         if not options.json and not (options.quiet and finding.level == GOOD):
-            _print(finding)
+            _print(finding, is_coloured)
     if repository is not None:
         repository.close()
     problem_count = sum(finding.level == PROBLEM for finding in found)
@@ -45,11 +48,15 @@ def _repository() -> Repository | None:
         return None
 
 
-def _print(finding: Finding) -> None:
-    print(f"{finding.level:8} {finding.check}: {printable(finding.message)}")
+def _print(finding: Finding, is_coloured: bool) -> None:
+    level = painted(f"{finding.level:8}", _COLOURS[finding.level], is_coloured)
+    print(f"{level} {finding.check}: {printable(finding.message)}")
     if finding.mend:
         print(f"{'':8} mend: {printable(finding.mend)}")
     sys.stdout.flush()
+
+
+_COLOURS = {GOOD: "green", NOTE: "yellow", PROBLEM: "red"}
 
 
 def _print_json(found: list[Finding]) -> None:

@@ -71,6 +71,10 @@ COMMANDS = {
 
 def run() -> NoReturn:
     """Run the command that the process was started with, and end the process."""
+    if os.name != "posix":
+        # Locks, renames of open files and descriptors of directories are what nothing is lost by: docs/platforms.md.
+        _say("this needs a POSIX system: Linux, macOS, or WSL on Windows", "in WSL: pip install thetastore")
+        os._exit(2)
     # No linear algebra is done here, and starting its threads takes 30 ms of each process that imports numpy.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     status = main(sys.argv[1:])

@@ -21,6 +21,19 @@ def add_progress_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_color_option(parser: argparse.ArgumentParser) -> None:
+    """Give a command `--color`, as git has it; what comes of it, `render.has_colours` says."""
+    parser.add_argument(
+        "--color",
+        nargs="?",
+        choices=("auto", "always", "never"),
+        const="always",
+        default="auto",
+        metavar="WHEN",
+        help="auto (on a terminal, unless NO_COLOR is set), always or never",
+    )
+
+
 class _Progress(argparse.Action):
     """Says how progress is shown, to our own code and to what git runs of ours."""
 

@@ -8,9 +8,10 @@ import sys
 from gitbridge.absent import remark_on_absent
 from gitbridge.attributes import tracked_patterns
 from gitbridge.cli.opening import open_work_tree
+from gitbridge.cli.options import add_color_option
 from gitbridge.large_files import LargeFile
 from gitbridge.profile import profile_of
-from gitbridge.render import count_text, printable, size_text, table
+from gitbridge.render import count_text, has_colours, painted, printable, size_text, table
 from gitbridge.repository import Repository
 from gitbridge.setup import is_configured
 from gitbridge.states import FULL, MISSING
@@ -33,6 +34,7 @@ def status(arguments: list[str]) -> int:
     output.add_argument("-p", "--porcelain", action="store_true", help="for scripts: one line a file, see below")
     output.add_argument("-j", "--json", action="store_true", help="for programs; schema 1")
     parser.add_argument("-z", dest="nul", action="store_true", help="--porcelain, each line ended by a NUL byte")
+    add_color_option(parser)
     options = parser.parse_args(arguments)
     if options.nul and options.json:
         parser.error("-z goes with --porcelain, not with --json")
@@ -43,7 +45,7 @@ def status(arguments: list[str]) -> int:
         elif options.porcelain or options.nul:
             _print_porcelain(found, b"\0" if options.nul else b"\n")
         else:
-            _print_text(repository, found)
+            _print_text(repository, found, has_colours(options.color, sys.stdout))
             _print_conflicts(repository, found)
     return 1 if found.plain or any(_is_lost(row.state, row.is_stored, row.is_pushed) for row in found.files) else 0
 
@@ -64,11 +66,25 @@ def _is_lost(state: str, is_stored: bool, is_pushed: bool | None) -> bool:
     return state == MISSING or not (is_stored or is_pushed)
 
 
-def _print_text(repository: Repository, found: Status) -> None:
+def _print_text(repository: Repository, found: Status, is_coloured: bool) -> None:
     rows = [(row, row.remarks()) for row in found.files]
-    lines = [(printable(row.file.path), size_text(row.file.file_bytes), ", ".join(said)) for row, said in rows if said]
-    lines += [(printable(path), "", "tracked, but in git as a plain file") for path in found.plain]
-    lines += [(printable(file.path), size_text(file.nbytes), _why_large(file)) for file in found.large]
+    lines = [
+        (
+            printable(row.file.path),
+            size_text(row.file.file_bytes),
+            painted(
+                ", ".join(said), "red" if _is_lost(row.state, row.is_stored, row.is_pushed) else "green", is_coloured
+            ),
+        )
+        for row, said in rows
+        if said
+    ]
+    plain = painted("tracked, but in git as a plain file", "red", is_coloured)
+    lines += [(printable(path), "", plain) for path in found.plain]
+    lines += [
+        (printable(file.path), size_text(file.nbytes), painted(_why_large(file), "yellow", is_coloured))
+        for file in found.large
+    ]
     sys.stdout.write(table(lines, right=(1,)))
     if lines:
         sys.stdout.write("\n")

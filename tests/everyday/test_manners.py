@@ -1,0 +1,30 @@
+"""Colours, and a system that is not one of ours."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+
+def test_colours_come_when_they_are_asked_for_and_never_into_a_file(work) -> None:
+    work.git("config", "theta.ulr", "x")
+
+    assert "\x1b[33mnote" in work.theta("doctor", "--color").stdout
+    assert "\x1b" not in work.theta("doctor").stdout
+    assert "\x1b" not in work.theta("doctor", "--color=never").stdout
+    work.write("m.safetensors", work.checkpoint("changed"))
+    assert "\x1b[32mmodified\x1b[m" in work.theta("status", "--color=always").stdout
+    assert "\x1b" not in work.theta("status").stdout
+
+
+@pytest.mark.parametrize("module", ["gitbridge.cli.main", "thetastore.cli"])
+def test_another_system_is_refused_in_words(module: str) -> None:
+    program = f"import os, sys; import {module} as program; os.name = 'nt'; sys.exit(program.run())"
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 2
+    assert "POSIX" in done.stderr
+    assert "Traceback" not in done.stderr
