@@ -39,7 +39,8 @@ def diff(arguments: list[str]) -> int:
     """Print what changed between versions of files, tensor by tensor."""
     parser = _parser()
     before_dashes, paths = arguments, list[str]()
-    if "--" in arguments:
+    has_dashes = "--" in arguments
+    if has_dashes:
         at = arguments.index("--")
         before_dashes, paths = arguments[:at], arguments[at + 1 :]
     options = parser.parse_intermixed_args(before_dashes)
@@ -50,9 +51,9 @@ def diff(arguments: list[str]) -> int:
             if len(names) != 2:
                 raise UsageError(f"--no-index compares two files, not {len(names)}", "git theta diff --no-index A B")
             return _run(repository, names, [], options)
-        if repository is None:
-            return _run(None, options.names, paths, options)
-        return _run(repository, *_split(repository, options.names, paths), options)
+        if repository is None or has_dashes:
+            return _run(repository, options.names, paths, options)
+        return _run(repository, *_split(repository, options.names), options)
 
 
 def _parser() -> Parser:
@@ -99,12 +100,10 @@ def _opened(stack: ExitStack, options: argparse.Namespace) -> Repository | None:
         raise
 
 
-def _split(repository: Repository, names: list[str], paths: list[str]) -> tuple[list[str], list[str]]:
-    """Take leading revisions, or two files, from what stands before `--`; the rest are paths, as for git diff."""
+def _split(repository: Repository, names: list[str]) -> tuple[list[str], list[str]]:
+    """Take leading revisions, or two files, from names without a `--`; the rest are paths, as for git diff."""
     from gitbridge.versions import is_revision
 
-    if paths:
-        return names, paths
     if len(names) == 2 and any(":" in name for name in names):
         return names, []
     count = 0

@@ -426,3 +426,13 @@ def test_files_that_share_names_are_not_one_model(work: Work) -> None:
 
     assert (result.status, result.out) == (0, "")
     assert "'a.safetensors' and 'b.safetensors' both have 'embed.weight'" in clash.err
+
+
+def test_dashes_tell_a_revision_from_a_file_of_the_same_name(kinds: Work) -> None:
+    kinds.git("branch", "model.safetensors", "v1")
+
+    unclear = kinds.theta("diff", "model.safetensors")
+
+    assert "'model.safetensors' is both a revision and a file" in unclear.err
+    assert changed(kinds, "model.safetensors", "v2", "--") == changed(kinds, "v1", "v2")
+    assert changed(kinds, "--", "model.safetensors") == []
