@@ -39,8 +39,8 @@ CONTENDERS = (
 _IN_PEERS_PYTHON = ("ZipNN", "BitX", "BitX on parent")
 _ONLY = {"Git-Theta 2023": ("single fp32", "lr 2e-5 fp32"), "BitX on parent": ("chain bf16",)}
 """Scenarios of contenders that take minutes, or that differ from others there alone; in one round."""
-_MANY_BYTES = 300_000_000
-"""Scenarios of more are measured in one round: they have ten files each as it is."""
+_SEVERAL_ROUNDS = ("single fp32", "single bf16", "lr 2e-5 bf16", "lr 2e-5 fp32")
+"""Scenarios whose speeds are judged. The others are there for their bytes, or have many files as it is: one round."""
 _RESULTS = Path(__file__).parents[1] / "results" / "peers.json"
 _VERSIONS = """\
 import importlib.metadata
@@ -125,7 +125,7 @@ def main() -> int:
         return 0
     failures = 0
     for scenario in prepared:
-        rounds = 1 if scenario.raw_bytes > _MANY_BYTES else arguments.rounds
+        rounds = arguments.rounds if scenario.name in _SEVERAL_ROUNDS else 1
         print(f"{scenario.name}: {scenario.about}, {scenario.raw_bytes / 1e6:.0f} MB, {rounds} rounds", flush=True)
         for round_number in range(rounds):
             for contender in arguments.contenders.split(","):
@@ -177,7 +177,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--peers-python", help="an interpreter with zipnn, torch, git-theta (`make peers`)")
     parser.add_argument("--only", help="scenarios, with commas between them")
     parser.add_argument("--contenders", default=",".join(CONTENDERS), help="default: %(default)s")
-    parser.add_argument("--rounds", type=int, default=2, help="default: %(default)s; one for the largest scenarios")
+    parser.add_argument("--rounds", type=int, default=3, help="of those whose speeds are judged; default: %(default)s")
     parser.add_argument("--resume", action="store_true", help="go on where a run was cut short")
     parser.add_argument("--prepare", action="store_true", help="make the inputs and stop")
     parser.add_argument("--json", type=Path, default=_RESULTS, help="where results go (default: %(default)s)")
