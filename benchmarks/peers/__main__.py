@@ -70,6 +70,9 @@ class Results:
     def add(self, scenario: Scenario, run: dict[str, Any]) -> None:
         self.whole["scenarios"][scenario.name] = describe(scenario)
         self.whole["runs"].append(run)
+        self.write()
+
+    def write(self) -> None:
         part = self._path.with_suffix(".part")
         part.write_text(json.dumps(self.whole, indent=1) + "\n")
         os.replace(part, self._path)
@@ -131,6 +134,7 @@ def main() -> int:
             for contender in arguments.contenders.split(","):
                 failures += _run(contender, scenario, round_number, results, arguments)
     results.whole["machine"]["load_average_at_end"] = os.getloadavg()
+    results.write()
     print(f"written to {arguments.json}")
     return int(failures > 0)
 
@@ -177,7 +181,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--peers-python", help="an interpreter with zipnn, torch, git-theta (`make peers`)")
     parser.add_argument("--only", help="scenarios, with commas between them")
     parser.add_argument("--contenders", default=",".join(CONTENDERS), help="default: %(default)s")
-    parser.add_argument("--rounds", type=int, default=3, help="of those whose speeds are judged; default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=2, help="of those whose speeds are judged; default: %(default)s")
     parser.add_argument("--resume", action="store_true", help="go on where a run was cut short")
     parser.add_argument("--prepare", action="store_true", help="make the inputs and stop")
     parser.add_argument("--json", type=Path, default=_RESULTS, help="where results go (default: %(default)s)")
