@@ -153,6 +153,7 @@ def test_plugins_of_other_packages_are_found_and_broken_ones_are_passed_over(
     points = "a = example_plugin:Missing\nb = no_such_module:X\nc = example_plugin:Failing\nd = example_plugin:Example"
     install(tmp_path, points, MODULE)
     monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop("example_plugin", None)
 
     found = Registry().candidates(b"EXAMPLE")
 
@@ -177,4 +178,17 @@ def test_nothing_is_imported_before_a_file_asks_for_it() -> None:
         "thetastore.formats.safetensors",
         "numpy",
     }
-    assert "importlib.metadata" in modules_after("candidates(b'plain text')")
+    plain = modules_after("candidates(b'plain text')")
+    assert "importlib.metadata" in plain
+    assert not any(name.startswith(("thetastore.formats.onnx", "thetastore.formats.flax")) for name in plain)
+
+
+def test_a_format_without_a_magic_is_asked_after_the_plugins(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = MODULE.replace('head[:7] in (b"EXAMPLE", b"PK\\3\\4" + bytes(3))', 'head[:1] in (b"\\x08", b"\\x81")')
+    install(tmp_path, "d = example_plugin:Example", module)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop("example_plugin", None)
+
+    for head, name in ((b"\x08\x0a\x3a", "onnx"), (b"\x81\xa1w", "flax-msgpack")):
+        assert [format.name for format in Registry().candidates(head)] == ["example", name]
+    del sys.modules["example_plugin"]

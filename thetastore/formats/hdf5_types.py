@@ -22,7 +22,8 @@ _FLOATS = {
     (2, 7, 8, 7, 127): "bfloat16",
 }
 """What is narrower cannot be told: HDF5 does not say what the types of eight bits make of infinities and NaNs."""
-_TRUTH = (b"FALSE\0", b"TRUE\0")
+_TRUTH = (b"FALSE\0TRUE\0" + b"\0\1", b"FALSE\0\0\0TRUE\0\0\0\0" + b"\0\1")
+"""Names and values of the enumeration that h5py makes of booleans; before version 3 names are padded."""
 
 
 def dtype_of(raw: bytes) -> str | None:
@@ -73,12 +74,9 @@ def _float(bits: bytes, nbytes: int, properties: bytes) -> str | None:
 def _enum(bits: bytes, nbytes: int, properties: bytes) -> str | None:
     """Return bool for what h5py makes of it; the integers for any other enumeration."""
     base = dtype_of(properties)
-    if base == "int8" and nbytes == 1 and int.from_bytes(bits[:2], "little") == 2:
-        names = properties[_HEAD.size + _INTEGER.size :]
-        if names.startswith(_TRUTH[0]) and _TRUTH[1] in names and names.endswith(b"\0\1"):
-            return "bool"
-        if names.rstrip(b"\0").startswith(_TRUTH[0]) and _TRUTH[1] in names:
-            return "bool"
+    members = properties[_HEAD.size + _INTEGER.size :]
+    if base == "int8" and nbytes == 1 and bits[:2] == b"\2\0" and members.startswith(_TRUTH):
+        return "bool"
     return base if base is not None and DTYPES[base].bits == 8 * nbytes else None
 
 
