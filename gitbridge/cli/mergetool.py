@@ -202,6 +202,8 @@ def _ask(repository: Repository, store: Store, file: Unmerged, merge: Merge) -> 
         else:
             decided.update(_answered(answer, undecided))
             merge = merge_unmerged(repository, store, file, lambda decision: decided.get(decision.name))
+            if merge.conflicts:
+                print(f"  {count_text(len(merge.conflicts), 'tensor')} undecided")
     return merge
 
 

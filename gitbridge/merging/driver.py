@@ -87,6 +87,9 @@ def _merged(repository: Repository, store: Store, texts: Texts, path: str, rules
     try:
         merged = store_result(repository, store, merge, path)
     except MergeError as error:
+        if is_virtual:
+            merged = store_result(repository, store, _all_from_base(sides), path)
+            return Outcome(CLEAN, merged.pointer, ())
         conflicts = [Conflict(one.decision, "") for one in merge.mixed]
         return _undecided(repository, path, conflicts, str(error), is_virtual)
     if is_virtual:
@@ -108,6 +111,11 @@ def _with_base_in_conflicts(sides: Sides, merge: Merge) -> Merge:
     by_rule = dict(merge.mixed)
     again = three_way_merge(sides, lambda decision: base if decision in undecided else by_rule[decision])
     return again._replace(conflicts=[])
+
+
+def _all_from_base(sides: Sides) -> Merge:
+    base = Rule(find_method("base"), {})
+    return three_way_merge(sides, lambda decision: base)._replace(conflicts=[])
 
 
 def _clean(repository: Repository, path: str, merge: Merge, merged: Merged) -> Outcome:

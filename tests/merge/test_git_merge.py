@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -324,3 +326,78 @@ def test_files_that_are_no_checkpoints_conflict_as_wholes(work: Work) -> None:
     assert done.status == 1
     assert "tensors are not known" in done.err
     assert work.read("x.dat") == b"ours" * 1000
+
+
+def test_what_cannot_be_mixed_between_merge_bases_is_their_own_bases(work: Work, base: Model, changed: Make) -> None:
+    bad = changed(base, 1, 0)
+    bad["layers.0.weight"] = bad["layers.0.weight"].copy()
+    bad["layers.0.weight"][0, 0] = np.nan
+    work.branch("one", bad)
+    work.branch("two", changed(base, 2, 0))
+    for here, there, taken in (("one", "two~0", "theirs"), ("two", "one~1", "ours")):
+        work.git("checkout", "-q", here)
+        work.git("merge", "-q", "-m", "cross", there, GIT_THETA_MERGE_METHOD=taken)
+    work.git("checkout", "-q", "one")
+    work.commit(changed(changed(base, 2, 0), 3, 1))
+
+    work.git("merge", "-m", "merge", "two", GIT_THETA_MERGE_METHOD="average")
+
+    assert same(work.tensors(), changed(changed(base, 2, 0), 3, 1))
+
+
+def test_importances_are_read_from_files_that_a_rule_names(work: Work, base: Model, changed: Make) -> None:
+    for name, value in (("ours", 3), ("theirs", 1)):
+        work.write({key: np.full_like(array, value) for key, array in base.items()}, f"{name}.importances.safetensors")
+    work.commit(tag="start")
+    for name, by in (("theirs", 4), ("ours", 8)):
+        work.git("checkout", "-q", "-b", name, "start")
+        work.commit(changed(base, by, 1))
+
+    rule = "fisher fisher=ours.importances.safetensors,start:theirs.importances.safetensors"
+    work.git("merge", "-m", "merge", "theirs", GIT_THETA_MERGE_METHOD=rule)
+    assert np.allclose(work.tensors()["layers.1.weight"], base["layers.1.weight"] + 7, atol=1e-5)
+
+    work.git("reset", "-q", "--hard", "HEAD~1")
+    outside = work.git("merge", "theirs", check=False, GIT_THETA_MERGE_METHOD="fisher fisher=/etc/passwd")
+    assert "outside of the work tree" in outside.err
+    assert outside.status == 1
+
+
+def test_a_file_committed_before_it_was_tracked_is_merged_too(work: Work, model: Make, changed: Make) -> None:
+    base = model()
+    work.theta("untrack", "*.safetensors")
+    work.commit(base, tag="base")
+    work.branch("theirs", changed(base, 4, 0))
+    work.branch("ours", changed(base, 8, 1))
+    work.theta("track", "*.safetensors")
+    work.git("add", "--renormalize", ".")
+    work.commit()
+    assert work.git("show", "HEAD:model.safetensors").out.startswith("version ")
+
+    work.git("merge", "-m", "merge", "theirs")
+
+    assert same(work.tensors(), changed(changed(base, 4, 0), 8, 1))
+
+
+def test_weights_that_a_clone_lacks_are_fetched_and_a_missing_base_is_named(
+    work: Work, base: Model, changed: Make, tmp_path: Path
+) -> None:
+    work.git("config", "theta.url", str(tmp_path / "remote"))
+    work.git("init", "-q", "--bare", str(tmp_path / "bare.git"))
+    work.git("remote", "add", "origin", str(tmp_path / "bare.git"))
+    work.branch("theirs", changed(base, 4, 0, 1))
+    work.branch("ours", changed(base, 8, 1))
+    work.git("push", "-q", "origin", "base", "ours", "theirs")
+    shutil.rmtree(work.path / ".git" / "theta")
+
+    work.git("merge", "-m", "merge", "theirs", GIT_THETA_MERGE_METHOD="task_arithmetic")
+    assert np.allclose(work.tensors()["layers.1.weight"], base["layers.1.weight"] + 12, atol=1e-5)
+
+    work.git("reset", "-q", "--hard", "HEAD~1")
+    before = work.read()
+    shutil.rmtree(work.path / ".git" / "theta")
+    shutil.rmtree(tmp_path / "remote")
+    done = work.git("merge", "-m", "merge", "theirs", check=False)
+    assert done.status == 1
+    assert "the weights of 'model.safetensors'" in done.err
+    assert work.read() == before

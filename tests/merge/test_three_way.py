@@ -138,3 +138,10 @@ def test_a_tensor_with_another_dtype_or_shape_is_another_tensor() -> None:
     reshaped = {"w": base["w"]._replace(shape=(1, 2))}
 
     assert decide(base, recast, reshaped)[0].conflict == "both changed"
+
+
+def test_pairing_equal_tensors_takes_a_bounded_time() -> None:
+    base = {f"a.{number}.x": content("0") for number in range(20_000)}
+    side = {f"b.{number}.y": content("0") for number in range(20_000)}
+
+    assert renames(base, side, base) == {}

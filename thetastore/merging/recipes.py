@@ -22,6 +22,8 @@ from thetastore.merging.registry import find_method, parameter_values
 UNDECIDED = "conflict"
 """Stands for a method: the tensor is left in conflict."""
 MAX_RECIPE_BYTES = 1 << 20
+MAX_RULES = 1000
+"""Each is held against the name of every tensor: 1000 against 200,000 names take about a minute."""
 _SIDES = 2
 
 
@@ -65,7 +67,7 @@ def parse_recipe(text: str, source: str, side_count: int = _SIDES) -> Recipe:
     if len(text) > MAX_RECIPE_BYTES:
         raise MergeError(f"'{source}' is longer than a recipe may be: {len(text)} characters")
     files = "*"
-    rules = []
+    rules: list[RecipeRule] = []
     for number, line in enumerate(text.split("\n"), 1):
         stripped = line.strip()
         if not stripped or stripped.startswith("#"):
@@ -74,11 +76,17 @@ def parse_recipe(text: str, source: str, side_count: int = _SIDES) -> Recipe:
             if stripped.startswith("["):
                 files = _section(stripped)
                 continue
+            _check_room(rules)
             tensors, rest = _pattern(stripped)
             rules.append(RecipeRule(number, files, tensors, parse_rule(rest, f"{source}, line {number}", side_count)))
         except MergeError as error:
             raise MergeError(f"{source}, line {number}: {error.message}", error.hint) from None
     return Recipe(source, text, tuple(rules))
+
+
+def _check_room(rules: list[RecipeRule]) -> None:
+    if len(rules) == MAX_RULES:
+        raise MergeError(f"more than {MAX_RULES} rules")
 
 
 def _section(line: str) -> str:

@@ -129,8 +129,12 @@ def renames(base: Table, side: Table, other: Table) -> dict[str, str]:
     gone = _by_content((name, content) for name, content in base.items() if name not in side)
     new = _by_content((name, content) for name, content in side.items() if name not in base)
     found: dict[str, str] = {}
+    left = _MAX_COMPARISONS
     for content, old_names in gone.items():
-        found.update(_paired(old_names, new.get(content, [])))
+        new_names = new.get(content, [])
+        left -= len(old_names) * len(new_names)
+        if left >= 0 or len(old_names) == len(new_names) == 1:
+            found.update(_paired(old_names, new_names))
     return found
 
 
@@ -141,15 +145,15 @@ def _by_content(tensors: Iterable[tuple[str, Content]]) -> dict[Content, list[st
     return found
 
 
-_MAX_ALIKE = 500
-"""Names with one content of which the likeliest pairs are looked for: the work grows with the square."""
+_MAX_COMPARISONS = 1_000_000
+"""Of names, to pair tensors with one content: 2 s. What is beyond is an addition and a deletion."""
 
 
 def _paired(old_names: list[str], new_names: list[str]) -> Iterator[tuple[str, str]]:
     if len(old_names) == len(new_names) == 1:
         yield old_names[0], new_names[0]
         return
-    if not new_names or len(old_names) > _MAX_ALIKE or len(new_names) > _MAX_ALIKE:
+    if not new_names:
         return
     for old in old_names:
         new = _likeliest(old, new_names)
