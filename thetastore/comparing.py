@@ -12,14 +12,13 @@ has no values element by element (quantised blocks) is compared block by block.
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from thetastore.buffers import Buffers
+from thetastore.changes import Change
 from thetastore.chunking import MAX_GRID_CHUNK_BYTES
-from thetastore.digest import Digest
-from thetastore.dtypes import DTYPES, raw_bytes_of
+from thetastore.dtypes import DTYPES
 from thetastore.elements import bits_of, components, has_values, is_floating, values_of
 from thetastore.pool import Pool
 from thetastore.sides import Part, Side
@@ -32,111 +31,12 @@ from thetastore.statistics.spectrum import Sketch, Spectrum
 if TYPE_CHECKING:
     from thetastore.elements import Floats
 
-ADDED, REMOVED, RENAMED, RESHAPED, RECAST, CHANGED = "added", "removed", "renamed", "reshaped", "recast", "changed"
-KINDS = (CHANGED, RECAST, RESHAPED, RENAMED, ADDED, REMOVED)
-
 _RANGE_BYTES = 1 << 20
 """Read and measured by one thread at once."""
 _PIECE_NUMBERS = 1 << 17
 """Three arrays of float64 make 3 MB. CPU time of two files of 400 MB fp32: 1.7 s with 2^15 to 2^19, 2.0 s with 2^13."""
-_MOST_ALIKE = 256
-"""Of more tensors with the same bytes, names are not compared: they are paired in order; 100,000 would take hours."""
 _SMALL_BYTES = 32 << 10
 """Shorter ranges are measured in the caller's thread."""
-
-
-class Entry(NamedTuple):
-    """A tensor of a file, as tables list it."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    digest: Digest
-
-    @property
-    def raw_bytes(self) -> int:
-        """Bytes in C order."""
-        return raw_bytes_of(self.dtype, self.element_count)
-
-    @property
-    def element_count(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
-
-
-class Change(NamedTuple):
-    """One tensor that is not the same on both sides."""
-
-    kind: str
-    """One of `KINDS`. A tensor of another shape is `reshaped`, whatever else; one of another type `recast`."""
-    before: Entry | None
-    """None where it was added."""
-    after: Entry | None
-    """None where it was removed."""
-
-    @property
-    def name(self) -> str:
-        """Its name now; of a removed tensor, what it was."""
-        entry = self.after or self.before
-        assert entry is not None, "a change has at least one side"
-        return entry.name
-
-    @property
-    def has_same_values(self) -> bool:
-        """Both sides are there, and are the same bytes of the same type."""
-        before, after = self.before, self.after
-        if before is None or after is None:
-            return False
-        return (before.digest, before.dtype) == (after.digest, after.dtype)
-
-
-def changes_between(before: Iterable[Entry], after: Iterable[Entry]) -> list[Change]:
-    """Return what changed, ordered by name. Nothing is read."""
-    old, new = {entry.name: entry for entry in before}, {entry.name: entry for entry in after}
-    gone = [entry for name, entry in old.items() if name not in new]
-    come = [entry for name, entry in new.items() if name not in old]
-    found = list(_renamed(gone, come))
-    old_names = {change.before.name for change in found if change.before}
-    new_names = {change.name for change in found}
-    found += (Change(REMOVED, entry, None) for entry in gone if entry.name not in old_names)
-    found += (Change(ADDED, None, entry) for entry in come if entry.name not in new_names)
-    for name, entry in new.items():
-        if name in old and old[name] != entry:
-            found.append(Change(_kind(old[name], entry), old[name], entry))
-    return sorted(found, key=lambda change: change.name)
-
-
-def _kind(before: Entry, after: Entry) -> str:
-    if before.shape != after.shape:
-        return RESHAPED
-    return RECAST if before.dtype != after.dtype else CHANGED
-
-
-def _renamed(gone: list[Entry], come: list[Entry]) -> Iterator[Change]:
-    """Pair what went and what came with the same bytes and type; of several, those whose names end alike."""
-    waiting: dict[tuple[Digest, str], deque[Entry]] = {}
-    for entry in gone:
-        if entry.raw_bytes:
-            waiting.setdefault((entry.digest, entry.dtype), deque()).append(entry)
-    for entry in come:
-        candidates = waiting.get((entry.digest, entry.dtype))
-        if candidates:
-            best = candidates[0]
-            if len(candidates) <= _MOST_ALIKE:
-                best = max(candidates, key=lambda old: (old.shape == entry.shape, _common_end(old.name, entry.name)))
-                candidates.remove(best)
-            else:
-                candidates.popleft()
-            yield Change(RENAMED, best, entry)
-
-
-def _common_end(one: str, other: str) -> int:
-    length = 0
-    for a, b in zip(reversed(one), reversed(other), strict=False):
-        if a != b:
-            break
-        length += 1
-    return length
 
 
 class Measured(NamedTuple):

@@ -62,7 +62,8 @@ def _changed(repository: Repository, options: argparse.Namespace) -> Iterator[Ch
 def _text(found: Iterable[Changed], named_count: int | None) -> Iterator[str]:
     from gitbridge.render import printable
     from gitbridge.reports.figures import LETTERS, name_text
-    from thetastore.comparing import KINDS, Measured
+    from thetastore.changes import KINDS
+    from thetastore.comparing import Measured
 
     for one in found:
         commit, changes = one

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gitbridge.diffing import Group
+from gitbridge.groups import Group
 from gitbridge.render import printable, shape_text
-from thetastore.comparing import ADDED, CHANGED, RECAST, REMOVED, RENAMED, RESHAPED, Entry, Measured
+from thetastore.changes import ADDED, CHANGED, RECAST, REMOVED, RENAMED, RESHAPED, Entry
+from thetastore.comparing import Measured
 from thetastore.statistics.moments import Moments
 
 LETTERS = {CHANGED: "M", RECAST: "T", RESHAPED: "S", RENAMED: "R", ADDED: "A", REMOVED: "D"}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from gitbridge.diffing import FileDiff, Group, by_layer, by_module, ordered
+from gitbridge.diffing import FileDiff, ordered
+from gitbridge.groups import Group, by_layer, by_module
 from gitbridge.render import printable
 from gitbridge.reports.figures import (
     LETTERS,

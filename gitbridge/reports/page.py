@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
 from gitbridge.anatomy import Place
-from gitbridge.diffing import FileDiff, Group, by_layer, by_module, by_place, ordered
+from gitbridge.diffing import FileDiff, ordered
+from gitbridge.groups import Group, by_layer, by_module, by_place
 from gitbridge.render import printable
 from gitbridge.reports import svg
 from gitbridge.reports.figures import (
@@ -27,7 +28,8 @@ from gitbridge.reports.figures import (
     share_text,
 )
 from gitbridge.reports.text import heading
-from thetastore.comparing import KINDS, Measured
+from thetastore.changes import KINDS
+from thetastore.comparing import Measured
 
 _MOST_ROWS = 1000
 """Tensors in the table, where the command line does not say: a page of 200,000 opens nowhere."""

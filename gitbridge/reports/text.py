@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from gitbridge.diffing import FileDiff, Group, by_layer, by_module, ordered
+from gitbridge.diffing import FileDiff, ordered
+from gitbridge.groups import Group, by_layer, by_module
 from gitbridge.render import count_text, printable, table
 from gitbridge.reports.figures import (
     LETTERS,
@@ -18,7 +19,8 @@ from gitbridge.reports.figures import (
     share_of,
     share_text,
 )
-from thetastore.comparing import KINDS, Measured
+from thetastore.changes import KINDS
+from thetastore.comparing import Measured
 
 _MOST_GROUPS = 100
 """Layers, or modules, that are listed: what has more is no stack of layers."""

@@ -6,10 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from gitbridge.diffing import FileDiff, Group, by_layer, by_module, ordered
+from gitbridge.diffing import FileDiff, ordered
+from gitbridge.groups import Group, by_layer, by_module
 from gitbridge.history import Commit
 from gitbridge.versions import Version
-from thetastore.comparing import Entry, Measured
+from thetastore.changes import Entry
+from thetastore.comparing import Measured
 
 SCHEMA = 1
 

@@ -18,7 +18,8 @@ import pytest
 from gitbridge.cli.main import main
 from gitbridge.pointers import render_pointer
 from gitbridge.repository import Repository
-from thetastore.comparing import Comparison, Entry, Measured, changes_between
+from thetastore.changes import Entry, changes_between
+from thetastore.comparing import Comparison, Measured
 from thetastore.sides import FileSide, StoredSide
 from thetastore.store import Store
 
