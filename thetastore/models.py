@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar
 from thetastore.arrays import array_form, jax_form, parse_index, read_array, read_slice, torch_form
 from thetastore.digest import Digest
 from thetastore.errors import MalformedError, NoSuchTensorError, ObjectMissingError
+from thetastore.formats import MAX_HEADER_BYTES
 from thetastore.manifest import Tensor as Entry
 from thetastore.selection import glob_wants
 from thetastore.store import Store
@@ -391,7 +392,13 @@ def _metadata_of(reader: TensorReader) -> dict[str, str]:
         return {}
     import json
 
-    header_bytes = int.from_bytes(reader.read_file(0, 8), "little")
-    header = json.loads(reader.read_file(8, min(8 + header_bytes, reader.manifest.file_bytes)))
-    found: dict[str, str] = header.get("__metadata__", {})
-    return found
+    try:
+        header_bytes = int.from_bytes(reader.read_file(0, 8), "little")
+        if header_bytes > MAX_HEADER_BYTES:
+            raise MalformedError(f"a header of {header_bytes} bytes")
+        found = json.loads(reader.read_file(8, 8 + header_bytes)).get("__metadata__", {})
+        return {str(name): str(value) for name, value in found.items()}
+    except (ValueError, AttributeError, IndexError, RecursionError) as error:
+        raise MalformedError(
+            f"manifest '{reader.manifest_digest}' speaks of a safetensors file, and is wrong"
+        ) from error

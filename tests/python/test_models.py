@@ -332,3 +332,16 @@ def test_tied_tensors_come_back_as_one(tmp_path):
 
 def test_the_examples_in_docstrings_run():
     assert doctest.testmod(thetastore.models).failed == 0
+
+
+def test_metadata_that_is_none_is_refused(tmp_path):
+    from thetastore.manifest import Chunk, Manifest, encode_manifest
+
+    for number, raw in enumerate([b"", b"\xff" * 64, (9).to_bytes(8, "little") + b"[" * 9, bytes(7)]):
+        with Store.open(str(tmp_path / f"s{number}"), create=True) as store:
+            chunks = (Chunk(len(raw), store.objects.put(Kind.CHUNK, raw)),) if raw else ()
+            manifest = Manifest("safetensors", 0, len(raw), thetastore.digest.digest_of(raw), (), chunks)
+            digest = store.objects.put(Kind.MANIFEST, encode_manifest(manifest))
+
+        with pytest.raises(MalformedError, match="speaks of a safetensors file"):
+            _ = thetastore.open(str(tmp_path / f"s{number}"), str(digest)).metadata
