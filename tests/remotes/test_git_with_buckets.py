@@ -102,11 +102,13 @@ def test_seaweedfs(tmp_path, seaweedfs):
     check_push_clone_and_fetch(tmp_path, seaweedfs.fresh(), is_for_many=True)
 
 
+@pytest.mark.deep
 @pytest.mark.xdist_group("moto")
 def test_moto(tmp_path, moto):
     check_push_clone_and_fetch(tmp_path, moto.fresh(), is_for_many=True)
 
 
+@pytest.mark.deep
 @pytest.mark.xdist_group("gcs")
 def test_the_emulator_of_google_cloud_storage(tmp_path, gcs):
     check_push_clone_and_fetch(tmp_path, gcs.fresh(), is_for_many=False)
@@ -122,6 +124,7 @@ def test_azurite(tmp_path, azurite):
     check_push_clone_and_fetch(tmp_path, azurite.fresh(), is_for_many=True)
 
 
+@pytest.mark.deep
 @pytest.mark.xdist_group("s3rver")
 def test_s3rver_is_for_one_writer(tmp_path, s3rver):
     check_push_clone_and_fetch(tmp_path, s3rver.fresh(), is_for_many=False)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from thetastore.backends.fsspec_requests import FsspecRequests, Limits, harmless
 from thetastore.backends.remote import RemoteBackend
 from thetastore.backends.urls import Url
-from thetastore.errors import BackendError, UnsupportedError
+from thetastore.errors import BackendError, ThetaError, UnsupportedError
 
 _PROTOCOLS = {"s3": "s3", "azure": "abfs", "http": "http"}
 _REFUSED = frozenset({"file", "local", "memory", "cached", "simplecache", "filecache", "blockcache", "zip", "tar"})
@@ -73,10 +73,8 @@ def _file_system(url: Url, options: dict[str, Any]) -> tuple[Any, Kind]:
         return file_system(**made), kind
     except ImportError as error:
         raise _missing(url, error) from error
-    except ValueError as error:
-        raise UnsupportedError(f"'{url}': nothing that is installed knows {url.scheme} URLs") from error
     except Exception as error:
-        if isinstance(error, BackendError):
+        if isinstance(error, ThetaError):
             raise
         raise BackendError(
             errno.EIO, f"there is no way in: {type(error).__name__}: {harmless(error)}", str(url)
