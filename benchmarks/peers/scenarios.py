@@ -77,7 +77,7 @@ class Inputs:
         self._directory = directory
         self._trained = directory / _TRAINED
         self._torch_python = torch_python
-        self.fp32 = _linked(minilm, directory / "minilm-model.safetensors")
+        self.fp32 = _copied(minilm, directory / "minilm-model.safetensors")
         self.bf16 = inputs.bf16_copy(self.fp32, directory / "minilm-bf16.safetensors")
 
     @property
@@ -127,47 +127,53 @@ class Inputs:
                 input=json.dumps(RUNS), text=True, check=True,
             )  # fmt: skip
 
-    def _version(self, name: str, recipe: str, seed: int) -> Path:
-        """Return what training gave; where there is no torch, what a recipe gives."""
+    def _version(self, name: str, recipe: str, seed: int, source: Path | None = None) -> Path:
+        """Return what training gave; where there is no torch, what a recipe makes of MiniLM or of `source`."""
         self._train()
         path = self._trained / name
-        return path if path.exists() else self._by_recipe(recipe, "bf16" in name, seed)
+        return path if path.exists() else self._by_recipe(recipe, "bf16" in name, seed, source)
 
     def _chain(self, kind: str) -> Scenario:
         """In fp32 every other checkpoint, for the sake of time."""
-        first, every = (self.bf16, 1) if kind else (self.fp32, 2)
-        recipe = "fine-tune" if kind else "small steps"
-        numbers = range(every, CHECKPOINTS + 1, every)
-        later = [self._version(f"chain-{number}.{kind}safetensors", recipe, number) for number in numbers]
-        about = f"MiniLM and {len(later)} checkpoints, {20 * every} steps of AdamW at 2e-5 apart"
-        return _sequence("chain bf16" if kind else "chain fp32", about, [first, *later], base=0)
+        paths, every = ([self.bf16], 1) if kind else ([self.fp32], 2)
+        for number in range(every, CHECKPOINTS + 1, every):
+            recipe = "fine-tune" if kind else "small steps"
+            paths.append(self._version(f"chain-{number}.{kind}safetensors", recipe, number, paths[-1]))
+        steps = (
+            f"{20 * every} steps of AdamW at 2e-5 apart" if self.is_trained else "each from the one before by recipe"
+        )
+        about = f"MiniLM and {len(paths) - 1} checkpoints, {steps}"
+        return _sequence("chain bf16" if kind else "chain fp32", about, paths, base=0)
 
     def _fine_tunes(self) -> Scenario:
         tunes = [self._version(f"tune-{n}.bf16.safetensors", "fine-tune", n) for n in range(1, CHECKPOINTS + 1)]
+        how = "training" if self.is_trained else "recipe"
         versions = [
             Version({f"model-{n}.safetensors": path}, 0 if n else None, None)
             for n, path in enumerate([self.bf16, *tunes])
         ]
         return Scenario(
-            "fine-tunes bf16", "MiniLM and 10 models trained from it; nobody says which is the base", tuple(versions)
+            "fine-tunes bf16",
+            f"MiniLM and 10 models made of it by {how}; nobody says which is the base",
+            tuple(versions),
         )
 
     def _pair(self, name: str, about: str, file: str) -> Scenario:
         recipe = "LoRA" if "LoRA" in name else "small steps" if "1e-6" in name else "fine-tune"
-        return _sequence(
-            name, about, [self.bf16 if "bf16" in file else self.fp32, self._version(file, recipe, 1)], base=0
-        )
+        first = self.bf16 if "bf16" in file else self.fp32
+        about = about if self.is_trained else f"{recipe}, by recipe"
+        return _sequence(name, about, [first, self._version(file, recipe, 1)], base=0)
 
-    def _by_recipe(self, recipe: str, is_bf16: bool = True, seed: int = 11) -> Path:
-        source = self.bf16 if is_bf16 else self.fp32
-        path = self._directory / f"minilm-{recipe.replace(' ', '-')}-{seed}-{'bf16' if is_bf16 else 'fp32'}.safetensors"
+    def _by_recipe(self, recipe: str, is_bf16: bool = True, seed: int = 11, source: Path | None = None) -> Path:
+        name = f"{'chain' if source else 'minilm'}-{recipe.replace(' ', '-')}-{seed}"
+        path = self._directory / f"{name}-{'bf16' if is_bf16 else 'fp32'}.safetensors"
         if not path.exists():
             rng = np.random.default_rng(seed)
-            tensors = difference.tensors_of_file(str(source))
-            write(path, {
-                name: (dtype, shape, difference.changed((dtype, shape, raw), name, recipe, rng))
-                for name, (dtype, shape, raw) in tensors.items()
-            })  # fmt: skip
+            tensors = difference.tensors_of_file(str(source or (self.bf16 if is_bf16 else self.fp32)))
+            made = {
+                name: (*tensor[:2], difference.changed(tensor, name, recipe, rng)) for name, tensor in tensors.items()
+            }
+            write(path, made)
         return path
 
     def _extended(self) -> Path:
@@ -198,10 +204,13 @@ def _sequence(name: str, about: str, paths: list[Path], base: int | None = None)
     return Scenario(name, about, tuple(versions))
 
 
-def _linked(source: Path, target: Path) -> Path:
+def _copied(source: Path, target: Path) -> Path:
     """Return a copy of a file on the file system of the scratch directories, so that it can be linked there."""
     if not target.exists():
-        target.write_bytes(source.read_bytes())
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_suffix(".part")
+        part.write_bytes(source.read_bytes())
+        os.replace(part, target)
     return target
 
 
