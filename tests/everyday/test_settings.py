@@ -17,8 +17,8 @@ from gitbridge.settings import (
 
 ROOT = Path(__file__).parents[2]
 TABLE = ROOT / "gitbridge" / "settings.py"
-FILE_MARKS = {"theta.part_of", "theta.tensors"}
-"""Words in the metadata of files, not settings."""
+FILE_MARKS = {"theta.part_of", "theta.tensors", "theta.fetch"}
+"""Words in the metadata of files, and the beginning of several settings: no settings themselves."""
 
 
 def literals(pattern: str, package: str) -> set[str]:
