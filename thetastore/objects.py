@@ -280,6 +280,16 @@ class Objects:
         """
         return self.representations.stored(digest)
 
+    def code_alone(self, digest: Digest) -> tuple[Entry, Buffer] | None:
+        """Return a record of a chunk that stands on nothing, whatever is stored of it; None where it cannot be read."""
+        try:
+            raw = self.representations.get(Kind.CHUNK, digest)
+        except ThetaError:
+            return None
+        codec, params, stored = plain(raw, None)[:3]
+        stored_bytes = memoryview(stored).nbytes
+        return Entry(Kind.CHUNK, digest, codec, params, raw.nbytes, stored_bytes, (), 0, checksum_of(stored)), stored
+
     def seal(self) -> None:
         """Make everything that was added durable and indexed; do the upkeep of the store.
 
@@ -297,7 +307,7 @@ class Objects:
         if self.catalog.snapshot().notes:
             from thetastore.packs.retirement import sweep
 
-            sweep(self.backend, self.catalog, self.packs, self._upkeep)
+            sweep(self.backend, self.catalog, self.packs, self._upkeep, self.code_alone)
 
     def _discard_empty(self) -> None:
         """End a writer that has written nothing; a first pack is empty only where there is no second."""

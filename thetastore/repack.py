@@ -127,7 +127,7 @@ def repack(
         if not is_ours:
             raise BackendError(errno.EAGAIN, "another process is merging or repacking the packs", objects.backend.url)
         objects.backend.delete_litter(LITTER_AGE_S)
-        sweep_locked(objects.backend, objects.catalog, objects.packs, upkeep)
+        sweep_locked(objects.backend, objects.catalog, objects.packs, upkeep, objects.code_alone)
         objects.catalog.refresh(thorough=True)
         return _Repacking(objects, pool, effort, upkeep, report).run()
 
@@ -458,7 +458,7 @@ class _Repacking:
             return True
         fresh = frozenset(writer.file_name for writer in self._writers)
         retire(objects.backend, objects.catalog, objects.packs, upkeep, emptied, fresh)
-        return sweep_locked(objects.backend, objects.catalog, objects.packs, upkeep)
+        return sweep_locked(objects.backend, objects.catalog, objects.packs, upkeep, objects.code_alone)
 
     def _going(self) -> set[str]:
         """Return the packs that hold what does not count, and small ones if they become fewer by it."""

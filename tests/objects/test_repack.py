@@ -14,8 +14,10 @@ import pytest
 
 from thetastore import cli, codecs
 from thetastore.backends.directory import DirectoryBackend
+from thetastore.codecs.copies import Patch, Range, Recipe
 from thetastore.digest import Digest, Kind, checksum_of, digest_of
 from thetastore.errors import BackendError
+from thetastore.holdings import Holdings
 from thetastore.objects import Objects
 from thetastore.packs import upkeep
 from thetastore.packs.index import Run, write_run
@@ -220,6 +222,37 @@ def test_a_writer_that_leaned_on_what_was_repacked_meanwhile_loses_nothing(store
     run(store_path)
     check(store_path, stored)
     assert all(objects.get(Kind.CHUNK, digest_of(raw)) == raw for raw in news.values())
+
+
+def test_what_a_writer_made_of_copies_meanwhile_gets_a_record_without_bases(store_path):
+    """What it counted as the price of its bases may not be their price any more."""
+    stored = put_unrelated(store_path, family(3))
+    run(store_path)
+    with Objects(DirectoryBackend(store_path)) as seen:
+        deep = next(digest for digest, held in Holdings(seen) if held.depth == 1)
+    put_unrelated(store_path, [tuned(model(), seed) for seed in (8, 9)])
+    writer = Objects(DirectoryBackend(store_path))
+    assert writer.begin()
+    base = bytes(writer.get(Kind.CHUNK, deep))
+    raw = base[4096:] + b"1234" * 16
+    recipe = Recipe((Range(0, len(base) - 4096, 0, 4096),), (Patch(len(base) - 4096, 64),))
+    coded = codecs.encode_copies(raw, recipe, "float32")
+    assert coded is not None
+    payload = bytes(coded.stored)
+    entry = Entry(Kind.CHUNK, digest_of(raw), "copies", b"", len(raw), len(payload), (deep,), 2, checksum_of(payload))
+
+    assert not run(store_path).is_swept
+    writer.add_representation(entry, payload)
+    writer.seal()
+
+    late = Objects(DirectoryBackend(store_path))
+    assert not late.catalog.snapshot().notes
+    assert late.representations.shallowest(digest_of(raw)).depth == 0
+    assert late.get(Kind.CHUNK, digest_of(raw)) == raw
+    check(store_path, stored)
+    repacked = run(store_path)
+    assert repacked.after.duplicate_bytes == 0
+    assert Objects(DirectoryBackend(store_path)).get(Kind.CHUNK, digest_of(raw)) == raw
 
 
 def test_what_is_retired_becomes_nobodys_base_again(store_path):

@@ -12,20 +12,24 @@ All of it happens under the lock of merging, may be killed at any point, and is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from thetastore.backends import Backend
-from thetastore.digest import Digest
+from thetastore.digest import Buffer, Digest
 from thetastore.errors import MalformedError, ObjectCorruptError, UnsupportedError
 from thetastore.packs.catalog import Catalog, id_of, records_of
 from thetastore.packs.index import Place
 from thetastore.packs.reader import Packs, Record
-from thetastore.packs.records import MAX_DEPTH
+from thetastore.packs.records import MAX_DEPTH, Entry
 from thetastore.packs.retirement_notes import write_note
 from thetastore.packs.upkeep import MERGE_LOCK, Upkeep, stored_bytes_of
 from thetastore.packs.writer import PackWriter
 
+CodeAlone = Callable[[Digest], tuple[Entry, Buffer] | None]
+"""Returns a record of an object that stands on nothing; None where the object cannot be read."""
+
 _ANY_DEPTH = MAX_DEPTH + 1
+_PACK_BYTES = 256 << 20
 _UNREADABLE = (FileNotFoundError, MalformedError, UnsupportedError, ObjectCorruptError)
 
 
@@ -63,7 +67,7 @@ def retire(
     catalog.refresh()
 
 
-def sweep(backend: Backend, catalog: Catalog, packs: Packs, upkeep: Upkeep) -> bool:
+def sweep(backend: Backend, catalog: Catalog, packs: Packs, upkeep: Upkeep, code_alone: CodeAlone) -> bool:
     """Delete retired packs if no writer is alive that may lean on them; tell whether none are left.
 
     Does nothing while another process merges or repacks.
@@ -72,10 +76,10 @@ def sweep(backend: Backend, catalog: Catalog, packs: Packs, upkeep: Upkeep) -> b
         BackendError: the disk is full or failing; the next sweep goes on.
     """
     with backend.try_lock(MERGE_LOCK) as is_ours:
-        return is_ours and sweep_locked(backend, catalog, packs, upkeep)
+        return is_ours and sweep_locked(backend, catalog, packs, upkeep, code_alone)
 
 
-def sweep_locked(backend: Backend, catalog: Catalog, packs: Packs, upkeep: Upkeep) -> bool:
+def sweep_locked(backend: Backend, catalog: Catalog, packs: Packs, upkeep: Upkeep, code_alone: CodeAlone) -> bool:
     """Do what `sweep` does for a caller that holds the lock."""
     # Listed after the note was written: who is not in the list has looked at the store after it.
     alive = upkeep.settle([])
@@ -88,7 +92,9 @@ def sweep_locked(backend: Backend, catalog: Catalog, packs: Packs, upkeep: Upkee
     rescue = _Rescue(backend, catalog, packs, snapshot.retired, frozenset())
     checked = {f"packs/{pack_id}.pack" for note in snapshot.notes for pack_id in note.checked}
     try:
-        rescue.keep_bases(sorted(snapshot.packs - snapshot.retired - checked))
+        late = sorted(snapshot.packs - snapshot.retired - checked)
+        rescue.keep_bases(late)
+        rescue.keep_dear_ones(late, code_alone)
         upkeep.settle(rescue.writers)
     finally:
         rescue.close()
@@ -129,6 +135,23 @@ class _Rescue:
                 for base in record.entry.bases:
                     self.keep(base, record.entry.depth)
 
+    def keep_dear_ones(self, names: Iterable[str], code_alone: CodeAlone) -> None:
+        """Store another time, alone, what a writer made of copies of differences, and had counted the cost of.
+
+        A base may have become dearer to read without being too deep: by up to twice as a difference, which leaves room
+        enough, but by more as copies. It is rare, and the next repack drops the one of the two that is larger.
+        """
+        for name in names:
+            try:
+                records = records_of(self._packs.get(name))
+            except _UNREADABLE:
+                continue
+            for entry in (record.entry for record in records):
+                if entry.depth > 1 and entry.codec != "difference" and entry.digest not in self._copied:
+                    alone = code_alone(entry.digest)
+                    if alone is not None:
+                        self._append(*alone)
+
     def keep(self, digest: Digest, below: int) -> None:
         """See to it that a representation of a depth `below` stays, if there is one."""
         if self._copied.get(digest, _ANY_DEPTH) < below:
@@ -161,13 +184,16 @@ class _Rescue:
             return None
 
     def _copy(self, place: Place, record: Record) -> None:
-        if not self.writers or not self.writers[-1].has_room_for(record.nbytes, 256 << 20):
-            self.writers.append(PackWriter.new(self._backend))
         entry = record.entry
-        self.writers[-1].append(entry, stored_bytes_of(self._packs.get(place.file_name), record))
-        self._copied[entry.digest] = entry.depth
+        self._append(entry, stored_bytes_of(self._packs.get(place.file_name), record))
         for base in entry.bases:
             self.keep(base, entry.depth)
+
+    def _append(self, entry: Entry, stored: Buffer) -> None:
+        if not self.writers or not self.writers[-1].has_room_for(entry.stored_bytes, _PACK_BYTES):
+            self.writers.append(PackWriter.new(self._backend))
+        self.writers[-1].append(entry, stored)
+        self._copied[entry.digest] = entry.depth
 
     def close(self) -> None:
         for writer in self.writers:
