@@ -17,7 +17,6 @@ from thetastore.formats.hdf5_heap import dense_links
 from thetastore.formats.hdf5_objects import LINK, LINK_INFO, SYMBOL_TABLE, UNDEFINED, Hdf5File, Message
 from thetastore.layout import MAX_NAME_BYTES
 
-MAX_HEAP_BYTES = 32 << 20
 MAX_TREE_DEPTH = 16
 
 _PLACES = struct.Struct("<QQ")
@@ -50,8 +49,8 @@ def _symbol_table(file: Hdf5File, message: Message) -> Iterator[tuple[str, int]]
         raise NotThisFormat("a symbol table that does not say where")
     tree, heap = _PLACES.unpack_from(message.raw)
     magic, version, heap_bytes, _, names_at = _HEAP.unpack(file.read(heap, _HEAP.size))
-    if magic != b"HEAP" or version or heap_bytes > MAX_HEAP_BYTES:
-        raise NotThisFormat(f"no heap of names at {heap}, or one of {heap_bytes} bytes")
+    if magic != b"HEAP" or version:
+        raise NotThisFormat(f"no heap of names at {heap}")
     names = file.read(names_at, heap_bytes)
     for node in _leaves(file, tree):
         magic, version, count = _SYMBOLS.unpack(file.read(node, _SYMBOLS.size))

@@ -18,10 +18,15 @@ MAGIC: Final = b"\x89HDF\r\n\x1a\n"
 UNDEFINED: Final = (1 << 64) - 1
 """The address of what is not there."""
 MAX_READ_BYTES: Final = 256 << 20
-"""Of the directory, each piece as often as it is read; 200,000 datasets take 160 MB."""
+"""Of the directory, each piece as often as it is read; 200,000 datasets take 110 to 200 MB."""
 _READ_COST_BYTES: Final = 64
-"""What a read costs beside its bytes, so that there are at most four million."""
+_MESSAGE_COST_BYTES: Final = 32
+"""What a read and a message cost beside their bytes, so that there are at most four and eight million."""
+MAX_PIECE_BYTES: Final = 32 << 20
+"""Read at once: a heap of names, a part of an object header."""
 MAX_HEADER_PARTS: Final = 1000
+MAX_MESSAGES: Final = 70_000
+"""Of one object, which are held. A group keeps 65,535 links in its header at most."""
 
 DATASPACE, LINK_INFO, DATATYPE, LINK, EXTERNAL_FILES, LAYOUT = 0x01, 0x02, 0x03, 0x06, 0x07, 0x08
 FILTERS, ATTRIBUTE, CONTINUATION, SYMBOL_TABLE = 0x0B, 0x0C, 0x10, 0x11
@@ -61,13 +66,18 @@ class Hdf5File:
         Raises:
             NotThisFormat: they are not all there, or too many were read before.
         """
-        self._room_bytes -= nbytes + _READ_COST_BYTES
-        if self._room_bytes < 0:
-            raise NotThisFormat("the directory of the HDF5 file is beyond the limit")
+        if nbytes > MAX_PIECE_BYTES:
+            raise NotThisFormat(f"{nbytes} bytes of the directory in one piece")
+        self._charge(nbytes + _READ_COST_BYTES)
         raw = self._file.read_at(offset, nbytes) if offset + nbytes <= self.size else b""
         if len(raw) != nbytes:
             raise NotThisFormat(f"the file has no {nbytes} bytes at {offset}")
         return raw
+
+    def _charge(self, nbytes: int) -> None:
+        self._room_bytes -= nbytes
+        if self._room_bytes < 0:
+            raise NotThisFormat("the directory of the HDF5 file is beyond the limit")
 
     def root(self) -> int:
         """Return the address of the root group's object header.
@@ -136,6 +146,7 @@ class Hdf5File:
     ) -> None:
         """Read the messages of one part of a header; what is left over is shorter than a message's head."""
         while at + head_bytes <= len(raw):
+            self._charge(_MESSAGE_COST_BYTES)
             kind, nbytes, flags = head.unpack_from(raw, at)
             at += head_bytes
             if at + nbytes > len(raw):
@@ -146,8 +157,8 @@ class Hdf5File:
                     parts.append(_place(message))
                 else:
                     found.append(message)
-            if len(parts) > MAX_HEADER_PARTS:
-                raise NotThisFormat(f"an object header of more than {MAX_HEADER_PARTS} parts")
+            if len(parts) > MAX_HEADER_PARTS or len(found) > MAX_MESSAGES:
+                raise NotThisFormat(f"an object header of {len(parts)} parts and {len(found)} messages")
             at += nbytes
 
 
