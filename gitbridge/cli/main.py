@@ -137,18 +137,17 @@ def _without_command(name: str, rest: list[str]) -> int:
 
 def groups() -> list[tuple[str, list[str]]]:
     """Return the commands for people under the headings of the overview; those under no heading come last."""
-    shown = [name for name, command in COMMANDS.items() if command.summary]
     grouped = {name for _, names in _GROUPS for name in names}
-    found = [(heading, [name for name in names if name in shown]) for heading, names in _GROUPS]
-    return [*found, ("more", [name for name in shown if name not in grouped])]
+    rest = [name for name, command in COMMANDS.items() if command.summary and name not in grouped]
+    return [*((heading, list(names)) for heading, names in _GROUPS), ("more", rest)]
 
 
 _GROUPS = (
     ("to start", ("install", "uninstall", "track", "untrack", "add")),
-    ("to look", ("status", "ls-files", "ls", "show", "cat", "diff", "log", "blame", "du", "stats")),
-    ("to move weights", ("fetch", "pull", "push", "checkout", "remote", "remotes")),
+    ("to look", ("status", "ls-files", "ls", "show", "cat", "diff", "log", "blame", "du")),
+    ("to move weights", ("fetch", "pull", "push", "checkout")),
     ("to merge", ("mergetool", "merge-file", "merge-models")),
-    ("to take care", ("doctor", "verify", "fsck", "gc", "prune", "repack", "mend")),
+    ("to take care", ("doctor", "repack")),
 )
 
 
