@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from thetastore.backends.fsspec_requests import FsspecRequests, Limits, harmless
 from thetastore.backends.remote import RemoteBackend
+from thetastore.backends.requests import PassingError
 from thetastore.backends.urls import Url
 from thetastore.errors import BackendError, ThetaError, UnsupportedError
 
@@ -76,9 +77,9 @@ def _file_system(url: Url, options: dict[str, Any]) -> tuple[Any, Kind]:
     except Exception as error:
         if isinstance(error, ThetaError):
             raise
-        raise BackendError(
-            errno.EIO, f"there is no way in: {type(error).__name__}: {harmless(error)}", str(url)
-        ) from error
+        words = f"there is no way in: {type(error).__name__}: {harmless(error)}"
+        is_passing = isinstance(error, ConnectionError | TimeoutError)
+        raise (PassingError if is_passing else BackendError)(errno.EIO, words, str(url)) from error
 
 
 def _file_system_class(url: Url) -> Any:
