@@ -284,7 +284,7 @@ def test_memory_does_not_grow_with_the_number_of_tensors(tmp_path: Path) -> None
             tracemalloc.stop()
         return high
 
-    few, many = peak(4), peak(24)
+    few, many = peak(3), peak(12)
 
     assert many < few + 8 * 2**20
     assert Nothing().table() == {}
