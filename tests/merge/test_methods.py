@@ -135,6 +135,26 @@ def test_a_plug_in_that_misbehaves_leaves_ours_whole(
     assert work.status() == "UU model.safetensors\n"
 
 
+@pytest.mark.parametrize(
+    "copies", ["lambda values: 7", "lambda values: 'ours'", "lambda values: -1", "lambda values: 1 / 0"]
+)
+def test_a_plug_in_that_copies_a_side_that_is_not_there_is_named(
+    install: Callable[[str, str], str], copies: str
+) -> None:
+    from thetastore.layout import Tensor
+    from thetastore.merging.mixing import Part, Rule, plan
+
+    class Side:
+        label, format, tensors = "side", "", {"w": Tensor("w", "float32", (2,), 0)}
+
+    name = f"copier{abs(hash(copies)) % 10**6}"
+    install(name, f"{_HEAD}METHOD = Method('{name}', None, copies={copies})\n")
+    part = Part(Side(), "w")  # type: ignore[arg-type]
+
+    with pytest.raises(MergeError, match=f"method '{name}'"):
+        plan("w", Rule(find_method(name), {}), None, [part, part])
+
+
 def test_a_merge_that_is_killed_leaves_ours_and_can_be_undone(
     work: Work, model: Any, changed: Any, install: Callable[[str, str], str]
 ) -> None:

@@ -117,7 +117,7 @@ def plan(
         raise MergeError(
             f"method '{method.name}' needs the base, and there is none: no common ancestor has this tensor"
         )
-    number = method.copies(values) if method.copies else None
+    number = _copied_side(method, values, len(sides), base is not None)
     key = (name, rule.text(), [(id(part.checkpoint), part.name) for part in (*sides, *([base] if base else []))])
     if number is not None:
         chosen = base if number == BASE else sides[number]
@@ -130,6 +130,21 @@ def plan(
     mixing = mixing._replace(dtype=dtype or sides[0].tensor.dtype, shape_before=shape_before)
     shape = mixing.checked_shape()
     return Result(name, mixing.dtype, shape, mixing.pieces, ("mixed", str(key)))
+
+
+def _copied_side(method: Method, values: Mapping[str, Any], count: int, has_base: bool) -> int | None:
+    """Return which side a method copies, None if it mixes; what a plug-in says is checked."""
+    if method.copies is None:
+        return None
+    try:
+        number = method.copies(values)
+    except Exception as error:
+        raise MergeError(f"method '{method.name}' failed: {type(error).__name__}: {error}"[:500]) from error
+    if number is None and method.merge is not None:
+        return None
+    if type(number) is not int or not (0 <= number < count or (number == BASE and has_base)):
+        raise MergeError(f"method '{method.name}' copies side {number!r:.20}, and there are {count} sides")
+    return number
 
 
 def _check_sides(method: Method, count: int) -> None:
@@ -225,9 +240,11 @@ class _Mixing(NamedTuple):
     def _mixed(self, shape: tuple[int, ...]) -> Iterator[Buffer]:
         count = math.prod(shape)
         shape = shape or (1,)
-        whole = [0] if count == 0 else range(0, count, PIECE_ELEMENTS if self.method.is_elementwise else count)
-        for start in whole:
-            stop = min(count, start + (PIECE_ELEMENTS if self.method.is_elementwise else count))
+        # What lies by strides is gathered whole for each reading, so it is read once.
+        in_pieces = self.method.is_elementwise and all(part.tensor.strides is None for part in self.parts())
+        step = PIECE_ELEMENTS if in_pieces else max(count, 1)
+        for start in range(0, max(count, 1), step):
+            stop = min(count, start + step)
             try:
                 yield self._piece(start, stop, (stop - start,) if self.method.is_elementwise else shape)
             except MergeError as error:
