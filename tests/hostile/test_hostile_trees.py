@@ -245,7 +245,6 @@ ATTACKS = {
     "a header that continues in itself": ("hdf5.Hdf5", "endless_header()"),
     "millions of messages that mean nothing": ("hdf5.Hdf5", "messages(0)"),
     "millions of attributes of an object": ("hdf5.Hdf5", "messages(0x0C)"),
-    "a thousand parts of messages": ("hdf5.Hdf5", "parts()"),
     "groups in each other": ("hdf5.Hdf5", "deep_groups()"),
 }
 
@@ -283,9 +282,6 @@ def messages(kind, count=7 << 20):
 def large(raw):
     head = b"\\x89HDF\\r\\n\\x1a\\n" + struct.pack("<BBBBQQQQI", 2, 8, 8, 0, 0, 2**64 - 1, 48 + 10 + len(raw), 48, 0)
     return head + b"OHDR" + struct.pack("<BBI", 2, 2, len(raw)) + raw
-def parts():
-    again = struct.pack("<BHBQQ", 0x10, 16, 0, 48 + 10 + 20 * 900, 8 + (6 << 20)) * 900
-    return large(again + b"OCHK" + bytes(4 + (6 << 20)))
 def deep_groups():
     raw = bytearray(file(b"", b""))
     for n in range(10_000):

@@ -3,7 +3,7 @@
 A format is one of two kinds, told apart by where its directory is:
 
 * `HeaderFormat`: the directory comes first (safetensors, GGUF). It is scanned while bytes stream in.
-* `WholeFormat`: the directory comes last or anywhere (zip, HDF5). The file is spooled, then scanned.
+* `WholeFormat`: the directory comes last (zip) or anywhere (HDF5, ONNX, msgpack). The file is spooled, then scanned.
 
 Scanners are total: whatever the bytes, they return a layout or raise `NotThisFormat`, in time and memory
 bounded by the file's size; `resolve` turns anything else that a plug-in raises into `NotThisFormat` too.
