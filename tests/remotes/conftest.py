@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -32,10 +33,16 @@ class Place(NamedTuple):
         return self._replace(url=f"{self.url}/{uuid.uuid4().hex[:12]}")
 
 
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    return free_ports(1)[0]
 
 
 def is_answering(port: int) -> bool:
@@ -105,30 +112,32 @@ def needs_node(program: str) -> Path:
     path = NODE_PROGRAMS / program
     if not path.exists():
         if os.environ.get("CI"):
-            pytest.fail(f"{program} is not installed: make {NODE_PROGRAMS.parents[1].name}")
+            pytest.fail(f"{program} is not installed: `make test` installs it where npm is")
         pytest.skip(f"{program} is not installed: there is no node here")
     return path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     port = free_port()
     with Server(tmp_path_factory.mktemp("moto"), port, PROGRAMS / "moto_server", "-H", "127.0.0.1", "-p", str(port)):
         yield s3_place(port)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     directory = tmp_path_factory.mktemp("seaweedfs")
     identity = {"name": "theta", "credentials": [{"accessKey": KEY, "secretKey": SECRET}], "actions": ["Admin"]}
     (directory / "s3.json").write_text(json.dumps({"identities": [identity]}))
-    ports = [free_port() for _ in range(4)]
+    ports = free_ports(8)
     names = ("-s3.port", "-master.port", "-volume.port", "-filer.port")
-    options = [f"{name}={port}" for name, port in zip(names, ports, strict=True)]
-    grpc = [f"{name}.grpc={free_port()}" for name in names]
+    options = [f"{name}={port}" for name, port in zip(names, ports[:4], strict=True)]
+    grpc = [f"{name}.grpc={port}" for name, port in zip(names, ports[4:], strict=True)]
     command = [PROGRAMS / "weed", "server", "-ip=127.0.0.1", f"-dir={directory}", "-s3", "-s3.config=s3.json", *options]
+    # What it would open at fixed ports, or tell its makers.
+    less = ["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]
     more = ["-volume.max=8", "-master.volumeSizeLimitMB=128", "-master.volumePreallocate=false"]
-    with Server(directory, ports[0], *command, *grpc, *more) as server:
+    with Server(directory, ports[0], *command, *grpc, *more, *less) as server:
         for _ in range(200):
             try:
                 place = s3_place(server.port)
@@ -140,7 +149,7 @@ def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         yield place
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     port = free_port()
     options = ["start", "--in-memory", "--host=127.0.0.1", f"--port={port}", "--default-bucket=models"]
@@ -151,7 +160,7 @@ def gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     program, port = needs_node("azurite-blob"), free_port()
     options = ["--blobPort", str(port), "--inMemoryPersistence", "--skipApiVersionCheck", "--silent"]
@@ -169,7 +178,7 @@ def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         yield Place("abfs://models", {"connection_string": connection})
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def s3rver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     program, port, directory = needs_node("s3rver"), free_port(), tmp_path_factory.mktemp("s3rver")
     options = ["-d", str(directory), "-a", "127.0.0.1", "-p", str(port), "--configure-bucket", "models"]
@@ -178,7 +187,7 @@ def s3rver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         yield Place("s3://models", {"endpoint_url": endpoint, "key": "S3RVER", "secret": "S3RVER"})
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def sftp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     directory, port = tmp_path_factory.mktemp("sftp"), free_port()
     (directory / "files").mkdir()
