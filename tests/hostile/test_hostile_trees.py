@@ -14,6 +14,7 @@ import pytest
 from thetastore.errors import NotThisFormat
 from thetastore.formats.flax_msgpack import MAX_DEPTH, FlaxMsgpack
 from thetastore.formats.hdf5 import Hdf5
+from thetastore.formats.hdf5_types import dtype_of
 from thetastore.formats.onnx import Onnx
 from thetastore.layout import Layout
 from thetastore.testing.formats import BytesFile
@@ -207,6 +208,16 @@ HDF5 = {
 def test_an_hdf5_file_that_breaks_a_rule_is_declined(name: str) -> None:
     with pytest.raises(NotThisFormat):
         scan_hdf5(HDF5[name])
+
+
+def test_types_that_nest_for_ever_are_no_numbers() -> None:
+    one = bytes((0x18, 2, 0, 0, 1, 0, 0, 0))
+    integer = bytes((0x10, 8, 0, 0, 1, 0, 0, 0, 0, 0, 8, 0))
+
+    assert dtype_of(one * 8000 + integer) is None
+    assert dtype_of(one + integer) == "int8"
+    assert dtype_of(one + integer + b"FALSE\0\0\0TRUE\0\0\0\0\0\1") == "bool"
+    assert dtype_of(b"") is None
 
 
 def test_two_datasets_that_share_bytes_make_a_file_opaque() -> None:

@@ -73,6 +73,8 @@ def _float(bits: bytes, nbytes: int, properties: bytes) -> str | None:
 
 def _enum(bits: bytes, nbytes: int, properties: bytes) -> str | None:
     """Return bool for what h5py makes of it; the integers for any other enumeration."""
+    if not properties or properties[0] & 0x0F != _FIXED_POINT:  # an enumeration of enumerations could nest for ever
+        return None
     base = dtype_of(properties)
     members = properties[_HEAD.size + _INTEGER.size :]
     if base == "int8" and nbytes == 1 and bits[:2] == b"\2\0" and members.startswith(_TRUTH):
