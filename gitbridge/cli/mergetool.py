@@ -121,7 +121,8 @@ def _decide(
         return chosen[-1] if chosen else rules.for_tensor(decision.name) if rules else None
 
     merge = merge_unmerged(repository, store, file, lambda decision: None)
-    _check_globs(merge, choices, file.path)
+    if merge.conflicts:
+        _check_globs(merge, choices, file.path)
     merge = merge_unmerged(repository, store, file, rule_for)
     if merge.conflicts and not choices and rules is None:
         answered = _ask(repository, store, file, merge)

@@ -141,6 +141,10 @@ def _undecided(repository: Repository, path: str, conflicts: list[Conflict], tro
     state = ConflictState(path, found, trouble)
     write_state(repository, state)
     hint = f"hint: git theta mergetool {quote(path)} decides, by tensor or for all"
+    if not found:
+        hint = (
+            f"hint: git checkout --theirs -- {quote(path)} takes theirs whole; then, as for ours: git add {quote(path)}"
+        )
     return Outcome(CONFLICT, None, (*lines_of(state), hint))
 
 

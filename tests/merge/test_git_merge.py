@@ -325,6 +325,11 @@ def test_files_that_are_no_checkpoints_conflict_as_wholes(work: Work) -> None:
 
     assert done.status == 1
     assert "tensors are not known" in done.err
+    assert "git checkout --theirs -- x.dat" in done.err
+    assert work.read("x.dat") == b"ours" * 1000
+    tool = work.theta("mergetool", "--theirs", "*", check=False)
+    assert tool.status == 2
+    assert "take one side whole" in tool.err
     assert work.read("x.dat") == b"ours" * 1000
 
 

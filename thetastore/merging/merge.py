@@ -73,7 +73,16 @@ def three_way_merge(sides: Sides, rule_for: RuleFor) -> Merge:
     Args:
         sides: must stay open until the results' pieces have been read.
         rule_for: asked for each conflict.
+
+    Raises:
+        MergeError: a side has no tensors that are known: it is not that it deleted them all.
     """
+    for side in (sides.ours, sides.theirs):
+        if not side.tensors:
+            raise MergeError(
+                f"the tensors of '{side.label}' are not known, so it cannot be merged by them",
+                "take one side whole: git checkout --ours (or --theirs) -- FILE, then git add FILE",
+            )
     decisions = decide(sides.base.table(), sides.ours.table(), sides.theirs.table())
     merge = Merge(sides, decisions, [], [], [])
     for decision in decisions:
