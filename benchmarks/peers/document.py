@@ -58,11 +58,15 @@ class Results:
         self._runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
         self.contenders: dict[str, str] = {}
         """What each is, by name, in the order of the runs."""
+        self.inexact: set[str] = set()
+        """Those that gave back other bytes than they got."""
         self.absent: dict[str, str] = {}
         for run in whole["runs"]:
             if "stored_bytes" in run:
                 self._runs.setdefault((run["scenario"], run["contender"]), []).append(run)
                 self.contenders.setdefault(run["contender"], run["about"])
+                if not run["is_exact"]:
+                    self.inexact.add(run["contender"])
             else:
                 self.absent.setdefault(run["contender"], run.get("absent") or f"failed: {run.get('failed')}")
 
@@ -312,7 +316,9 @@ def _scenarios(results: Results) -> list[str]:
 
 def _contenders(results: Results) -> list[str]:
     lines = ["## Contenders", ""]
-    lines += [f"- **{_NAMES.get(name, name)}**: {about}." for name, about in results.contenders.items()]
+    for name, about in results.contenders.items():
+        verdict = " What it checked out was **not what was added**." if name in results.inexact else ""
+        lines.append(f"- **{_NAMES.get(name, name)}**: {about}.{verdict}")
     lines += [f"- **{name}**: absent: {why}" for name, why in results.absent.items() if name not in results.contenders]
     lines += [
         "",

@@ -90,7 +90,7 @@ def test_results_become_a_page_that_says_what_is_absent_and_what_was_missed() ->
         "scenarios": {"sparse bf16": {"about": "1 % changed", "raw_bytes": [1000, 1000]}},
         "runs": [
             run | {"contender": "thetastore", "about": "ours", "stored_bytes": [600, 700]},
-            run | {"contender": "cp", "about": "whole", "stored_bytes": [1000, 2000]},
+            run | {"contender": "cp", "about": "whole", "stored_bytes": [1000, 2000], "is_exact": False},
             {"scenario": "sparse bf16", "contender": "ZipNN", "round": 0, "absent": "zipnn cannot be imported"},
         ],
     }
@@ -99,4 +99,5 @@ def test_results_become_a_page_that_says_what_is_absent_and_what_was_missed() ->
 
     assert "| sparse bf16 | **0.3500** | 1.0000 |" in page
     assert "| 1 % sparse, bf16: stored / raw | 0.1000 | ≤ 0.014 | **no** |" in page
+    assert "**cp**: whole. What it checked out was **not what was added**." in page
     assert "**ZipNN**: absent: zipnn cannot be imported" in page
