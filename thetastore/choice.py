@@ -29,7 +29,7 @@ HOT_DEPTH = 2
 """Depth of what is written by adding; archives may go deeper."""
 MOST_READ = 1.8
 """Bytes to read for an object with bases, by those for it alone. A float32 weight that was trained on takes .61 as a
-difference and .82 alone, 1.75 times as much to read: chains of float32 checkpoints are a sixth smaller so than at 1.5."""
+difference and .82 alone, 1.75 times as much to read: float32 chains are a sixth smaller than at 1.5."""
 LEAST_DIFFERENCE_BYTES = 4096
 """Below this a head of 32 bytes more, and a second read, are worth more than what could be saved."""
 _MOST_GUESSES = 4
