@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from thetastore.chunking import GRID_BYTES
 from thetastore.compose import NewTensor
-from thetastore.dtypes import DTYPES, raw_bytes_of
+from thetastore.dtypes import BIG_ENDIAN, DTYPES, raw_bytes_of
 from thetastore.errors import OutOfRangeError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     Array = numpy.ndarray[Any, Any]
 
-_BIG_ENDIAN = "_be"
 _BLOCK_BYTES = 32 << 20
 """Memory for what is read around a slice that leaves out some of each row."""
 _KINDS = {"int": "i", "float": "f", "complex": "c", "bool": "b"}
@@ -40,7 +39,7 @@ def array_form(dtype: str, shape: tuple[int, ...]) -> tuple[numpy.dtype[Any], tu
     _, bits, kind, block_elements = DTYPES[dtype]
     if bits % 8 or block_elements > 1 or kind == "bytes":
         return numpy.dtype("u1"), _byte_shape(dtype, shape)
-    plain = dtype.removesuffix(_BIG_ENDIAN)
+    plain = dtype.removesuffix(BIG_ENDIAN)
     order = ">" if dtype != plain else "<"
     if plain == "bfloat16" or plain.startswith("float8_"):
         found = getattr(_ml_dtypes(), plain, None) if plain == dtype else None
@@ -70,7 +69,7 @@ def torch_form(dtype: str, array: Array) -> Any:
     """Return a torch tensor over an array's memory, which must be writable; bits are kept, whatever torch knows."""
     import torch
 
-    plain = dtype.removesuffix(_BIG_ENDIAN)
+    plain = dtype.removesuffix(BIG_ENDIAN)
     if plain != dtype:
         array = array.byteswap().view(array.dtype.newbyteorder("<"))
     numpy_type, shape = array.dtype, array.shape

@@ -1,4 +1,4 @@
-"""The values of raw elements as float64, for all element types that have values.
+"""The values of raw elements, for all element types that have values.
 
 float64 holds every value of every float type here, and integers up to 2^53 exactly. Types without elements of whole
 bytes (block-quantised, 4 and 6 bits wide) have no values here: they are compared by their bytes.
@@ -10,10 +10,7 @@ import math
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from thetastore.dtypes import DTYPES
-
-BIG_ENDIAN = "_be"
-"""Ends the names of elements whose highest byte is first."""
+from thetastore.dtypes import BIG_ENDIAN, DTYPES
 
 if TYPE_CHECKING:
     import numpy
@@ -62,7 +59,7 @@ def significant_bits(dtype: str) -> int:
 def smallest_step(dtype: str) -> float:
     """Return the least positive value of a float type; 0 for others: what rounding near zero may add."""
     if dtype in _FLOAT8:
-        return float(_float8_values(dtype)[1])
+        return float(float8_values(dtype)[1])
     return _SMALLEST.get(dtype.removesuffix(BIG_ENDIAN), 0.0)
 
 
@@ -87,18 +84,31 @@ def values_of(raw: Buffer, dtype: str, out: Floats) -> None:
     """Put the values of raw bytes into `out`; a complex element takes two places, real part first."""
     import numpy
 
+    if dtype in _FLOAT8 or dtype == "float8_e8m0fnu":
+        numpy.take(float8_values(dtype), numpy.frombuffer(raw, "u1"), out=out, mode="clip")
+    else:
+        out[:] = numbers_of(raw, dtype)
+
+
+def numbers_of(raw: Buffer, dtype: str) -> Bits:
+    """Return the values of raw bytes in an array that holds them exactly, a view of the bytes where numpy has the type.
+
+    Of 8-bit floats and bfloat16 it is one of float32. A complex element takes two places, real part first.
+    """
+    import numpy
+
     order = ">" if dtype.endswith(BIG_ENDIAN) else "<"
     plain = dtype.removesuffix(BIG_ENDIAN)
     if plain in _FLOAT8 or plain == "float8_e8m0fnu":
-        numpy.take(_float8_values(plain), numpy.frombuffer(raw, "u1"), out=out, mode="clip")
-    elif plain == "bfloat16":
+        return numpy.take(float8_values(plain, "f4"), numpy.frombuffer(raw, "u1"))
+    if plain == "bfloat16":
         wide = numpy.frombuffer(raw, f"{order}u2").astype("u4")
         wide <<= 16
-        out[:] = wide.view("f4")
-    elif plain == "bool":
-        out[:] = numpy.frombuffer(raw, "u1") != 0
-    else:
-        out[:] = numpy.frombuffer(raw, order + _NUMPY[plain])
+        return wide.view("f4")
+    if plain == "bool":
+        truths: Bits = numpy.frombuffer(raw, "u1") != 0
+        return truths
+    return numpy.frombuffer(raw, order + _NUMPY[plain])
 
 
 _INTEGERS = [name for name, known in DTYPES.items() if known.kind == "int" and known.bits >= 8]
@@ -114,8 +124,17 @@ _NUMPY = {
 
 
 @cache
-def _float8_values(dtype: str) -> Floats:
-    """Return the value of each of the 256 patterns. Source: OCP OFP8 and MX specifications; the fnuz types' paper."""
+def float8_values(dtype: str, kept_as: str = "f8") -> Floats:
+    """Return the value of each of the 256 patterns; float32 (`f4`) holds them exactly, too.
+
+    Source: OCP OFP8 and MX specifications; for the `fnuz` types, arXiv 2206.02915.
+    """
+    values = _decoded_patterns(dtype).astype(kept_as)
+    values.flags.writeable = False
+    return values
+
+
+def _decoded_patterns(dtype: str) -> Floats:
     import numpy
 
     patterns = numpy.arange(256)

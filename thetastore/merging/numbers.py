@@ -4,40 +4,28 @@ Work is done in float32 for elements of 16 and 8 bits and in float64 for all oth
 is the only one that can be seen: float32 sums of float32 numbers are off by up to 4 units in the last place. A number
 that the target cannot hold (beyond the largest finite value, after rounding) is an error, never an infinity or a
 wrapped integer.
-
-Source: OCP 8-bit floating point specification 1.0 (e4m3, e5m2); for the `fnuz` types, arXiv 2206.02915.
 """
 
 from __future__ import annotations
 
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from thetastore.digest import Buffer
-from thetastore.dtypes import DTYPES
+from thetastore.dtypes import BIG_ENDIAN, DTYPES
+from thetastore.elements import float8_values, has_values, numbers_of
 from thetastore.merging import MergeError
 
 if TYPE_CHECKING:
     from thetastore.merging import Array
 
-_FLOAT8 = {
-    # name: exponent bits, mantissa bits, bias, largest finite code, code of the only NaN or None
-    "float8_e4m3fn": (4, 3, 7, 0x7E, None),
-    "float8_e5m2": (5, 2, 15, 0x7B, None),
-    "float8_e4m3fnuz": (4, 3, 8, 0x7F, 0x80),
-    "float8_e5m2fnuz": (5, 2, 16, 0x7F, 0x80),
-}
 _EXACT_INTEGER = 2**53
-_INTEGERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
+_ONLY_COPIED = ("bool", "float8_e8m0fnu")
+"""Truth values, and powers of two that scale others: no mean of two is one."""
 
 
 def can_mix(dtype: str) -> bool:
-    """Tell whether numbers of a dtype can be mixed; others can only be copied."""
-    return (
-        dtype in _FLOAT8
-        or dtype in ("float64", "float32", "float16", "bfloat16", "complex64", "complex128")
-        or dtype in _INTEGERS
-    )
+    """Tell whether numbers of a dtype can be mixed; others, big-endian ones among them, can only be copied."""
+    return has_values(dtype) and dtype not in _ONLY_COPIED and not dtype.endswith(BIG_ENDIAN)
 
 
 def is_complex(dtype: str) -> bool:
@@ -58,15 +46,7 @@ def decode(raw: Buffer, dtype: str, work: str) -> Array:
     """
     import numpy as np
 
-    if dtype == "bfloat16":
-        bits = np.frombuffer(raw, "<u2").astype("<u4")
-        bits <<= 16
-        halves: Array = bits.view("<f4").astype(work, copy=False)
-        return halves
-    if dtype in _FLOAT8:
-        eighths: Array = _float8_values(dtype)[np.frombuffer(raw, "u1")].astype(work, copy=False)
-        return eighths
-    numbers = np.frombuffer(raw, _numpy_dtype(dtype))
+    numbers = numbers_of(raw, dtype)
     if numbers.dtype.kind in "iu" and numbers.dtype.itemsize == 8 and numbers.size:
         largest = max(abs(int(numbers.max())), abs(int(numbers.min())))
         if largest > _EXACT_INTEGER:
@@ -88,7 +68,7 @@ def encode(numbers: Array, dtype: str) -> memoryview:
         raise MergeError("the result has elements that are not finite")
     if DTYPES[dtype].kind == "int":
         return _encode_integers(numbers, dtype)
-    if dtype in _FLOAT8:
+    if DTYPES[dtype].bits == 8:
         return _bytes_of(_encode_float8(numbers, dtype))
     if dtype == "bfloat16":
         rounded, finite = _encode_bfloat16(numbers)
@@ -145,31 +125,12 @@ def _encode_integers(numbers: Array, dtype: str) -> memoryview:
     return _bytes_of(rounded.astype(_numpy_dtype(dtype)))
 
 
-@cache
-def _float8_values(dtype: str) -> Any:
-    """Return the 256 values of an 8-bit float as float32."""
-    import numpy as np
-
-    _, mantissa_bits, bias, largest, nan_code = _FLOAT8[dtype]
-    magnitude = np.arange(128)
-    exponent, mantissa = magnitude >> mantissa_bits, magnitude & ((1 << mantissa_bits) - 1)
-    scale = np.exp2(np.maximum(exponent, 1) - bias - mantissa_bits)
-    values = (mantissa + ((exponent > 0) << mantissa_bits)) * scale
-    values[largest + 1 :] = np.nan
-    if dtype == "float8_e5m2":
-        values[0x7C] = np.inf
-    both = np.concatenate([values, -values]).astype("f4")
-    if nan_code is not None:
-        both[nan_code] = np.nan
-    both.flags.writeable = False
-    return both
-
-
 def _encode_float8(numbers: Array, dtype: str) -> Array:
     import numpy as np
 
-    largest, has_negative_zero = _FLOAT8[dtype][3], _FLOAT8[dtype][4] is None
-    values = _float8_values(dtype)[: largest + 1].astype("f8")
+    known = float8_values(dtype)
+    values = known[:128][np.isfinite(known[:128])]
+    largest, has_negative_zero = len(values) - 1, not np.isnan(known[128])
     beyond = 2 * values[-1] - values[-2]
     upper = np.append(values[1:], beyond)
     middles = ((values + upper) / 2).astype(numbers.dtype)  # few bits: exact
