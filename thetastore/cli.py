@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from thetastore.command_line import Parser
+from thetastore.command_line import Parser, print_json
 
 if TYPE_CHECKING:
     from thetastore.digest import Digest
@@ -263,10 +263,7 @@ def _repack(options: argparse.Namespace) -> int:
         repacked = repack(store.objects, store.pool, AGGRESSIVE if options.aggressive else HOT, options.dry_run)
     elapsed_s = time.monotonic() - started
     if options.json:
-        import json
-
-        json.dump(repack_values(repacked, options.dry_run, elapsed_s), sys.stdout, indent=1)
-        sys.stdout.write("\n")
+        print_json(repack_values(repacked, options.dry_run, elapsed_s))
     else:
         sys.stdout.write(repack_text(repacked, options.dry_run, elapsed_s))
     return EXIT_DONE
@@ -286,10 +283,7 @@ def _usage(options: argparse.Namespace) -> int:
             tables["tensors"] = usage.tensor_rows(groups)
         report = report_of(usage, totals, tables, groups)._replace(contents=contents, unreached=usage.unreached())
     if options.json:
-        import json
-
-        json.dump(report_values(report), sys.stdout, indent=1)
-        sys.stdout.write("\n")
+        print_json(report_values(report))
     else:
         sys.stdout.write(report_text(report))
     return EXIT_DONE

@@ -1,4 +1,4 @@
-"""What both command lines share: how arguments are parsed, and how a parser is had without running its command.
+"""What both command lines share: how arguments are parsed and `--json` is printed, and a parser without its command.
 
 Usage errors end with status 129, as git's do, name what was probably meant, and show the usage. Options cannot be
 abbreviated: a later option would change what a script means.
@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 EXIT_USAGE = 129
+_SCHEMA = 1
+"""Of what `--json` prints: fields are added under the same number, and never change what they mean."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -87,6 +89,14 @@ def subcommands_of(parser: argparse.ArgumentParser) -> dict[str, tuple[str, argp
             summaries = {choice.dest: choice.help or "" for choice in action._choices_actions}
             return {name: (summaries[name], one) for name, one in action.choices.items() if name in summaries}
     return {}
+
+
+def print_json(values: Mapping[str, Any]) -> None:
+    """Print what a command found, for programs; no value may be NaN or infinite, for which JSON has no numbers."""
+    import json
+
+    json.dump({"schema": _SCHEMA, **values}, sys.stdout, indent=1, allow_nan=False)
+    sys.stdout.write("\n")
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

@@ -9,10 +9,9 @@ from thetastore.tables import count_text, printable, size_text, table
 
 
 def repack_values(repacked: Repacked, is_dry: bool, elapsed_s: float) -> dict[str, Any]:
-    """Return a report for JSON, schema 1."""
+    """Return a report as values for programs."""
     before, after = repacked.before, repacked.after
     return {
-        "schema": 1,
         "dry_run": is_dry,
         "before": _state_values(before),
         "after": _state_values(after),

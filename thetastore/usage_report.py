@@ -34,9 +34,8 @@ def report_of(
 
 
 def report_values(report: Report) -> dict[str, Any]:
-    """Return a report for JSON, schema 1."""
+    """Return a report as values for programs."""
     values: dict[str, Any] = {
-        "schema": 1,
         "totals": report.totals._asdict(),
         "held_only_as_base": report.held_only_as_base._asdict(),
         "codecs": [{"codec": codec, **amount._asdict()} for codec, amount in report.codecs],

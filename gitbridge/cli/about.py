@@ -8,7 +8,7 @@ import sys
 from gitbridge.errors import BridgeError, RepositoryMissingError
 from gitbridge.repository import Repository
 from gitbridge.settings import PREFIXES
-from thetastore.command_line import Parser
+from thetastore.command_line import Parser, print_json
 
 
 def version(arguments: list[str]) -> int:
@@ -32,10 +32,7 @@ def env(arguments: list[str]) -> int:
         if name.startswith(PREFIXES):
             rows.append((name, "(set)" if name == "THETASTORE_OPTIONS" else value))
     if options.json:
-        import json
-
-        json.dump({"schema": 1, "rows": [{"name": name, "value": value} for name, value in rows]}, sys.stdout, indent=1)
-        sys.stdout.write("\n")
+        print_json({"rows": [{"name": name, "value": value} for name, value in rows]})
         return 0
     from gitbridge.render import table
 

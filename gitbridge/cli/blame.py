@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from gitbridge.cli.opening import open_repository
 from gitbridge.errors import RemoteError
-from thetastore.command_line import Parser
+from thetastore.command_line import Parser, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,13 +41,10 @@ def blame(arguments: list[str]) -> int:
     with open_repository() as repository:
         rows = _blamed(repository, options)
     if options.json:
-        import json
-
         from gitbridge.reports.values import commit_values, tensor_values
 
         tensors = [tensor_values(measured) | {"commit": commit_values(one.commit)} for one, measured in rows]
-        json.dump({"schema": 1, "tensors": tensors}, sys.stdout, indent=1, allow_nan=False)
-        sys.stdout.write("\n")
+        print_json({"tensors": tensors})
     else:
         sys.stdout.write(_text(rows))
     return 0

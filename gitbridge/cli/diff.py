@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from gitbridge.cli.opening import open_repository
 from gitbridge.errors import RepositoryMissingError, UsageError
 from gitbridge.repository import Repository
-from thetastore.command_line import Parser
+from thetastore.command_line import Parser, print_json
 
 if TYPE_CHECKING:
     from gitbridge.diffing import FileDiff
@@ -163,12 +163,9 @@ def _print(found: list[FileDiff], options: argparse.Namespace) -> None:
             stream.writelines(page(found, options.sort, options.top))
         print(f"git theta: wrote '{options.html}'", file=sys.stderr)
     elif options.json:
-        import json
-
         from gitbridge.reports.values import diff_values
 
-        json.dump(diff_values(found, options.sort, options.top), sys.stdout, indent=1, allow_nan=False)
-        sys.stdout.write("\n")
+        print_json(diff_values(found, options.sort, options.top))
     else:
         sys.stdout.writelines(_lines(found, options))
 

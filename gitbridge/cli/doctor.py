@@ -10,7 +10,7 @@ from gitbridge.doctor import GOOD, NOTE, PROBLEM, Finding, examine
 from gitbridge.errors import RepositoryMissingError
 from gitbridge.render import count_text, has_colours, painted, printable
 from gitbridge.repository import Repository
-from thetastore.command_line import Parser
+from thetastore.command_line import Parser, print_json
 
 
 def doctor(arguments: list[str]) -> int:
@@ -35,7 +35,7 @@ def doctor(arguments: list[str]) -> int:
         repository.close()
     problem_count = sum(finding.level == PROBLEM for finding in found)
     if options.json:
-        _print_json(found)
+        print_json({"findings": [finding._asdict() for finding in found]})
     elif not options.quiet:
         print(f"\n{count_text(problem_count, 'problem') if problem_count else 'no problems'}")
     return 1 if problem_count else 0
@@ -57,10 +57,3 @@ def _print(finding: Finding, is_coloured: bool) -> None:
 
 
 _COLOURS = {GOOD: "green", NOTE: "yellow", PROBLEM: "red"}
-
-
-def _print_json(found: list[Finding]) -> None:
-    import json
-
-    json.dump({"schema": 1, "findings": [finding._asdict() for finding in found]}, sys.stdout, indent=1)
-    sys.stdout.write("\n")

@@ -9,7 +9,7 @@ from gitbridge.cli.opening import open_repository
 from gitbridge.errors import ConfigError
 from gitbridge.repository import Repository
 from gitbridge.usage import Counted, of_history, of_revisions
-from thetastore.command_line import Parser
+from thetastore.command_line import Parser, print_json
 from thetastore.errors import StoreMissingError
 from thetastore.usage import Usage
 from thetastore.usage_report import Report, report_of, report_text, report_values
@@ -45,10 +45,7 @@ def du(arguments: list[str]) -> int:
         counted = of_revisions(repository, options.revisions) if options.revisions else of_history(repository)
         report = _counted(repository, counted, options.tensors)
     if options.json:
-        import json
-
-        json.dump(report_values(report), sys.stdout, indent=1)
-        sys.stdout.write("\n")
+        print_json(report_values(report))
     elif counted.files:
         sys.stdout.write(report_text(report, counted.labels))
     else:

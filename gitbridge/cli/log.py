@@ -9,7 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from gitbridge.cli.opening import open_repository
-from thetastore.command_line import Parser
+from thetastore.command_line import Parser, print_json
 
 if TYPE_CHECKING:
     from gitbridge.history import Changed
@@ -41,10 +41,7 @@ def log(arguments: list[str]) -> int:
     with open_repository() as repository:
         changed = islice(_changed(repository, options), options.max_count)
         if options.json:
-            import json
-
-            json.dump({"schema": 1, "commits": [_values(one) for one in changed]}, sys.stdout, indent=1)
-            sys.stdout.write("\n")
+            print_json({"commits": [_values(one) for one in changed]})
         else:
             sys.stdout.writelines(_text(changed, None if options.all_names else _NAMED_COUNT))
     return 0

@@ -10,7 +10,7 @@ from gitbridge.cli.opening import open_repository
 from gitbridge.reading import select_names
 from gitbridge.render import count_text, printable, shape_text, size_text, table
 from gitbridge.revisions import parse_name, tracked_file
-from thetastore.command_line import Parser
+from thetastore.command_line import Parser, print_json
 from thetastore.dtypes import raw_bytes_of
 
 
@@ -56,11 +56,8 @@ def ls(arguments: list[str]) -> int:
 
 
 def _print_json(path: str, tensors, sizes) -> None:  # type: ignore[no-untyped-def]
-    import json
-
     listed = [
         {"name": t.name, "dtype": t.dtype, "shape": list(t.shape), "digest": str(t.digest), "raw_bytes": nbytes}
         for t, nbytes in zip(tensors, sizes, strict=True)
     ]
-    json.dump({"schema": 1, "path": path, "tensors": listed}, sys.stdout, indent=1)
-    sys.stdout.write("\n")
+    print_json({"path": path, "tensors": listed})

@@ -16,7 +16,7 @@ from gitbridge.render import count_text, printable, shape_text, size_text, table
 from gitbridge.repository import Repository
 from gitbridge.states import revision_states, select, work_tree_states
 from gitbridge.trees import TrackedFile, tracked_in_index, tracked_in_tree
-from thetastore.command_line import Parser
+from thetastore.command_line import Parser, print_json
 from thetastore.dtypes import raw_bytes_of
 
 _EPILOG = """\
@@ -101,8 +101,6 @@ def _has_commits(repository: Repository) -> bool:
 
 
 def _print_json(repository: Repository, rows: Sequence[tuple[TrackedFile, str]], with_tensors: bool) -> None:
-    import json
-
     files = []
     for file, state in rows:
         values: dict[str, Any] = {
@@ -124,8 +122,7 @@ def _print_json(repository: Repository, rows: Sequence[tuple[TrackedFile, str]],
                 for tensor in file.pointer(repository).tensors
             ]
         files.append(values)
-    json.dump({"schema": 1, "files": files}, sys.stdout, indent=1)
-    sys.stdout.write("\n")
+    print_json({"files": files})
 
 
 def _print_text(repository: Repository, rows: Sequence[tuple[TrackedFile, str]], with_tensors: bool) -> None:

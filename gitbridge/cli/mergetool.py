@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gitbridge.cli.opening import open_work_tree
 from gitbridge.errors import UsageError
 from gitbridge.render import count_text, printable, shape_text, table
-from thetastore.command_line import Parser
+from thetastore.command_line import Parser, print_json
 
 if TYPE_CHECKING:
     from gitbridge.merging.finishing import Unmerged
@@ -268,8 +267,7 @@ def _list(repository: Repository, files: list[Unmerged], as_json: bool) -> int:
             }
             for file, state in states
         ]
-        json.dump({"schema": 1, "files": values}, sys.stdout, indent=1)
-        sys.stdout.write("\n")
+        print_json({"files": values})
     else:
         for file, state in states:
             for line in lines_of(state) if state else [f"'{file.path}': in conflict"]:

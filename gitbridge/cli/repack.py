@@ -9,7 +9,7 @@ import time
 from gitbridge.cli.opening import open_repository
 from gitbridge.errors import ConfigError
 from gitbridge.render import Progress
-from thetastore.command_line import Parser
+from thetastore.command_line import Parser, print_json
 from thetastore.errors import StoreMissingError
 from thetastore.repack import AGGRESSIVE, HOT, repack
 from thetastore.repack_report import repack_text, repack_values
@@ -52,10 +52,7 @@ def run(arguments: list[str]) -> int:
                 progress.done()
     elapsed_s = time.monotonic() - started
     if options.json:
-        import json
-
-        json.dump(repack_values(repacked, options.dry_run, elapsed_s), sys.stdout, indent=1)
-        sys.stdout.write("\n")
+        print_json(repack_values(repacked, options.dry_run, elapsed_s))
     else:
         sys.stdout.write(repack_text(repacked, options.dry_run, elapsed_s))
     return 0

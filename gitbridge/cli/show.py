@@ -13,7 +13,7 @@ from gitbridge.errors import UsageError
 from gitbridge.reading import open_reader
 from gitbridge.render import Progress, count_text, printable, shape_text, size_text, table
 from gitbridge.revisions import parse_name, tracked_file
-from thetastore.command_line import Parser
+from thetastore.command_line import Parser, print_json
 from thetastore.dtypes import raw_bytes_of
 from thetastore.errors import NoSuchTensorError
 from thetastore.selection import named_wants
@@ -46,12 +46,9 @@ def show(arguments: list[str]) -> int:
         else:
             values = _of_file(repository, file)
     if options.json:
-        import json
-
         # What JSON has no numbers for: NaN and infinity.
         plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-        json.dump({"schema": 1, **plain}, sys.stdout, indent=1)
-        sys.stdout.write("\n")
+        print_json(plain)
     else:
         sys.stdout.write(table([(label.replace("_", " "), _text(label, value)) for label, value in values.items()]))
     return 0

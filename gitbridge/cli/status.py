@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 from gitbridge.absent import remark_on_absent
@@ -17,7 +16,7 @@ from gitbridge.setup import is_configured
 from gitbridge.states import FULL, MISSING
 from gitbridge.status import FileStatus, Status
 from gitbridge.status import status as look
-from thetastore.command_line import Parser
+from thetastore.command_line import Parser, print_json
 
 
 def status(arguments: list[str]) -> int:
@@ -199,12 +198,10 @@ def _print_json(found: Status) -> None:
     ]
     place = found.known.place
     values = {
-        "schema": 1,
         "remote_store": place and {"location": place.location, "url": place.url, "source": place.source},
         "trouble": found.known.trouble or None,
         "files": files,
         "plain": found.plain,
         "large": [{"path": one.path, "size_bytes": one.nbytes, "in_git": one.is_in_git} for one in found.large],
     }
-    json.dump(values, sys.stdout, indent=1)
-    sys.stdout.write("\n")
+    print_json(values)

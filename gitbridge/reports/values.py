@@ -13,12 +13,10 @@ from gitbridge.versions import Version
 from thetastore.changes import Entry
 from thetastore.comparing import Measured
 
-SCHEMA = 1
-
 
 def diff_values(diffs: Sequence[FileDiff], order: str, top: int | None) -> dict[str, Any]:
     """Return everything that is known of a diff, as JSON has it."""
-    return {"schema": SCHEMA, "files": [_file(diff, order, top) for diff in diffs]}
+    return {"files": [_file(diff, order, top) for diff in diffs]}
 
 
 def _file(diff: FileDiff, order: str, top: int | None) -> dict[str, Any]:
