@@ -12,14 +12,15 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import pytest
 
 PROGRAMS = Path(sys.executable).parent
 NODE_PROGRAMS = PROGRAMS.parent / "node" / "node_modules" / ".bin"
+T = TypeVar("T")
 KEY, SECRET = "theta-key", "theta-secret-that-nobody-may-read"
 
 
@@ -76,13 +77,23 @@ class Server:
                 stdout=log,
                 stderr=log,
             )
+        self.once(lambda: is_answering(self.port) or None)
+        return self
+
+    def once(self, attempt: Callable[[], T | None]) -> T:
+        """Try something until it gives a value: what answers first may do so before the rest of a server is there."""
         deadline = time.monotonic() + 60
-        while not is_answering(self.port):
+        while True:
+            error: Exception | None = None
+            try:
+                if (value := attempt()) is not None:
+                    return value
+            except Exception as caught:
+                error = caught
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.__exit__()
-                raise AssertionError(f"{self._command[0]} does not start: {self._log.read_text()[-3000:]}")
+                raise AssertionError(f"{self._command[0]} does not start: {self._log.read_text()[-3000:]}") from error
             time.sleep(0.05)  # for a real process there is nothing else to wait on
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.process.kill()
@@ -93,10 +104,18 @@ class Server:
 
 def make_bucket(endpoint: str, name: str = "models", **client: object) -> None:
     import botocore.session
+    from botocore.config import Config
 
     session = botocore.session.get_session()
     made = session.create_client(
-        "s3", "us-east-1", endpoint_url=endpoint, aws_access_key_id=KEY, aws_secret_access_key=SECRET, **client
+        "s3",
+        "us-east-1",
+        endpoint_url=endpoint,
+        aws_access_key_id=KEY,
+        aws_secret_access_key=SECRET,
+        # Whoever waits for a server asks again by himself, and sees when it is dead.
+        config=Config(retries={"total_max_attempts": 1}, connect_timeout=5, read_timeout=20),
+        **client,
     )
     made.create_bucket(Bucket=name)
     made.close()
@@ -138,15 +157,7 @@ def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     less = ["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]
     more = ["-volume.max=8", "-master.volumeSizeLimitMB=128", "-master.volumePreallocate=false"]
     with Server(directory, ports[0], *command, *grpc, *more, *less) as server:
-        for _ in range(200):
-            try:
-                place = s3_place(server.port)
-                break
-            except Exception:
-                time.sleep(0.1)  # the gateway answers before the rest is there
-        else:
-            raise AssertionError((directory / "server.log").read_text()[-3000:])
-        yield place
+        yield server.once(lambda: s3_place(server.port))
 
 
 @pytest.fixture(scope="session")
