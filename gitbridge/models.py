@@ -17,9 +17,10 @@ from gitbridge.errors import PathMissingError, PointerInPlaceError, RepositoryMi
 from gitbridge.pointers import is_pointer
 from gitbridge.reading import open_reader
 from gitbridge.repository import Repository
-from gitbridge.revisions import FileName, near_names, path_from_top, resolve, tracked_file
+from gitbridge.revisions import FileName, path_from_top, resolve, tracked_file
 from gitbridge.sync import fetch_manifests
 from gitbridge.trees import TrackedFile, tracked_in_index, tracked_in_tree
+from thetastore.errors import did_you_mean, near_names
 from thetastore.models import Handle, Model, Session
 from thetastore.selection import named_wants
 from thetastore.store import Store
@@ -266,8 +267,7 @@ def _shards(
     for name in names:
         full = f"{directory}/{name}" if directory else name
         if full not in tracked:
-            near = near_names(full, tracked)
-            meant = f" (did you mean {near}?)" if near else ""
+            meant = did_you_mean(near_names(full, list(tracked)))
             raise PathMissingError(f"'{path}' names the shard '{name}', which is not tracked there{meant}")
         files.append(tracked[full])
     return tuple(files)

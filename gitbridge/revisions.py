@@ -7,12 +7,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from gitbridge.errors import GitError, PathMissingError, RevisionError
 from gitbridge.repository import Repository
 from gitbridge.trees import TrackedFile, tracked_blob, tracked_in_index, tracked_in_tree
+from thetastore.errors import did_you_mean, near_names
 
 TENSOR_MARK = "//"
 
@@ -125,13 +125,5 @@ def _missing(repository: Repository, revision: str | None, path: str, is_there: 
     listing = f"git theta ls-files{' ' + revision if revision else ''} lists what is tracked there"
     if is_there:
         return PathMissingError(f"'{path}' in {where} is not a file that git theta tracks", listing)
-    near = near_names(path, (file.path for file in tracked))
-    meant = f" (did you mean {near}?)" if near else ""
+    meant = did_you_mean(near_names(path, [file.path for file in tracked]))
     return PathMissingError(f"there is no file '{path}' in {where}{meant}", listing)
-
-
-def near_names(name: str, names: Iterable[str]) -> str:
-    """Return at most three of the names that look like one, quoted; empty if none does."""
-    from difflib import get_close_matches
-
-    return " or ".join(f"'{near}'" for near in get_close_matches(name, list(names), 3))

@@ -208,10 +208,10 @@ def parse_size(text: str) -> int | None:
 
 
 def _nearest(name: str, known: list[str]) -> str:
-    from difflib import get_close_matches
+    from thetastore.errors import near_names
 
     by_rest = {_rest(word): word for word in known}
-    return next((by_rest[word] for word in get_close_matches(_rest(name), by_rest, 1)), "")
+    return next((by_rest[word] for word in near_names(_rest(name), list(by_rest), 1)), "")
 
 
 def _rest(name: str) -> str:

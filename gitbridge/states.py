@@ -21,7 +21,7 @@ from gitbridge.pointers import is_pointer
 from gitbridge.remotes import Place, open_place, places
 from gitbridge.repository import Repository
 from gitbridge.trees import TrackedFile
-from thetastore.errors import StoreMissingError, ThetaError
+from thetastore.errors import StoreMissingError, ThetaError, near_names
 
 if TYPE_CHECKING:
     from thetastore.digest import Digest
@@ -144,10 +144,5 @@ def select(repository: Repository, files: list[TrackedFile], arguments: Sequence
 
 
 def _hint(name: str, files: Sequence[TrackedFile]) -> str:
-    from difflib import get_close_matches
-
-    near = get_close_matches(name, [file.path for file in files[:_MOST_TO_COMPARE]], 1)
+    near = near_names(name, [file.path for file in files], 1)
     return f"did you mean '{near[0]}'" if near else "git theta ls-files lists them"
-
-
-_MOST_TO_COMPARE = 2000

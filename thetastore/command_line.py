@@ -15,6 +15,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
+from thetastore.errors import near_names
+
 EXIT_USAGE = 129
 _SCHEMA = 1
 """Of what `--json` prints: fields are added under the same number, and never change what they mean."""
@@ -101,9 +103,7 @@ def print_json(values: Mapping[str, Any]) -> None:
 
 def nearest(word: str, known: Sequence[str]) -> str:
     """Return the known word that was probably meant, or an empty text."""
-    from difflib import get_close_matches
-
-    return next(iter(get_close_matches(word, known, 1)), "")
+    return next(iter(near_names(word, known, 1)), "")
 
 
 def _plainly(message: str, parser: argparse.ArgumentParser) -> tuple[str, str]:

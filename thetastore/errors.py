@@ -20,7 +20,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 
 class ThetaError(Exception):
@@ -87,31 +87,63 @@ class NoSuchTensorError(ThetaError, KeyError):
 
     code = "no-such-tensor"
 
-    def __init__(self, name: str, names: Sequence[str] = ()) -> None:
-        near = _near(name, names)
+    def __init__(self, name: str, names: Sequence[str] = (), is_pattern: bool = False) -> None:
+        near = _near_pattern(name, names) if is_pattern else near_names(name, names)
         super().__init__(name, near)
         self.name = name
         """What was asked for."""
         self.near = near
         """At most three names that are there and look like it."""
+        self.is_pattern = is_pattern
+        """Whether any of many names would have done."""
 
     def __str__(self) -> str:
-        near = ", ".join(f"'{name}'" for name in self.near)
-        return f"there is no tensor '{self.name}'" + (f"; did you mean {near}?" if near else "")
+        if not self.is_pattern:
+            return f"there is no tensor '{self.name}'{did_you_mean(self.near)}"
+        shown = ", ".join(f"'{one}'" for one in self.near)
+        return f"no tensor matches '{self.name}'" + (f"; near names: {shown}" if shown else "")
 
-    def __reduce__(self) -> tuple[type[NoSuchTensorError], tuple[str, Sequence[str]]]:
-        return NoSuchTensorError, (self.name, self.near)
+    def __reduce__(self) -> tuple[type[NoSuchTensorError], tuple[str, Sequence[str], bool]]:
+        return NoSuchTensorError, (self.name, self.near, self.is_pattern)
 
 
 _MOST_COMPARED = 20_000
 
 
-def _near(name: str, names: Sequence[str]) -> tuple[str, ...]:
+def near_names(name: str, names: Sequence[str], most: int = 3, likeness: float = 0.6) -> tuple[str, ...]:
+    """Return the names that were probably meant, the nearest first; `likeness` is of 0 to 1, as difflib has it."""
     from difflib import get_close_matches
 
     last = name.rpartition(".")[2]
     compared = names if len(names) <= _MOST_COMPARED else [other for other in names if other.endswith(last)]
-    return tuple(get_close_matches(name, compared[:_MOST_COMPARED], 3))
+    return tuple(get_close_matches(name, compared[:_MOST_COMPARED], most, likeness))
+
+
+def _near_pattern(pattern: str, names: Sequence[str]) -> tuple[str, ...]:
+    """Return names with a part that looks like what a glob or a regular expression spells out at most."""
+    import re
+
+    spelled = max(re.split(r"[^\w.]+", pattern.replace("\\", "")), key=len).strip(".")
+    if not spelled:
+        return ()
+    compared = names[:_MOST_COMPARED]
+    if not any(spelled in name for name in compared):
+        length = spelled.count(".") + 1
+        parts = {part for name in compared for part in _runs(name, length)}
+        spelled = next(iter(near_names(spelled, sorted(parts), 1)), "")
+    return tuple(name for name in compared if spelled and spelled in name)[:3]
+
+
+def _runs(name: str, length: int) -> Iterator[str]:
+    """Yield what so many parts of a dotted name, one after the other, are together."""
+    parts = name.split(".")
+    return (".".join(parts[at : at + length]) for at in range(len(parts) - length + 1))
+
+
+def did_you_mean(near: Sequence[str]) -> str:
+    """Return what near names add to a message; empty where there are none."""
+    quoted = " or ".join(f"'{one}'" for one in near)
+    return f"; did you mean {quoted}?" if near else ""
 
 
 class OutOfRangeError(ThetaError, IndexError):

@@ -127,9 +127,9 @@ def _without_command(name: str, rest: list[str]) -> int:
         name = rest[0]
     if name in ("--version", "-V"):
         return _dispatch(["version"])
-    from difflib import get_close_matches
+    from thetastore.errors import near_names
 
-    near = get_close_matches(name, [known for known, command in COMMANDS.items() if command.summary], 1)
+    near = near_names(name, [known for known, command in COMMANDS.items() if command.summary], 1)
     hint = f"did you mean: git theta {near[0]}" if near else "git theta help lists the commands"
     _say(f"unknown option '{name}'" if name.startswith("-") else f"'{name}' is not a command", hint)
     return _USAGE

@@ -80,7 +80,7 @@ def test_what_is_not_there_is_said_with_what_is_near(work):
     work.git("add", "README")
     work.commit()
 
-    with pytest.raises(PathMissingError, match=r"no file 'models/weight.pt' in 'HEAD' \(did you mean 'models/weights"):
+    with pytest.raises(PathMissingError, match=r"no file 'models/weight.pt' in 'HEAD'; did you mean 'models/weights"):
         found(work, "HEAD:models/weight.pt")
     with pytest.raises(FileNotFoundError, match="in the index"):
         found(work, "models/x")

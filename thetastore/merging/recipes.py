@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from thetastore.errors import near_names
 from thetastore.merging import MergeError
 from thetastore.merging.mixing import Rule
 from thetastore.merging.registry import find_method, parameter_values
@@ -170,9 +171,7 @@ def check_patterns(rules: Sequence[RecipeRule], names: Iterable[str], source: st
 
 def no_match(message: str, pattern: str, names: Sequence[str]) -> MergeError:
     """Return an error that shows names that look like a pattern."""
-    from difflib import get_close_matches
-
-    near = get_close_matches(pattern.strip("*"), names, 3, cutoff=0.4) or list(names)[:3]
+    near = near_names(pattern.strip("*"), names, likeness=0.4) or names[:3]
     return MergeError(message, f"tensors are called, for example, {', '.join(near)}" if near else "")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from thetastore.errors import near_names
 from thetastore.merging import MergeError, Method, Parameter
 from thetastore.plugins import MERGE_METHODS
 
@@ -61,15 +62,13 @@ def method_names() -> list[str]:
 
 
 def _from_plugin(name: str) -> Method:
-    from difflib import get_close_matches
-
     from thetastore.plugins import offered
 
     for point in offered(MERGE_METHODS):
         if point.name == name:
             return _checked(name, _loaded(point))
     names = method_names()
-    near = get_close_matches(name.replace("-", "_"), names, 1)
+    near = near_names(name.replace("-", "_"), names, 1)
     hint = f"did you mean {near[0]}? " if near else ""
     raise MergeError(f"there is no merge method '{name:.60}'", f"{hint}known here: {', '.join(names)}")
 
