@@ -21,7 +21,7 @@ from thetastore.changes import RECAST, Change, Entry, changes_between
 from thetastore.comparing import Comparison, Measured
 from thetastore.digest import Digest
 from thetastore.errors import ObjectMissingError, StoreMissingError
-from thetastore.selection import Wants, glob_wants
+from thetastore.selection import Globs
 from thetastore.sides import JoinedSide, Side, StoredSide
 from thetastore.statistics.looks import Looks
 from thetastore.store import Store
@@ -74,7 +74,7 @@ class Differ:
     def __init__(self, repository: Repository | None, options: Options) -> None:
         self._repository = repository
         self._options = options
-        self._wants: Wants = glob_wants(options.tensors) if options.tensors else lambda _: True
+        self._wants = Globs(options.tensors)
         self._open = ExitStack()
         self._store: Store | None = None
         self._stored: dict[Digest, StoredSide] = {}
@@ -90,21 +90,13 @@ class Differ:
 
         Raises:
             RemoteError: weights are not here; says what to fetch.
-            UsageError: a glob that matches no tensor of any file.
+            NoSuchTensorError: a glob matches no tensor of any file; says which names are near.
         """
-        seen = False
-        matched = False
         for two in twos:
-            seen = True
-            names = (entry.name for version in two.sides if version for entry in version.entries)
-            matched = matched or any(map(self._wants, names))
             found = self.diff(two)
             if not found.is_empty or (two.before is None) != (two.after is None) or two.is_moved:
                 yield found
-        if seen and not matched and self._options.tensors:
-            raise UsageError(
-                f"'{self._options.tensors[0]}' matches no tensor of the files compared", "git theta ls-files --tensors"
-            )
+        self._wants.check()
 
     def diff(self, two: Two) -> FileDiff:
         """Return what changed between two versions of a file."""

@@ -10,7 +10,7 @@ from gitbridge.errors import PointerError
 from gitbridge.pointers import render_pointer
 from gitbridge.sync import Report, fetch_manifests
 from thetastore.errors import NoSuchTensorError
-from thetastore.selection import Wants, glob_wants, named_wants
+from thetastore.selection import Wants, glob_wants, is_glob, named_wants
 
 if TYPE_CHECKING:
     from gitbridge.repository import Repository
@@ -60,6 +60,6 @@ def select_names(names: Sequence[str], globs: Iterable[str]) -> list[str]:
         # A name may hold what is special in globs.
         found = [glob] if glob in names else list(filter(glob_wants([glob]), names))
         if not found:
-            raise NoSuchTensorError(glob, names)
+            raise NoSuchTensorError(glob, names, is_glob(glob))
         chosen.update(found)
     return [name for name in names if name in chosen]

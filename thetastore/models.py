@@ -22,7 +22,7 @@ from thetastore.digest import Digest
 from thetastore.errors import MalformedError, NoSuchTensorError, ObjectMissingError
 from thetastore.formats import MAX_HEADER_BYTES
 from thetastore.manifest import Tensor as Entry
-from thetastore.selection import glob_wants
+from thetastore.selection import glob_wants, is_glob
 from thetastore.store import Store
 from thetastore.tables import count_text, shape_text, size_text
 from thetastore.tensors import TensorReader
@@ -273,16 +273,22 @@ class Model(Mapping[str, Tensor]):
                 name), a function of a name, or names.
 
         Raises:
-            NoSuchTensorError: a `KeyError`: a pattern tells of none; says which names are near.
+            NoSuchTensorError: a `KeyError`: a pattern tells of none, or a name is none; says which names are near.
         """
         chosen: set[str] = set()
         for pattern in patterns:
+            chosen.update(self._matching(pattern))
+        return type(self)(self.origin, self._handle, [name for name in self._places if name in chosen])
+
+    def _matching(self, pattern: Pattern) -> Iterable[str]:
+        if isinstance(pattern, str | re.Pattern) or callable(pattern):
             found = list(filter(_wants(pattern), self._places))
             if not found:
-                shown = pattern.pattern if isinstance(pattern, re.Pattern) else str(pattern)
-                raise NoSuchTensorError(shown, tuple(self._places))
-            chosen.update(found)
-        return type(self)(self.origin, self._handle, [name for name in self._places if name in chosen])
+                # A function says nothing of what it is after.
+                names = () if callable(pattern) else tuple(self._places)
+                raise NoSuchTensorError(_shown(pattern), names, not isinstance(pattern, str) or is_glob(pattern))
+            return found
+        return [self[name].name for name in pattern]  # raises for the first that is not there
 
     def state_dict(self, framework: str = "numpy", device: Any = "cpu") -> dict[str, Any]:
         """Return all tensors, read in the order of the file.
@@ -376,15 +382,19 @@ def _places_of(readers: Sequence[TensorReader]) -> dict[str, _Place]:
     return places if len(readers) == 1 else dict(sorted(places.items()))
 
 
-def _wants(pattern: Pattern) -> Callable[[str], bool]:
+def _shown(pattern: str | re.Pattern[str] | Callable[[str], bool]) -> str:
+    if isinstance(pattern, re.Pattern):
+        return pattern.pattern
+    return pattern if isinstance(pattern, str) else getattr(pattern, "__qualname__", repr(pattern))
+
+
+def _wants(pattern: str | re.Pattern[str] | Callable[[str], bool]) -> Callable[[str], bool]:
     if isinstance(pattern, str):
         matches = glob_wants([pattern])
         return lambda name: name == pattern or matches(name)
     if isinstance(pattern, re.Pattern):
         return lambda name: pattern.fullmatch(name) is not None
-    if callable(pattern):
-        return pattern
-    return frozenset(pattern).__contains__
+    return pattern
 
 
 def _metadata_of(reader: TensorReader) -> dict[str, str]:

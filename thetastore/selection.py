@@ -6,10 +6,16 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 
 from thetastore.dtypes import raw_bytes_of
+from thetastore.errors import NoSuchTensorError
 from thetastore.manifest import Tensor
 
 Wants = Callable[[str], bool]
 """Tells of a tensor's name whether the tensor is wanted."""
+
+
+def is_glob(text: str) -> bool:
+    """Tell whether a text is meant for many names; a name that is there may look so, too."""
+    return any(mark in text for mark in "*?[")
 
 
 def glob_wants(patterns: Sequence[str]) -> Wants:
@@ -19,6 +25,33 @@ def glob_wants(patterns: Sequence[str]) -> Wants:
 
     match = re.compile("|".join(map(translate, patterns))).match
     return lambda name: match(name) is not None
+
+
+class Globs:
+    """Globs that are asked of name after name, and of which in the end one at least should have matched something."""
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        """Take globs; with none, every name is wanted."""
+        self._patterns = patterns
+        self._wants = glob_wants(patterns)
+        self._asked: dict[str, bool] = {}
+
+    def __call__(self, name: str) -> bool:
+        """Tell whether a name matches any of them."""
+        if not self._patterns:
+            return True
+        if name not in self._asked:
+            self._asked[name] = self._wants(name)
+        return self._asked[name]
+
+    def check(self) -> None:
+        """Refuse globs that matched none of the names, if there were any.
+
+        Raises:
+            NoSuchTensorError: says which names are near.
+        """
+        if self._asked and not any(self._asked.values()):
+            raise NoSuchTensorError(self._patterns[0], tuple(self._asked), is_pattern=True)
 
 
 def named_wants(names: Iterable[str]) -> Wants:

@@ -55,10 +55,12 @@ def _blamed(repository: Repository, options: argparse.Namespace) -> Sequence[tup
     from gitbridge.history import History
     from gitbridge.versions import revision_and_path
     from thetastore.comparing import Measured
-    from thetastore.selection import glob_wants
+    from thetastore.selection import Globs
 
     history = History(repository, *revision_and_path(repository, options.names), follow=True)
-    found = history.blamed(glob_wants(options.tensors) if options.tensors else lambda _: True)
+    wants = Globs(options.tensors or ())
+    found = history.blamed(wants)
+    wants.check()
     if options.names_only:
         return [(one, Measured(one.change)) for one in found]
     figures: dict[str, Measured] = {}

@@ -50,10 +50,12 @@ def log(arguments: list[str]) -> int:
 def _changed(repository: Repository, options: argparse.Namespace) -> Iterator[Changed]:
     from gitbridge.history import History
     from gitbridge.versions import revision_and_path
-    from thetastore.selection import glob_wants
+    from thetastore.selection import Globs
 
     history = History(repository, *revision_and_path(repository, options.names), follow=options.follow)
-    return history.changed(glob_wants(options.tensors) if options.tensors else lambda _: True)
+    wants = Globs(options.tensors or ())
+    yield from history.changed(wants)
+    wants.check()
 
 
 def _text(found: Iterable[Changed], named_count: int | None) -> Iterator[str]:

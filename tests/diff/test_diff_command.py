@@ -248,7 +248,9 @@ def test_globs_choose_tensors_and_one_that_matches_nothing_is_an_error(kinds: Wo
     result = kinds.theta("diff", "v1", "v2", "--tensors", "nothing.*")
 
     assert result.status == 2
-    assert "'nothing.*' matches no tensor" in result.err
+    assert "no tensor matches 'nothing.*'" in result.err
+    misspelled = kinds.theta("diff", "v1", "v2", "--tensors", "layer.0.*")
+    assert "no tensor matches 'layer.0.*'; near names: 'layers.0." in misspelled.err
 
 
 def test_metadata_alone_is_shown_unless_it_is_ignored(work: Work) -> None:

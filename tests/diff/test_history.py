@@ -42,6 +42,16 @@ def test_the_commits_that_changed_tensors_are_listed_with_them(work: Work) -> No
     assert logged(work, "-n", "1", "model.safetensors") == [("three", ["b", "c"])]
 
 
+@pytest.mark.parametrize("command", [["log"], ["log", "--json"], ["blame"]])
+def test_globs_that_match_nothing_are_an_error_that_names_what_is_near(work: Work, command: list[str]) -> None:
+    work.save("one", {"encoder.layer.0.bias": np.zeros(3, "f4"), "pooler": np.zeros(3, "f4")})
+
+    result = work.theta(*command, "model.safetensors", "--tensors", "layers.*")
+
+    assert result.status == 2
+    assert result.err.startswith("git theta: no tensor matches 'layers.*'; near names: 'encoder.layer.0.bias'\n")
+
+
 def test_the_log_for_people_names_kinds_and_tensors(work: Work) -> None:
     work.save("one", weights(a=1, b=1))
     work.save("two", weights(a=2, bb=1))

@@ -207,8 +207,19 @@ def test_tensors_are_selected_by_glob_expression_function_and_names(model):
     with pytest.raises(NoSuchTensorError, match="no tensor 'layers.0.w'; did you mean 'model.layers.0.w'") as caught:
         model.select("layers.0.w")
     assert isinstance(caught.value, KeyError)
+    with pytest.raises(NoSuchTensorError, match=r"no tensor matches 'layer\.\*'; near names: 'model\.layers\.0\.w'"):
+        model.select("layer.*")
+    with pytest.raises(NoSuchTensorError, match=r"no tensor matches 'lm_haed\.\*'; near names: 'lm_head'"):
+        model.select(re.compile("lm_haed.*"))
+    with pytest.raises(NoSuchTensorError, match="no tensor matches '.*<lambda>'$"):
+        model.select(lambda _: False)
     with pytest.raises(KeyError):
         model.select("lm_head")["cube"]
+
+
+def test_of_names_that_are_listed_none_is_left_out_in_silence(model):
+    with pytest.raises(NoSuchTensorError, match="no tensor 'lm_haed'; did you mean 'lm_head'"):
+        model.select(["cube", "lm_haed"])
 
 
 def test_a_state_dict_holds_everything(model):
