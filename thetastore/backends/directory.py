@@ -356,14 +356,17 @@ def _make_directory(path: str) -> None:
     """Make a directory and those above it, durably."""
     parent = os.path.dirname(path)
     try:
+        _make_directory_in(parent, path)
+    except FileNotFoundError:
+        if not os.path.isdir(parent):  # else another process has just made it
+            _make_directory(parent)
+        _make_directory_in(parent, path)
+
+
+def _make_directory_in(parent: str, path: str) -> None:
+    try:
         os.mkdir(path)
     except FileExistsError:
-        return
-    except FileNotFoundError:
-        if os.path.isdir(parent):  # a file system without room for directories (/proc) says so too
-            raise
-        _make_directory(parent)
-        _make_directory(path)
         return
     _sync_directory(parent)
 
