@@ -12,6 +12,7 @@ and no weights are sent to somebody else's place that only it names before a per
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -138,12 +139,28 @@ def open_place_if_there(place: Place, create: bool = False) -> Store | None:
 def _way_in(place: Place, error: Exception) -> str:
     if place.directory:
         return f"mend that, or name another directory: git config {place.setting} /path/to/directory"
-    if isinstance(error, UnsupportedError):
+    if isinstance(error, UnsupportedError) or getattr(error, "errno", None) == errno.ENOENT:
         return f"or name another place: git config {place.setting} …"
-    prefix = "/".join(place.location.split("/")[:3])
+    url = parse_url(place.location)
+    prefix = f"theta.{url.scheme}://{url.authority}"
     if isinstance(error, PassingError):
-        return "is the network up? what is in the local store can be used without"
-    return f"who are you there? git config theta.{prefix}.profile … (or .endpoint-url, .anon: docs/remotes.md)"
+        usual = f", or the endpoint another (git config {prefix}.endpoint-url …)" if url.kind == "s3" else ""
+        return f"is the network up{usual}? what is in the local store can be used without"
+    if getattr(error, "errno", None) == errno.EINVAL:
+        return f"git config --get-regexp '^theta\\..*://' lists the options; {_OPTIONS_PAGE}"
+    return _HOW_TO_GET_IN.get(url.kind or "", "what gets you in there, {prefix}.… says").format(prefix=prefix) + (
+        f" ({_OPTIONS_PAGE})"
+    )
+
+
+_OPTIONS_PAGE = "docs/remotes.md has them"
+_HOW_TO_GET_IN = {
+    "s3": "who are you there? git config {prefix}.profile … (or .endpoint-url, .anon)",
+    "gcs": "who are you there? gcloud auth application-default login, or git config {prefix}.project … (or .anon)",
+    "azure": "who are you there? git config {prefix}.account-name … (or .anon)",
+    "sftp": "does 'sftp' get in without a question? if so, git config {prefix}.port … (or .username, .known-hosts)",
+    "http": "who are you there? only what is public can be read",
+}
 
 
 def _is_git_repository(directory: str) -> bool:
@@ -197,7 +214,7 @@ def store_directory(url: str, root: str) -> str:
     Raises:
         ConfigError: it is malformed, or names something else than a directory.
     """
-    if not url or any(character < " " for character in url):
+    if not url or _has_control_characters(url):
         raise ConfigError(f"{url!r} is not a URL of a store", "git config theta.url /path/to/store")
     scheme, separator, rest = url.partition("://")
     if not separator:
@@ -213,9 +230,19 @@ def store_directory(url: str, root: str) -> str:
     if host not in ("", "localhost"):
         raise ConfigError(f"'{url}' names the host '{host}', expected file:///path", "mount it and name the directory")
     directory = unquote(path)
-    if not directory or any(character < " " for character in directory):
+    if not directory or _has_control_characters(directory):
         raise ConfigError(f"'{url}' names no directory, expected file:///path", "git config theta.url /path/to/store")
     return os.path.normpath("/" + directory)
+
+
+def _has_control_characters(text: str) -> bool:
+    """Tell whether a terminal would obey the text, or show it in another order; committed files name places, too."""
+    from unicodedata import bidirectional, category
+
+    return any(category(c) == "Cc" or bidirectional(c) in _TURNING for c in text)
+
+
+_TURNING = frozenset(("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"))
 
 
 def _plain_directory(url: str, root: str) -> str:

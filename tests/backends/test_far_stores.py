@@ -66,6 +66,23 @@ def test_a_fetch_of_many_chunks_makes_few_requests():
     assert len(requests.operations) - len(gets) <= 12
 
 
+def test_a_push_lists_a_bucket_few_times():
+    files: dict[str, bytes] = {}
+    Store.at(far(MemoryRequests(files)), create=True).close()
+    listings = []
+    with Store.at(MemoryBackend(), create=True) as here:
+        for seed in range(2):
+            digest = put(here, checkpoint(seed, 30))
+            requests = FaultyRequests(MemoryRequests(files))
+            with Store.at(far(requests)) as target:
+                assert target.missing_objects([digest])
+                here.send_to(target, [digest])
+            listings.append(sum("list" in operation for operation in requests.operations))
+
+    assert listings[0] <= 24
+    assert listings[1] <= 27
+
+
 def test_a_file_read_right_from_a_bucket_makes_few_requests_too():
     files: dict[str, bytes] = {}
     content = checkpoint(0, 100)
@@ -163,6 +180,10 @@ def test_the_longest_url_that_covers_a_store_counts_and_no_other_is_asked():
         "s3://a?x",
         "s3://a#x",
         "s3://a\nb",
+        "sftp://`id`@a/x",
+        "sftp://$(id)/x",
+        "sftp://a;id/x",
+        "sftp://u@-oProxyCommand=id/x",
     ],
 )
 def test_what_is_no_url_of_a_store_is_refused(url):
@@ -176,3 +197,24 @@ def test_a_missing_package_is_told_by_the_extra_that_brings_it(tmp_path):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
         assert f"pip install 'thetastore[{extra}]'" in done.stderr
+
+
+def test_what_libraries_log_while_we_try_again_is_not_shown_but_goes_to_who_asked_for_it():
+    code = """
+import logging
+from thetastore.backends.opening import open_remote
+from thetastore.backends.urls import parse_url
+open_remote(parse_url("http://127.0.0.1:9/x"))
+for name in ("asyncio", "gcsfs", "botocore.auth"):
+    logging.getLogger(name).error("secret of %s", name)
+logging.basicConfig(format="asked: %(message)s")
+logging.getLogger("gcsfs").error("again")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout + done.stderr == "asked: again\n"
+
+
+def test_an_option_that_means_nothing_is_named():
+    with pytest.raises(BackendError, match="the option 'frobnicate' means nothing there"):
+        Store.open("s3://bucket/x", options={"frobnicate": 1, "anon": True, "endpoint_url": "http://127.0.0.1:9"})

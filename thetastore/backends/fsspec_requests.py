@@ -192,7 +192,12 @@ class FsspecRequests:
         names = {kind.__name__ for kind in type(error).__mro__}
         said: int | None = getattr(error, "errno", None)
         if names.intersection(_PASSING_NAMES) or said in _PASSING_ERRNO or isinstance(error, ConnectionError):
-            return PassingError(said or errno.EIO, f"the connection failed ({type(error).__name__})", place)
+            words = harmless(error)
+            more = f": {words}" if words else ""
+            return PassingError(said or errno.EIO, f"the connection failed ({type(error).__name__}{more})", place)
+        unknown = unknown_option(error)
+        if unknown:
+            return BackendError(errno.EINVAL, unknown, place)
         return BackendError(said or errno.EIO, f"{type(error).__name__}: {harmless(error)}", place)
 
 
@@ -213,6 +218,12 @@ def status_of(error: BaseException) -> int | None:
         if isinstance(found, int) and 400 <= found <= 599:
             return found
     return None
+
+
+def unknown_option(error: BaseException) -> str | None:
+    """Return what to say where a library does not know an option that it was given; None for other errors."""
+    found = re.search(r"unexpected keyword argument '(\w{1,80})'", str(error)) if type(error) is TypeError else None
+    return f"the option '{found[1]}' means nothing there" if found else None
 
 
 def harmless(error: BaseException) -> str:

@@ -6,13 +6,27 @@ import errno
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from thetastore.backends.fsspec_requests import FsspecRequests, Limits, harmless
+from thetastore.backends.fsspec_requests import FsspecRequests, Limits, harmless, unknown_option
 from thetastore.backends.remote import RemoteBackend
 from thetastore.backends.requests import PassingError
 from thetastore.backends.urls import Url
 from thetastore.errors import BackendError, ThetaError, UnsupportedError
 
 _PROTOCOLS = {"s3": "s3", "azure": "abfs", "http": "http"}
+_TALKATIVE = (
+    "adlfs",
+    "aiobotocore",
+    "aiohttp",
+    "asyncio",
+    "asyncssh",
+    "azure",
+    "botocore",
+    "fsspec",
+    "gcsfs",
+    "google",
+    "s3fs",
+)
+"""Libraries that log tracebacks, with the URLs of requests, while we try again."""
 _REFUSED = frozenset({"file", "local", "memory", "cached", "simplecache", "filecache", "blockcache", "zip", "tar"})
 """File systems of this machine, of this process, or around others."""
 
@@ -37,12 +51,23 @@ def open_remote(url: Url, options: Mapping[str, object] | None = None) -> Remote
         BackendError: the options are wrong, or there is no way in.
     """
     chosen = dict(options or {})
+    _keep_libraries_quiet()
     limits = _limits(url, chosen)
     fs, kind = _file_system(url, chosen)
     root = fs._strip_protocol(str(url))
     requests = kind.requests(fs, root, limits)
     requests.place = str(url)
     return RemoteBackend(requests, str(url))
+
+
+def _keep_libraries_quiet() -> None:
+    """Have what libraries log go to who has set up logging, and not, for want of that, to standard error."""
+    import logging
+
+    for name in _TALKATIVE:
+        logger = logging.getLogger(name)
+        if not logger.handlers:
+            logger.addHandler(logging.NullHandler())
 
 
 def fsspec_knows(scheme: str) -> bool:
@@ -77,6 +102,9 @@ def _file_system(url: Url, options: dict[str, Any]) -> tuple[Any, Kind]:
     except Exception as error:
         if isinstance(error, ThetaError):
             raise
+        unknown = unknown_option(error)
+        if unknown:
+            raise BackendError(errno.EINVAL, unknown, str(url)) from error
         words = f"there is no way in: {type(error).__name__}: {harmless(error)}"
         is_passing = isinstance(error, ConnectionError | TimeoutError)
         raise (PassingError if is_passing else BackendError)(errno.EIO, words, str(url)) from error

@@ -82,7 +82,7 @@ class RemoteBackend:
             return bytes(out[: self._spools[name].read_into(offset, out)][:nbytes])
         if nbytes is not None and 0 < nbytes <= _UNKNOWN_READ_BYTES:
             return self._get(name, offset, offset + nbytes)
-        out = memoryview(bytearray(max(0, min(self.size(name) - offset, (1 << 62) if nbytes is None else nbytes))))
+        out = self._room(max(0, min(self.size(name) - offset, (1 << 62) if nbytes is None else nbytes)), name)
         self.fill(name, offset, out)
         return bytes(out)
 
@@ -95,7 +95,7 @@ class RemoteBackend:
 
     def view(self, name: str) -> memoryview:
         """See `Backend.view`: all of it, in memory."""
-        out = memoryview(bytearray(self._known_size(name)))
+        out = self._room(self._known_size(name), name)
         self.fill(name, 0, out)
         return out.toreadonly()
 
@@ -234,6 +234,13 @@ class RemoteBackend:
             while self._kept_bytes > _KEPT_BYTES:
                 self._kept_bytes -= len(self._kept.popitem(last=False)[1])
         return stored
+
+    def _room(self, nbytes: int, name: str) -> memoryview:
+        """Return memory for a file that is as long as the place says; it is not touched before bytes come."""
+        try:
+            return memoryview(bytearray(nbytes))
+        except (MemoryError, OverflowError):
+            raise BackendError(errno.EFBIG, f"it is said to have {nbytes} bytes", f"{self.url}/{name}") from None
 
     def _pool_for_this_call(self) -> Pool:
         return Pool(PARALLEL_REQUESTS)  # the other one's order of work is `expect`'s

@@ -9,6 +9,8 @@ is the same for ever.
 
 from __future__ import annotations
 
+import errno
+import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
@@ -29,6 +31,33 @@ class Listed(NamedTuple):
     name: str
     file_bytes: int | None
     """None where a listing does not say."""
+
+
+MOST_LISTED = 4_000_000
+"""Packs of 64 MiB each: 256 TB. Whoever lists more is not to be believed, and would fill the memory."""
+DEEPEST_DIRECTORY = 8
+"""What a place lists deeper down is left out: a store has nothing there."""
+_LONGEST_LISTING_S = 1800.0
+
+
+class ListingLimit:
+    """How much a place may list at once: a hostile one may go on for ever."""
+
+    def __init__(self, place: str) -> None:
+        """Begin to list a place, named so in messages."""
+        self._place = place
+        self._left = MOST_LISTED
+        self._started = time.monotonic()
+
+    def count(self, more: int = 1) -> None:
+        """Count what was listed, or asked for.
+
+        Raises:
+            BackendError: that was too much, or took too long.
+        """
+        self._left -= more
+        if self._left < 0 or time.monotonic() - self._started > _LONGEST_LISTING_S:
+            raise BackendError(errno.EPROTO, "it lists more, or longer, than a store does", self._place)
 
 
 class Requests(Protocol):

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from thetastore.backends.fsspec_requests import FsspecRequests, Limits, NotSatisfiableError
-from thetastore.backends.requests import Listed
+from thetastore.backends.requests import Listed, ListingLimit
 from thetastore.digest import Buffer
 
 _CLIENT = {
@@ -61,9 +61,11 @@ class S3Requests(FsspecRequests):
         """See `Requests.list`."""
         below = f"{self._prefix}/" if self._prefix else ""
         more: dict[str, str] = {}
+        limit = ListingLimit(self.place)
         while True:
             prefixes = below + (f"{prefix}/" if prefix else "")
             answer = self._call(0, "list_objects_v2", None, Prefix=prefixes, **more)
+            limit.count(len(answer.get("Contents", ())) + 1)
             for found in answer.get("Contents", ()):
                 if not found["Key"].endswith("/"):  # what some programs make to look like a directory
                     yield Listed(found["Key"][len(below) :], found["Size"])
@@ -102,13 +104,19 @@ class S3Requests(FsspecRequests):
         """Make one call of the client; of one that has a body, return the body."""
         if name is not None:
             arguments["Key"] = f"{self._prefix}/{name}" if self._prefix else name
-        return self.wait(nbytes, self._called, method, arguments)
+        return self.wait(nbytes, self._called, nbytes, method, arguments)
 
-    async def _called(self, method: str, arguments: dict[str, Any]) -> Any:
+    async def _called(self, nbytes: int, method: str, arguments: dict[str, Any]) -> Any:
         await self.fs.set_session()
         client = await self.fs.get_s3(self._bucket)
         answer = await getattr(client, method)(Bucket=self._bucket, **arguments)
         if "Body" not in answer:
             return answer
+        stored = bytearray()
         async with answer["Body"] as body:
-            return await body.read()
+            while len(stored) <= nbytes:  # a server may send what it likes, for ever
+                piece = await body.read(nbytes + 1 - len(stored))
+                if not piece:
+                    break
+                stored += piece
+        return bytes(stored)

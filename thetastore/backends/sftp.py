@@ -13,11 +13,11 @@ import errno
 import os
 import posixpath
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from thetastore.backends.fsspec_requests import FsspecRequests
-from thetastore.backends.requests import Listed, PassingError
+from thetastore.backends.requests import DEEPEST_DIRECTORY, Listed, ListingLimit, PassingError
 from thetastore.digest import Buffer
 from thetastore.errors import BackendError
 
@@ -47,30 +47,33 @@ class SftpRequests(FsspecRequests):
 
     def list(self, prefix: str) -> Iterator[Listed]:
         """See `Requests.list`."""
-        directories = [prefix]
+        directories, limit = [prefix], ListingLimit(self.place)
         while directories:
             directory = directories.pop()
             path = self.path(directory) if directory else self.root
+            limit.count()
             try:
-                found = self.wait(0, self._listed, path)
+                found = self.wait(0, self._listed, path, limit)
             except FileNotFoundError:
                 continue
             for part, is_directory, file_bytes in found:
                 name = f"{directory}/{part}" if directory else part
                 if _TEMPORARY in part:
                     continue
-                if is_directory:
+                if is_directory and name.count("/") < DEEPEST_DIRECTORY:
                     directories.append(name)
-                else:
+                elif not is_directory:
                     yield Listed(name, file_bytes)
 
-    async def _listed(self, path: str) -> Iterable[tuple[str, bool, int | None]]:
+    async def _listed(self, path: str, limit: ListingLimit) -> Sequence[tuple[str, bool, int | None]]:
+        listed = []
         async with self.fs._pool.get() as channel:
-            return [
-                (found.filename, stat.S_ISDIR(found.attrs.permissions or 0), found.attrs.size)
-                for found in await channel.readdir(path)
-                if found.filename not in (".", "..")
-            ]
+            async for found in channel.scandir(path):
+                limit.count()
+                if found.filename not in (".", ".."):
+                    is_directory = stat.S_ISDIR(found.attrs.permissions or 0)
+                    listed.append((found.filename, is_directory, found.attrs.size))
+        return listed
 
     def put_new(self, name: str, stored: Buffer) -> None:
         """See `Requests.put_new`."""

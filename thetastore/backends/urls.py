@@ -26,6 +26,8 @@ SCHEMES = {
 """The kinds of places that are known to keep the promises of `Backend`, by scheme."""
 _CANONICAL = {"s3a": "s3", "gcs": "gs", "az": "abfs", "ssh": "sftp"}
 _MAX_URL_LENGTH = 2048
+_AUTHORITY = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~@:[]")
+"""Others write URLs into commits, and this part goes into host names, and into the commands of SSH's settings."""
 
 
 class Url(NamedTuple):
@@ -83,8 +85,13 @@ def parse_url(text: str) -> Url:
     authority, _, path = rest.partition("/")
     if ":" in authority.rpartition("@")[0]:
         raise MalformedError(f"'{shown}' was given with a password, and a URL of a store carries no secrets")
+    if not _AUTHORITY.issuperset(authority):
+        raise MalformedError(f"'{shown}' is not a URL of a store: {authority!a:.200} names no bucket and no host")
     path = path.strip("/")
-    if not authority or authority.startswith(("@", "-", ".")) or any(part in ("", ".", "..") for part in _parts(path)):
+    host = authority.rpartition("@")[2]
+    if host.startswith(("-", ".")) or authority.startswith(("-", ".", "@")):
+        host = ""
+    if not host or any(part in ("", ".", "..") for part in _parts(path)):
         raise MalformedError(f"'{shown}' names no place, expected {scheme}://bucket-or-host/prefix")
     return Url(_CANONICAL.get(scheme, scheme), authority, path)
 

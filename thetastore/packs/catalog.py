@@ -156,6 +156,8 @@ class Catalog:
             for _ in range(_MOST_LISTINGS):
                 self._names = self._list_all()
                 self._snapshot = self._take(*self._names)
+                if self._backend.is_remote and (not any(self._names) or (self._mark(), self._names) == before):
+                    break  # nothing was read but what was here already, and a listing is three requests
                 later = self._list_all()
                 if all(names <= still for names, still in zip(self._names, later, strict=True)):
                     break
