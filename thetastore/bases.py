@@ -1,9 +1,11 @@
 """Which object to take a difference against, for each chunk of a file that is being stored.
 
-The best base is what the same place held before: the chunk at the same place of the tensor of the same name, dtype
-and shape in the parent version; else in another model of the family (`families`), of which a few candidates are
-compared by samples of the first chunks. Guesses cost no more than looking things up: chunk lists are read a page at a
-time, and when difference after difference turns out to be no use, nothing more is guessed for the file.
+The best base is what the same place held before: the chunk at the same place of the tensor of the same name and
+dtype, and of the same shape but for the number of rows, in the parent version; else in another model of the family
+(`families`), of which a few candidates are compared by samples of the first chunks. Where none has a tensor of that
+name, samples are compared with those of the same form (`renamed`). Guesses cost no more than looking things up: chunk
+lists are read a page at a time, and when difference after difference turns out to be no use, nothing more is guessed
+for the file.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import _thread
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, islice
 from math import prod
 from typing import Protocol
 
@@ -20,9 +22,10 @@ from thetastore.choice import LEAST_DIFFERENCE_BYTES
 from thetastore.digest import Digest, Kind
 from thetastore.dtypes import raw_bytes_of
 from thetastore.errors import ThetaError
-from thetastore.families import Described, family_keys, find_relatives, register
+from thetastore.families import Described, family_keys, find_relatives, form_keys, register
 from thetastore.manifest import Chunk, Manifest, parse_manifest, parse_page
 from thetastore.objects import Objects, Prepared
+from thetastore.renamed import Renamed
 
 BaseHint = Digest | Callable[[], Digest | None] | None
 """The manifest of the parent version, or what finds it when it is needed; None where there is none."""
@@ -81,7 +84,9 @@ class Candidate:
 
     def __init__(self, objects: Objects, manifest: Manifest) -> None:
         self._objects = objects
-        self._tensors = {tensor.name: tensor for tensor in manifest.tensors if tensor.strides is None}
+        self.tensors = tuple(tensor for tensor in manifest.tensors if tensor.strides is None)
+        """Those that are contiguous."""
+        self._by_name = {tensor.name: tensor for tensor in self.tensors}
         self._pages = manifest.pages
         self._page_starts = list(accumulate((page.raw_bytes for page in manifest.pages), initial=0))
         self._chunks: dict[int, dict[int, Chunk]] = {}
@@ -91,11 +96,21 @@ class Candidate:
         """What samples of differences from it took."""
 
     def chunk_like(self, tensor: PlacedTensor, offset: int, nbytes: int) -> Digest | None:
-        """Return the chunk at a place of the same tensor here; None where there is none of that length."""
-        own = self._tensors.get(tensor.name)
-        if own is None or own.dtype != tensor.dtype or own.shape != tensor.shape:
+        """Return the chunk at a place of the same tensor here; None where there is none of that length.
+
+        Rows may have been appended or cut off since: what is before them is where it was.
+        """
+        own = self._by_name.get(tensor.name)
+        if own is None or own.dtype != tensor.dtype or own.shape[1:] != tensor.shape[1:]:
             return None
-        place = own.offset + offset - tensor.offset
+        return self.chunk_of(own, tensor, offset, nbytes)
+
+    def chunk_of(self, own: PlacedTensor, tensor: PlacedTensor, offset: int, nbytes: int) -> Digest | None:
+        """Return the chunk of a tensor here at the place that `offset` is of another file's tensor; as `chunk_like`."""
+        start = offset - tensor.offset
+        if start + nbytes > raw_bytes_of(own.dtype, prod(own.shape)):
+            return None
+        place = own.offset + start
         chunk = self._page_at(place).get(place)
         return chunk.digest if chunk is not None and chunk.raw_bytes == nbytes else None
 
@@ -135,6 +150,7 @@ class Bases:
         self._tensors = tensors
         self._parent = parent
         self._candidates: list[Candidate] | None = None
+        self._renamed: dict[Candidate, Renamed] = {}
         self._map: TensorMap | None = None
         self._probes_left = _PROBES
         self._has_parent = False
@@ -176,17 +192,34 @@ class Bases:
         tensor = tensors.at(offset, len(raw))
         if tensor is None or not candidates:
             return []
-        guesses = [(candidate, candidate.chunk_like(tensor, offset, len(raw))) for candidate in candidates]
-        found = [(candidate, digest) for candidate, digest in guesses if digest is not None]
-        if len(candidates) > 1 and len(raw) >= _PROBE_BYTES:
+        is_probe = len(candidates) > 1 and self._probes_left > 0 and len(raw) >= _PROBE_BYTES
+        guesses = ((candidate, candidate.chunk_like(tensor, offset, len(raw))) for candidate in candidates)
+        named = ((candidate, digest) for candidate, digest in guesses if digest is not None)
+        found = list(islice(named, None if is_probe else 1))
+        found = found or list(islice(self._under_other_names(candidates, tensor, offset, raw), 1))
+        if is_probe:
             self._probe(found, raw, dtype)
         self._guessed_count += bool(found)
         return [digest for _, digest in found[:1]]
 
+    def _under_other_names(
+        self, candidates: Iterable[Candidate], tensor: PlacedTensor, offset: int, raw: memoryview
+    ) -> Iterator[tuple[Candidate, Digest]]:
+        for candidate in candidates:
+            renamed = self._renamed.get(candidate)
+            if renamed is None:
+                renamed = self._renamed[candidate] = Renamed(self._tensors, candidate, self._resembles)
+            digest = renamed.chunk_like(tensor, offset, raw)
+            if digest is not None:
+                yield candidate, digest
+
+    def _resembles(self, digest: Digest, raw: memoryview, dtype: str) -> bool:
+        return self._sampled_bytes(digest, raw, dtype) < min(len(raw), _PROBE_BYTES)
+
     def register(self, manifest_digest: Digest) -> None:
         """Make the file known to its family, unless it is but a version of what is known."""
         if not self._has_parent:
-            register(self._objects.backend, self._keys(), manifest_digest)
+            register(self._objects.backend, self._keys() + form_keys(self._tensors), manifest_digest)
 
     def _keys(self) -> tuple[str, ...]:
         if self._family_keys is None:
@@ -205,7 +238,8 @@ class Bases:
             self._has_parent = True
             yield candidate
             return
-        relatives = find_relatives(self._objects.backend, self._keys())
+        backend = self._objects.backend
+        relatives = find_relatives(backend, self._keys()) or find_relatives(backend, form_keys(self._tensors))
         most = _MOST_CANDIDATES if len(self._tensors) <= _MANY_TENSORS else 1
         for digest in relatives[:most]:
             candidate = self._read(digest)
@@ -222,7 +256,7 @@ class Bases:
             return None
 
     def _probe(self, found: list[tuple[Candidate, Digest]], raw: memoryview, dtype: str) -> None:
-        """Compare candidates by the start of one chunk; after a few, keep the nearest alone."""
+        """Compare candidates by the start of one chunk; after a few, that order is kept."""
         for candidate in self._candidates or ():
             candidate.cost_bytes += _PROBE_BYTES
         for candidate, digest in found:
@@ -230,7 +264,7 @@ class Bases:
         found.sort(key=lambda pair: pair[0].cost_bytes)
         self._probes_left -= 1
         if not self._probes_left and self._candidates:
-            self._candidates = [min(self._candidates, key=lambda candidate: candidate.cost_bytes)]
+            self._candidates.sort(key=lambda candidate: candidate.cost_bytes)
 
     def _sampled_bytes(self, digest: Digest, raw: memoryview, dtype: str) -> int:
         representations = self._objects.representations

@@ -6,7 +6,7 @@ so at most `HOT_DEPTH` bases stand behind an object, and all of them together ar
 as the object coded by itself. Where a base stands too deep or costs too much, its own base is tried in its place: a
 chain of versions becomes a fan, and begins anew with a whole copy when it has moved too far.
 
-Copies are looked for where no difference will do; `copying` bounds what they cost.
+Copies are looked for where no difference is small; `copying` bounds what they cost.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ difference and .82 alone, 1.75 times as much to read: float32 chains are a sixth
 LEAST_DIFFERENCE_BYTES = 4096
 """Below this a head of 32 bytes more, and a second read, are worth more than what could be saved."""
 _MOST_GUESSES = 4
+_GOOD = 1 / 8
+"""What a difference takes, by the raw bytes, that needs no search for copies. Where a row was inserted, a part of a
+chunk is as it was, and a difference pays; copies take a tenth of it."""
 
 
 class Choice(NamedTuple):
@@ -75,10 +78,11 @@ def choose(
     if copying is None:
         return delta or alone or plain(raw, dtype)
     anchors = copying.anchors(view, dtype)
-    found = copying.find(view, dtype, anchors, HOT_DEPTH) if delta is None else None
+    delta_bytes = view.nbytes if delta is None else memoryview(delta.stored).nbytes
+    found = copying.find(view, dtype, anchors, HOT_DEPTH) if delta_bytes > _GOOD * view.nbytes else None
     if found is not None:
         copies = codecs.encode_copies(raw, found.plan.recipe, dtype)
-        if copies is not None:
+        if copies is not None and memoryview(copies.stored).nbytes < delta_bytes:
             return Choice(*copies, found.plan.bases, found.depth, copying.memorable(anchors, view.nbytes, found))
     chosen = delta or alone or plain(raw, dtype)
     return chosen._replace(anchors=copying.memorable(anchors, view.nbytes))

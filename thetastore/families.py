@@ -4,7 +4,8 @@ It answers one question, at a cost that does not depend on how many models a sto
 a new one be a difference? A model is filed under two keys, the smallest and the largest checksum among its tensors'
 descriptions, so two models share a key with the probability that a tensor of either is in both (MinHash): an
 extended vocabulary changes two tensors of some hundreds, and is still found. A key keeps its first few models only:
-of a thousand fine-tunes the first and its like are as good a base as any.
+of a thousand fine-tunes the first and its like are as good a base as any. A third key leaves the names out: it is for
+where the others lead nowhere, since whoever saved the file may call everything otherwise.
 
 Everything here is a hint. What is wrong, missing or hostile in it costs a guess; `docs/format/store.md` has the names.
 
@@ -13,7 +14,7 @@ Source: A. Broder, "On the resemblance and containment of documents" (1997).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import xxhash
@@ -51,6 +52,18 @@ class Described(Protocol):
 
 def family_keys(tensors: Iterable[Described]) -> tuple[str, ...]:
     """Return the keys of a model; none where it is too small. 1.5 us a tensor."""
+    checksums = _checksums(tensors, lambda tensor: f"{tensor.dtype} {tensor.shape} {tensor.name}")
+    return tuple(sorted({min(checksums), max(checksums)})) if checksums else ()
+
+
+def form_keys(tensors: Iterable[Described]) -> tuple[str, ...]:
+    """Return the key of a model whatever its tensors are called; none where it is too small."""
+    checksums = _checksums(tensors, lambda tensor: f"{tensor.dtype} {tensor.shape}")
+    return (min(checksums),) if checksums else ()
+
+
+def _checksums(tensors: Iterable[Described], describe: Callable[[Described], str]) -> list[str]:
+    """Return those of what describes each tensor that counts; none for a model that is too small."""
     total_bytes = 0
     checksums = []
     for tensor in tensors:
@@ -60,11 +73,8 @@ def family_keys(tensors: Iterable[Described]) -> tuple[str, ...]:
         raw_bytes = raw_bytes_of(tensor.dtype, element_count)
         if raw_bytes >= LEAST_TENSOR_BYTES:
             total_bytes += raw_bytes
-            text = f"{tensor.dtype} {tensor.shape} {tensor.name}"
-            checksums.append(xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogateescape")))
-    if total_bytes < LEAST_FAMILY_BYTES:
-        return ()
-    return tuple(sorted({min(checksums), max(checksums)}))
+            checksums.append(xxhash.xxh3_128_hexdigest(describe(tensor).encode("utf-8", "surrogateescape")))
+    return checksums if total_bytes >= LEAST_FAMILY_BYTES else []
 
 
 def find_relatives(backend: Backend, keys: Iterable[str]) -> list[Digest]:

@@ -17,7 +17,7 @@ from thetastore.codecs.copies import read_recipe
 from thetastore.copying import Copying
 from thetastore.digest import Digest, Kind
 from thetastore.errors import BackendError, MalformedError, ThetaError, UnsupportedError
-from thetastore.families import family_keys, register
+from thetastore.families import family_keys, form_keys, register
 from thetastore.lineage import read_manifest
 from thetastore.objects import Objects
 from thetastore.packs.catalog import records_of
@@ -49,7 +49,7 @@ def rebuild_hints(objects: Objects, pool: Pool) -> Rebuilt:
     for digest in manifests:
         manifest = read_manifest(objects, digest)
         if manifest is not None:
-            register(backend, family_keys(manifest.tensors), digest)
+            register(backend, family_keys(manifest.tensors) + form_keys(manifest.tensors), digest)
     table = AnchorTable(backend)
     with backend.try_lock(MERGE_LOCK) as is_ours:
         if not is_ours:

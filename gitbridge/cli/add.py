@@ -18,8 +18,9 @@ from thetastore.digest import Digest
 
 _EPILOG = """\
 REV:PATH is a file of a revision, PATH from the top of the work tree (or ./PATH). REV alone is, for each file, the file
-of the same path in that revision. Tensors are compared with those of the same name, type and shape. A difference is
-stored only where that takes less, and what the store has already stays as it is.
+of the same path in that revision. Tensors are compared with those of the same name and type, and shape but for the
+number of rows; where names differ, with those of the same shape whose numbers are like theirs. A difference is stored
+only where that takes less, and what the store has already stays as it is.
 
 The same can be set for good, for files that Git does not hold yet at their path (if it does, that version is the base):
   in .gitattributes   fine-tunes/* theta.base=v1:model.safetensors

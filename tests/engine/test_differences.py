@@ -16,7 +16,7 @@ from thetastore.backends.memory import MemoryBackend
 from thetastore.bases import Bases, TensorMap
 from thetastore.digest import Digest, Kind, digest_of
 from thetastore.errors import BackendError
-from thetastore.families import MOST_MEMBERS, family_keys, find_relatives, register
+from thetastore.families import MOST_MEMBERS, family_keys, find_relatives, form_keys, register
 from thetastore.layout import Tensor
 from thetastore.packs.records import Entry
 from thetastore.rebuild import iter_chunks
@@ -175,6 +175,69 @@ def test_an_extended_vocabulary_does_not_hide_the_family(store):
     assert delta_count(store, second) >= 2  # the layers
 
 
+@pytest.mark.parametrize("rows", [2990, 3040])
+def test_rows_at_the_end_of_a_tuned_embedding_do_not_hide_the_rows_before(store, rows):
+    put(store, model())
+    weights = {**model(), "embed": np.concatenate([model()["embed"], model(7)["embed"]])[:rows]}
+
+    second = put(store, tuned(weights))
+
+    assert delta_count(store, second) >= 3  # the first chunk of the embedding, two layers
+    assert content(store, second) == file_of(tuned(weights))
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+@pytest.mark.parametrize("rename", ["model.{}", "{}.kernel", "in words of its own"])
+def test_a_fine_tune_whose_tensors_have_other_names_finds_its_base(store, rename, is_named):
+    own = {name: rename.format(name) for name in model()}
+    if rename == "in words of its own":
+        own = dict(zip(model(), ("wte", "h.000.weight", "h.1.weight", "h.0.bias"), strict=True))
+    first = put(store, model(1))
+    renamed = {own[name]: array for name, array in tuned(model(1)).items()}
+
+    second = put(store, renamed, first if is_named else None)
+
+    assert delta_count(store, second) == 4
+    assert content(store, second) == file_of(renamed)
+
+
+def test_of_many_tensors_of_one_form_those_with_the_same_numbers_are_found_whatever_their_order(store):
+    shape = (64, 256)
+    first = {f"layer.{at}": model(at)["layer.1"].reshape(-1)[: 64 * 256].reshape(shape) for at in range(8)}
+    put(store, {**first, "left.out": model(9)["embed"][:64, :].repeat(2, axis=1)})
+    renamed = {f"block.{(at + 3) % 8}.w": array for at, array in enumerate(tuned(first).values())}
+
+    second = put(store, renamed)
+
+    assert delta_count(store, second) == 8
+    assert content(store, second) == file_of(renamed)
+
+
+def test_a_model_that_only_has_the_form_of_others_costs_no_bytes_and_few_comparisons(store, other, monkeypatch):
+    def layers(prefix: str, seed: int) -> Weights:
+        return {f"{prefix}{at}": model(seed + at)["layer.1"][:64] for at in range(40)}
+
+    compared = []
+    seen = Bases._resembles
+    monkeypatch.setattr(Bases, "_resembles", lambda *given: compared.append(1) or seen(*given))
+    put(store, layers("a", 100))
+
+    alone, beside = put(other, layers("b", 200)), put(store, layers("b", 200))
+
+    assert stored_bytes(store, beside) == stored_bytes(other, alone)
+    assert 0 < len(compared) <= 24
+
+
+def test_a_model_finds_each_of_its_tensors_in_the_part_of_a_family_that_has_it(store):
+    weights = model()
+    for part in (("embed", "layer.0"), ("layer.1", "bias")):
+        put(store, {name: weights[name] for name in part})
+
+    second = put(store, tuned(weights))
+
+    assert delta_count(store, second) == 4
+
+
 def test_of_several_models_of_a_family_the_nearest_is_the_base(store):
     models = [put(store, model(seed)) for seed in range(3)]
 
@@ -213,7 +276,7 @@ def test_a_version_of_a_version_is_not_filed_again(store):
 
     put(store, tuned(model()), first)
 
-    assert len(filed) == 2
+    assert len(filed) == 3
     assert sorted(store.backend.list("families")) == filed
 
 
@@ -242,7 +305,10 @@ def test_family_keys_are_those_of_the_document():
     document = (Path(__file__).parents[2] / "docs" / "format" / "store.md").read_text()
 
     (key,) = family_keys(tensors)
+    (form_key,) = form_keys(tensors)
 
+    assert f"`float32 (512, 384)` it is `{form_key}`" in " ".join(document.split())
+    assert form_keys(tensors[1:]) == ()
     assert f"`float32 (512, 384) w` it is `{key}`" in " ".join(document.split())
     assert family_keys(tensors[1:]) == ()
 
