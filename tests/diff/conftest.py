@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import subprocess
 import sys
@@ -12,8 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_dtypes
-import numpy as np
 import pytest
+from checkpoints import Arrays, safetensors_bytes
 
 from gitbridge.cli.main import main
 from gitbridge.pointers import render_pointer
@@ -23,41 +22,7 @@ from thetastore.comparing import Comparison, Measured
 from thetastore.sides import FileSide, StoredSide
 from thetastore.store import Store
 
-CODES = {
-    "float64": "F64",
-    "float32": "F32",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "float8_e4m3fn": "F8_E4M3",
-    "float8_e5m2": "F8_E5M2",
-    "int64": "I64",
-    "int32": "I32",
-    "int16": "I16",
-    "int8": "I8",
-    "uint8": "U8",
-    "bool": "BOOL",
-    "complex64": "C64",
-}
 BF16 = ml_dtypes.bfloat16
-
-Arrays = Mapping[str, np.ndarray[Any, Any]]
-
-
-def safetensors(arrays: Arrays, metadata: Mapping[str, str] | None = None) -> bytes:
-    """The bytes of a safetensors file."""
-    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-    body = b""
-    for name, array in arrays.items():
-        raw = array.tobytes()
-        header[name] = {
-            "dtype": CODES[array.dtype.name],
-            "shape": list(array.shape),
-            "data_offsets": [len(body), len(body) + len(raw)],
-        }
-        body += raw
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + body
 
 
 def entries(tensors: Any) -> list[Entry]:
@@ -80,7 +45,7 @@ def compare(store: Store) -> Compare:
     def run(before: Arrays, after: Arrays, *metrics: str, read_all: bool = False) -> list[Measured]:
         sides, tables = [], []
         for arrays in (before, after):
-            digest, manifest = store.put_file(io.BytesIO(safetensors(arrays)))
+            digest, manifest = store.put_file(io.BytesIO(safetensors_bytes(arrays)))
             sides.append(StoredSide(store.objects, store.tensors(manifest, digest)))
             tables.append(entries(manifest.tensors))
         with Comparison(*sides, metrics=metrics, read_all=read_all) as comparison:
@@ -145,12 +110,12 @@ class Work:
     def write(self, arrays: Arrays, name: str = "model.safetensors", metadata: Mapping[str, str] | None = None) -> None:
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(safetensors(arrays, metadata))
+        path.write_bytes(safetensors_bytes(arrays, metadata))
 
     def add(self, arrays: Arrays, name: str = "model.safetensors", metadata: Mapping[str, str] | None = None) -> None:
         """Store a file and put its pointer into the index, as the filter would, which takes 0.1 s to start."""
         with self.repository() as repository, repository.open_store() as store:
-            digest, manifest = store.put_file(io.BytesIO(safetensors(arrays, metadata)))
+            digest, manifest = store.put_file(io.BytesIO(safetensors_bytes(arrays, metadata)))
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(render_pointer(manifest, digest))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from checkpoints import safetensors_bytes
 
 from thetastore.digest import Digest, digest_of
 from thetastore.manifest import Chunk, Manifest
@@ -36,17 +36,6 @@ def weights() -> Arrays:
         "long": rng.standard_normal(300_001, dtype=np.float32),
         "positions": np.arange(777, dtype=np.int64),
     }
-
-
-def as_safetensors(arrays: Arrays) -> bytes:
-    header, data = {}, b""
-    for name, array in arrays.items():
-        raw = array.tobytes()
-        dtype = {"<f4": "F32", "<f2": "F16", "<i8": "I64"}[array.dtype.str]
-        header[name] = {"dtype": dtype, "shape": array.shape, "data_offsets": [len(data), len(data) + len(raw)]}
-        data += raw
-    text = json.dumps(header).encode()
-    return len(text).to_bytes(8, "little") + text + data
 
 
 def as_npz(arrays: Arrays) -> bytes:
@@ -83,7 +72,7 @@ def digests(manifest: Manifest) -> dict[str, tuple[str, tuple[int, ...], Digest]
 
 def test_another_container_adds_nothing_but_its_skeleton(store: Store, gguf_file: Callable[..., bytes]) -> None:
     arrays = weights()
-    first = put(store, as_safetensors(arrays))
+    first = put(store, safetensors_bytes(arrays))
 
     for form, raw in [("npz", as_npz(arrays)), ("gguf", as_gguf(arrays, gguf_file))]:
         manifest = put(store, raw)
@@ -107,7 +96,7 @@ def test_padding_at_the_end_of_a_gguf_file_may_be_left_out(store: Store, gguf_fi
 
 def test_an_array_in_a_file_of_its_own_adds_nothing_but_its_header(store: Store) -> None:
     arrays = weights()
-    first = put(store, as_safetensors(arrays))
+    first = put(store, safetensors_bytes(arrays))
 
     for name, array in arrays.items():
         manifest = put(store, as_npy(array))

@@ -11,6 +11,7 @@ import sys
 
 import numpy as np
 import pytest
+from checkpoints import safetensors_bytes
 
 from thetastore import cli, codecs
 from thetastore.backends.directory import DirectoryBackend
@@ -38,15 +39,6 @@ def tuned(weights: dict[str, np.ndarray], seed: int, by: float = 1e-8) -> dict[s
     return {name: (each + rng.normal(0, by, each.shape)).astype(np.float32) for name, each in weights.items()}
 
 
-def file_of(weights: dict[str, np.ndarray]) -> bytes:
-    header, offset = {}, 0
-    for name, values in weights.items():
-        header[name] = {"dtype": "F32", "shape": list(values.shape), "data_offsets": [offset, offset + values.nbytes]}
-        offset += values.nbytes
-    text = json.dumps(header).encode()
-    return len(text).to_bytes(8, "little") + text + b"".join(each.tobytes() for each in weights.values())
-
-
 def put_unrelated(path: str, models: list[dict[str, np.ndarray]]) -> dict[Digest, bytes]:
     """Store models that do not find each other: by writers that all looked at the store before the others wrote."""
     stores = [Store.open(path, create=True) for _ in models]
@@ -55,7 +47,7 @@ def put_unrelated(path: str, models: list[dict[str, np.ndarray]]) -> dict[Digest
         store.objects.catalog.snapshot()
     stored = {}
     for store, weights in zip(stores, models, strict=True):
-        stored[store.put_file(io.BytesIO(file_of(weights))).manifest_digest] = file_of(weights)
+        stored[store.put_file(io.BytesIO(safetensors_bytes(weights))).manifest_digest] = safetensors_bytes(weights)
     for store in stores:
         store.close()
     return stored
@@ -481,8 +473,9 @@ def test_nothing_is_lost_wherever_a_repack_is_killed(tmp_path, effort):
 
 LIFE = """
 import io, itertools, sys
-sys.path.insert(0, sys.argv[4])
-from test_repack import content, file_of, model, tuned
+sys.path[:0] = sys.argv[4:]
+from checkpoints import safetensors_bytes
+from test_repack import content, model, tuned
 from thetastore.errors import BackendError
 from thetastore.digest import Digest
 from thetastore.repack import AGGRESSIVE, HOT, repack
@@ -499,7 +492,7 @@ if role == "repack":
 if role == "write":
     before = None
     for turn in range(5):
-        raw = file_of(tuned(model(seed % 2, 40), 100 * seed + turn, 2e-9))
+        raw = safetensors_bytes(tuned(model(seed % 2, 40), 100 * seed + turn, 2e-9))
         with Store.open(path) as store:
             before = store.put_file(io.BytesIO(raw), before if turn % 2 else None).manifest_digest
             assert content(store, before) == raw
@@ -515,8 +508,9 @@ if role == "read":
 
 def start(role: str, path: str, seed: int) -> subprocess.Popen[str]:
     here = os.path.dirname(__file__)
+    shared = os.path.join(os.path.dirname(here), "shared")
     return subprocess.Popen(
-        [sys.executable, "-c", LIFE, role, path, str(seed), here],
+        [sys.executable, "-c", LIFE, role, path, str(seed), here, shared],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
 
@@ -559,7 +553,7 @@ def live(path: str, writers: int, kills: int) -> None:
         digest_of(raw): raw
         for seed in range(writers)
         for turn in range(5)
-        if (raw := file_of(tuned(model(seed % 2, 40), 100 * seed + turn, 2e-9)))
+        if (raw := safetensors_bytes(tuned(model(seed % 2, 40), 100 * seed + turn, 2e-9)))
     }
     with Store.open(path) as store:
         found = {digest_of(content(store, digest)) for digest in digests}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from checkpoints import safetensors_bytes
 
 from thetastore import cli
 from thetastore.digest import Digest, Kind, digest_of
@@ -28,22 +28,13 @@ def tuned(values: np.ndarray, seed: int = 1) -> np.ndarray:
     return (values + np.random.default_rng(seed).normal(0, 1e-8, values.shape)).astype(np.float32)
 
 
-def file_of(weights: Weights) -> bytes:
-    header, offset = {}, 0
-    for name, values in weights.items():
-        header[name] = {"dtype": "F32", "shape": list(values.shape), "data_offsets": [offset, offset + values.nbytes]}
-        offset += values.nbytes
-    text = json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + b"".join(values.tobytes() for values in weights.values())
-
-
 def put(store: Store, weights: Weights) -> File:
-    content = file_of(weights)
+    content = safetensors_bytes(weights)
     return File(store.put_file(io.BytesIO(content)).manifest_digest, len(content))
 
 
 def skeleton_bytes(weights: Weights) -> int:
-    return len(file_of(weights)) - sum(values.nbytes for values in weights.values())
+    return len(safetensors_bytes(weights)) - sum(values.nbytes for values in weights.values())
 
 
 def record_bytes(store: Store, *digests: Digest) -> int:
@@ -62,7 +53,7 @@ def chunk(values: np.ndarray) -> Digest:
 
 
 def skeleton(weights: Weights) -> Digest:
-    return digest_of(file_of(weights)[: skeleton_bytes(weights)])
+    return digest_of(safetensors_bytes(weights)[: skeleton_bytes(weights)])
 
 
 @pytest.fixture
@@ -86,15 +77,16 @@ def test_versions_that_share_a_tensor(store: Store) -> None:
     objects_one = [files[0].manifest_digest, skeleton(one), chunk(one["a"]), chunk(one["b"])]
     objects_two = [files[1].manifest_digest, skeleton(two), chunk(two["b"])]
     assert first[2:] == (
-        1, len(file_of(one)), unique_one, one["a"].nbytes, record_bytes(store, *objects_one),
+        1, len(safetensors_bytes(one)), unique_one, one["a"].nbytes, record_bytes(store, *objects_one),
         record_bytes(store, *objects_one),
     )  # fmt: skip
     assert second[2:] == (
-        1, len(file_of(two)), unique_two, two["a"].nbytes, record_bytes(store, *objects_two, chunk(two["a"])),
+        1, len(safetensors_bytes(two)), unique_two, two["a"].nbytes, record_bytes(store, *objects_two, chunk(two["a"])),
         record_bytes(store, *objects_two),
     )  # fmt: skip
     assert totals == (
-        2, len(file_of(one)) + len(file_of(two)), unique_one + unique_two, one["a"].nbytes, packed_bytes(store), 0
+        2, len(safetensors_bytes(one)) + len(safetensors_bytes(two)), unique_one + unique_two, one["a"].nbytes,
+        packed_bytes(store), 0,
     )  # fmt: skip
     assert usage.held_only_as_base() == Amount(0, 0, 0)
 
@@ -116,7 +108,7 @@ def test_a_file_that_is_named_twice_counts_twice_in_the_logical_bytes_only(store
 
     totals = Usage(store.objects).totals([file, file])
 
-    assert totals[:4] == (1, 2 * len(file_of(weights)), len(file_of(weights)), 0)
+    assert totals[:4] == (1, 2 * len(safetensors_bytes(weights)), len(safetensors_bytes(weights)), 0)
 
 
 def test_an_object_held_only_as_base(store: Store) -> None:
@@ -137,7 +129,7 @@ def test_an_object_held_only_as_base(store: Store) -> None:
     named = record_bytes(store, file.manifest_digest, skeleton({"w": top}), chunk(top))
     assert contents.manifests == [file]
     assert usage.held_only_as_base() == Amount(2, 2 * values.nbytes, held)
-    assert (totals.unique_bytes, totals.stored_bytes) == (len(file_of({"w": top})), named)
+    assert (totals.unique_bytes, totals.stored_bytes) == (len(safetensors_bytes({"w": top})), named)
     assert usage.unreached() == Amount(1, 5000, record_bytes(store, stray))
     assert held + named + record_bytes(store, stray) == packed_bytes(store) == contents.everything.stored_bytes
     codecs = dict(usage.codecs())
@@ -201,7 +193,7 @@ def test_what_is_missing_is_counted_and_not_guessed(store: Store, tmp_path: Path
         without = Usage(other.objects).totals([File(Digest(bytes(32)), 77)])
 
         kept = record_bytes(other, file.manifest_digest)
-    assert with_manifest == (1, len(file_of(weights)), len(file_of(weights)), 0, kept, 2)
+    assert with_manifest == (1, len(safetensors_bytes(weights)), len(safetensors_bytes(weights)), 0, kept, 2)
     assert without == (1, 77, 0, 0, 0, 1)
 
 
@@ -214,7 +206,7 @@ def test_pages_of_a_long_chunk_list_are_stored_bytes_too(store: Store) -> None:
 
     totals = Usage(store.objects).totals([file])
 
-    assert totals == (1, len(file_of(weights)), len(file_of(weights)), 0, packed_bytes(store), 0)
+    assert totals == (1, len(safetensors_bytes(weights)), len(safetensors_bytes(weights)), 0, packed_bytes(store), 0)
 
 
 @pytest.mark.parametrize("command", ["du", "stats"])
@@ -255,7 +247,7 @@ def test_differences_are_counted_by_what_they_lean_on(store: Store) -> None:
     base, other = {"a": array(1), "b": array(2)}, {"a": array(1), "c": array(7)}
     later = {"a": tuned(array(1)), "b": tuned(array(2))}
     files = [put(store, other), put(store, base)]
-    last = File(store.put_file(io.BytesIO(file_of(later)), files[1].manifest_digest).manifest_digest, 0)
+    last = File(store.put_file(io.BytesIO(safetensors_bytes(later)), files[1].manifest_digest).manifest_digest, 0)
     usage = Usage(store.objects)
     usage.totals([*files, last])
 
