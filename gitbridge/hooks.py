@@ -1,7 +1,8 @@
 r"""Our hooks, beside the user's own.
 
 `pre-push` sends weights before git sends commits; `post-checkout`, `post-merge` and `post-rewrite`, where the user
-has them, complete a fill before anything of the user's reads the files. Where a shell script is there already (Git
+has them, complete a fill before anything of the user's reads the files; `prepare-commit-msg`, put in when a merge
+first mixes weights, says in the commit's message how. Where a shell script is there already (Git
 LFS's, say), our lines go in after its first line and everything else of it stays; where something else is there (a
 program, a symlink, a script for another interpreter, one that is switched off), it is renamed to `<hook>.theta-user`
 and ours runs it. Either way uninstalling leaves the file as it was, byte for byte.
@@ -19,6 +20,7 @@ from gitbridge.errors import HookError
 from gitbridge.repository import Repository
 
 HOOKS = ("pre-push", "post-checkout", "post-merge", "post-rewrite")
+MESSAGE_HOOK = "prepare-commit-msg"
 USER_SUFFIX = ".theta-user"
 
 _BEGIN = b"# >>> git theta >>>\n"
@@ -53,9 +55,9 @@ unset theta_refs theta_program
 
 _FIND_INSIDE = _FIND.strip().replace("\n", "\n  ")
 
-# Python starts only where a fill has left a journal: it would cost each checkout 40 ms.
+# Python starts only where a fill has left a journal, or a merge a note: it would cost each checkout and commit 40 ms.
 _AFTER = f"""\
-for theta_journal in "${{GIT_DIR:-$(git rev-parse --git-dir)}}"/theta/pending/*; do
+for theta_journal in "${{GIT_DIR:-$(git rev-parse --git-dir)}}"/theta/PLACE/*; do
   [ -e "$theta_journal" ] || break
   {_FIND_INSIDE}
   if command -v "$theta_program" >/dev/null 2>&1; then "$theta_program" hook HOOK "$@" </dev/null || :; fi
@@ -116,7 +118,9 @@ def hooks_dir(repository: Repository) -> str:
 
 def hook_lines(name: str) -> bytes:
     """Return what our lines do in a hook, without marks."""
-    return (_PRE_PUSH if name == "pre-push" else _AFTER.replace("HOOK", name)).encode()
+    if name == "pre-push":
+        return _PRE_PUSH.encode()
+    return _AFTER.replace("HOOK", name).replace("PLACE", "merged" if name == MESSAGE_HOOK else "pending").encode()
 
 
 def read_hook(path: str) -> Hook:
@@ -142,7 +146,9 @@ def _wanted(directory: str) -> list[Hook]:
     and a hook would start a second Python for each checkout.
     """
     found = [read_hook(os.path.join(directory, name)) for name in HOOKS]
-    return [hook for hook in found if hook.name == "pre-push" or hook.content is not None]
+    wanted = [hook for hook in found if hook.name == "pre-push" or hook.content is not None]
+    message = read_hook(os.path.join(directory, MESSAGE_HOOK))
+    return [*wanted, message] if message.has_ours else wanted
 
 
 def install(repository: Repository) -> list[str]:
@@ -172,7 +178,8 @@ def uninstall(repository: Repository) -> list[str]:
     """
     directory = hooks_dir(repository)
     try:
-        changed = [name for name in HOOKS if _take_out(read_hook(os.path.join(directory, name)))]
+        names = (*HOOKS, MESSAGE_HOOK)
+        changed = [name for name in names if _take_out(read_hook(os.path.join(directory, name)))]
         _remove(_marker_path(repository))
     except OSError as error:
         raise HookError(f"the hooks in '{directory}' cannot be written: {error.strerror}") from error
@@ -194,6 +201,28 @@ def install_missing(repository: Repository) -> list[str]:
 
         print(f"git theta: {error.message}\nhint: {error.hint}", file=sys.stderr)
         return []
+
+
+def install_for_messages(repository: Repository) -> bool:
+    """Put our lines into `prepare-commit-msg`, for a merge that has something to say; tell whether git will run them.
+
+    Git looks for that hook only after its merge drivers have run, so this is in time for the merge that is going on.
+    """
+    directory = hooks_dir(repository)
+    hook = read_hook(os.path.join(directory, MESSAGE_HOOK))
+    if _is_overridden():
+        return False
+    if hook.is_installed or not repository.config_bool("theta.installHooks", True):
+        return hook.is_installed
+    is_marked = _is_marked(repository)
+    try:
+        os.makedirs(directory, exist_ok=True)
+        _put_in(hook)
+    except (OSError, HookError):
+        return False
+    if is_marked:
+        _mark(repository, directory)
+    return True
 
 
 # One hook
@@ -314,7 +343,7 @@ def _signature(repository: Repository, directory: str) -> str:
         ),
         os.path.join(repository.common_dir, "config"),
         os.path.join(repository.git_dir, "config.worktree"),
-        *(os.path.join(directory, name) for name in HOOKS),
+        *(os.path.join(directory, name) for name in (*HOOKS, MESSAGE_HOOK)),
     ]
     return "\n".join(_stamp(path) for path in files)
 

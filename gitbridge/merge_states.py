@@ -1,7 +1,8 @@
 """Conflicts that a merge has left, by file: what `git theta status` shows and `git theta mergetool` decides.
 
 One JSON file a path, in `$GIT_DIR/theta/conflicts`. The index has the three sides; here is only which tensors conflict,
-and why what was asked for did not decide them. A file whose path is not unmerged any more counts for nothing.
+and why what was asked for did not decide them. What was written down of other sides than the index has, or of a file
+that is not unmerged any more, counts for nothing: nobody tells us of `git merge --abort`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ class ConflictState(NamedTuple):
     conflicts: tuple[TensorConflict, ...]
     trouble: str = ""
     """What kept the whole file from being merged."""
+    sides: tuple[str, str] = ("", "")
+    """Names of the blobs of ours and theirs."""
 
 
 def conflict_directory(repository: Repository) -> str:
@@ -51,6 +54,7 @@ def write_state(repository: Repository, state: ConflictState) -> None:
     values = {
         "schema": _SCHEMA,
         "path": state.path,
+        "sides": list(state.sides),
         "trouble": state.trouble,
         "conflicts": [one._asdict() for one in state.conflicts],
     }
@@ -60,8 +64,14 @@ def write_state(repository: Repository, state: ConflictState) -> None:
     os.replace(temporary, place)
 
 
-def read_state(repository: Repository, path: str) -> ConflictState | None:
-    """Return the conflicts of a file; None where none are written down, or not in a form that is known."""
+def read_states(repository: Repository, paths: Sequence[str]) -> list[ConflictState]:
+    """Return what is written down of files that are in conflict as it says, in a form that is known."""
+    read = [state for state in (_read(repository, path) for path in paths) if state is not None]
+    sides = _sides_in_index(repository, [state.path for state in read])
+    return [state for state in read if sides.get(state.path) == state.sides]
+
+
+def _read(repository: Repository, path: str) -> ConflictState | None:
     import json
 
     try:
@@ -69,6 +79,20 @@ def read_state(repository: Repository, path: str) -> ConflictState | None:
             return _parsed(json.loads(stream.read(_MAX_STATE_BYTES)))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _sides_in_index(repository: Repository, paths: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Return the blobs of ours and theirs of unmerged files."""
+    if not paths:
+        return {}
+    listed = repository.git("--literal-pathspecs", "ls-files", "-u", "-z", "--", *paths)
+    found: dict[str, tuple[str, str]] = {}
+    for item in listed.split(b"\0")[:-1]:
+        head, _, name = item.partition(b"\t")
+        _, oid, stage = head.decode().split()
+        ours, theirs = found.get(os.fsdecode(name), ("", ""))
+        found[os.fsdecode(name)] = (oid if stage == "2" else ours, oid if stage == "3" else theirs)
+    return found
 
 
 def remove_state(repository: Repository, path: str) -> None:
@@ -79,22 +103,22 @@ def remove_state(repository: Repository, path: str) -> None:
         pass
 
 
-def read_states(repository: Repository, paths: Sequence[str]) -> list[ConflictState]:
-    """Return what is written down of some paths: those that are unmerged."""
-    found = (read_state(repository, path) for path in paths)
-    return [state for state in found if state is not None]
-
-
 def lines_of(state: ConflictState) -> list[str]:
     """Return what is said of a file in conflict: tensors of one kind and reason in one line."""
-    kinds: dict[tuple[str, str], list[str]] = {}
-    for one in state.conflicts:
-        kinds.setdefault((one.kind, one.reason), []).append(one.name)
     lines = [f"'{state.path}': {state.trouble}"] if state.trouble else []
     if state.conflicts:
         count = len(state.conflicts)
         counted = f"{count} tensor{'' if count == 1 else 's'}"
         lines.append(f"'{state.path}': {counted} in conflict; the file in the work tree is ours, whole")
+    return lines + lines_of_kinds(state.conflicts)
+
+
+def lines_of_kinds(conflicts: Sequence[TensorConflict]) -> list[str]:
+    """Return a line for each kind of conflict and reason, with a few tensors that have it."""
+    kinds: dict[tuple[str, str], list[str]] = {}
+    for one in conflicts:
+        kinds.setdefault((one.kind, one.reason), []).append(one.name)
+    lines = []
     for (kind, reason), names in kinds.items():
         shown = ", ".join(names[:_MOST_NAMES]) + (
             f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
@@ -111,4 +135,5 @@ def _parsed(values: Any) -> ConflictState | None:
     if values["schema"] != _SCHEMA:
         return None
     conflicts = tuple(TensorConflict(**one) for one in values["conflicts"])
-    return ConflictState(str(values["path"]), conflicts, str(values["trouble"]))
+    ours, theirs = values["sides"]
+    return ConflictState(str(values["path"]), conflicts, str(values["trouble"]), (str(ours), str(theirs)))

@@ -6,6 +6,7 @@ import os
 import sys
 
 from gitbridge.cli.opening import has_journals, open_repository
+from gitbridge.hooks import MESSAGE_HOOK
 from gitbridge.repository import Repository
 
 
@@ -14,7 +15,7 @@ def run(name: str, arguments: list[str]) -> int:
     with open_repository() as repository:
         if name == "pre-push":
             return _pre_push(repository, arguments, sys.stdin.buffer.read())
-        if name == "prepare-commit-msg" and arguments:  # only where the user's own hook runs it
+        if name == MESSAGE_HOOK and arguments:
             from gitbridge.merging.trailers import append_to
 
             append_to(repository, os.path.abspath(arguments[0]))

@@ -14,6 +14,7 @@ from gitbridge.render import count_text, printable, shape_text, table
 from thetastore.command_line import Parser, print_json
 
 if TYPE_CHECKING:
+    from gitbridge.merge_states import ConflictState
     from gitbridge.merging.finishing import Unmerged
     from gitbridge.merging.rules import Rules
     from gitbridge.repository import Repository
@@ -54,13 +55,17 @@ def mergetool(arguments: list[str]) -> int:
         if options.list or options.json:
             return _list(repository, files, options.json)
         if not files:
-            print("no file of weights is in conflict")
+            print("no file of weights is in conflict" + (" there" if options.paths else ""))
             return 0
         choices = _choices(options.choices or [])
         undecided = 0
         with repository.open_store() as store:
             for file in files:
-                undecided += not _decide(repository, store, file, choices, options)
+                if file.deleted_by is not None:
+                    _say_deleted(file)
+                    undecided += 1
+                else:
+                    undecided += not _decide(repository, store, file, choices, options)
     return 1 if undecided else 0
 
 
@@ -166,15 +171,23 @@ def _by_rule(merge: Merge) -> dict[str, list[str]]:
 
 
 def _say_undecided(path: str, conflicts: list[Conflict]) -> None:
+    from gitbridge.merge_states import lines_of_kinds
+    from gitbridge.merging.driver import conflicts_of
+
+    head = f"git theta: '{path}': {count_text(len(conflicts), 'tensor')} undecided, nothing was changed"
+    for line in (head, *lines_of_kinds(conflicts_of(conflicts))):
+        print(printable(line), file=sys.stderr)
+
+
+def _say_deleted(file: Unmerged) -> None:
+    from shlex import quote
+
+    path = quote(f":/{file.path}")
     print(
-        f"git theta: '{path}': {count_text(len(conflicts), 'tensor')} undecided, nothing was changed", file=sys.stderr
+        f"git theta: '{printable(file.path)}' was deleted by {file.deleted_by}, which is not a question of tensors\n"
+        f"hint: git add {path} keeps it, git rm {path} deletes it",
+        file=sys.stderr,
     )
-    for one in conflicts[:10]:
-        reason = "; ".join(filter(None, (one.reason, one.hint)))
-        words = f"  {printable(one.decision.name)}: {one.decision.conflict}" + (f" ({reason})" if reason else "")
-        print(words, file=sys.stderr)
-    if len(conflicts) > 10:
-        print(f"  and {len(conflicts) - 10} more", file=sys.stderr)
 
 
 # Asking
@@ -255,9 +268,10 @@ def _listing(undecided: list[Decision]) -> str:
 
 
 def _list(repository: Repository, files: list[Unmerged], as_json: bool) -> int:
-    from gitbridge.merge_states import lines_of, read_state
+    from gitbridge.merge_states import read_states
 
-    states = [(file, read_state(repository, file.path)) for file in files]
+    known = {state.path: state for state in read_states(repository, [file.path for file in files])}
+    states = [(file, known.get(file.path)) for file in files]
     if as_json:
         values = [
             {
@@ -270,6 +284,19 @@ def _list(repository: Repository, files: list[Unmerged], as_json: bool) -> int:
         print_json({"files": values})
     else:
         for file, state in states:
-            for line in lines_of(state) if state else [f"'{file.path}': in conflict"]:
-                print(printable(line))
+            sys.stdout.write(_listed(file, state))
     return 1 if files else 0
+
+
+def _listed(file: Unmerged, state: ConflictState | None) -> str:
+    """Return all that is known of a conflict: every tensor has a line."""
+    from gitbridge.merge_states import lines_of
+
+    if state is None:
+        what = f"deleted by {file.deleted_by}" if file.deleted_by else "in conflict"
+        return f"{printable(file.path)}: {what}\n"
+    head = "".join(f"{printable(line)}\n" for line in lines_of(state._replace(conflicts=()))) or (
+        f"{printable(file.path)}: {count_text(len(state.conflicts), 'tensor')} in conflict\n"
+    )
+    rows = [("", printable(one.name), one.kind + (f" ({one.reason})" if one.reason else "")) for one in state.conflicts]
+    return head + table(rows)

@@ -8,8 +8,10 @@ their own base there, so that it conflicts in the merge itself.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import NamedTuple
 
+from gitbridge.blobs import blob_oid
 from gitbridge.errors import words_for
 from gitbridge.merge_states import ConflictState, TensorConflict, lines_of, remove_state, write_state
 from gitbridge.merging.opening import importance_opener
@@ -57,25 +59,47 @@ def merge_texts(repository: Repository, texts: Texts, path: str, is_virtual: boo
         path: of the file, from the top of the work tree.
         is_virtual: the result is a merge base, nobody's file.
     """
+    call = _Call(repository, path, texts, is_virtual)
     try:
         rules = rules_for(repository, path)
-    except MergeError as error:
-        write_state(repository, ConflictState(path, (), str(error)))
-        return Outcome(REFUSED, None, _lines(error.message, error.hint))
-    try:
         with repository.open_store() as store:
-            return _merged(repository, store, texts, path, rules, is_virtual)
+            return _merged(call, store, rules)
     except (ThetaError, OSError) as error:
-        message, hint = (error.message, error.hint) if isinstance(error, MergeError) else words_for(error)
-        if not is_virtual:
-            write_state(repository, ConflictState(path, (), message))
-        return Outcome(REFUSED, None, _lines(f"'{path}': {message}", hint))
+        return _refused(call, error)
 
 
-def _merged(repository: Repository, store: Store, texts: Texts, path: str, rules: Rules, is_virtual: bool) -> Outcome:
-    sides = open_sides(repository, store, path, *texts)
+class _Call(NamedTuple):
+    """One call of the driver."""
+
+    repository: Repository
+    path: str
+    texts: Texts
+    is_virtual: bool
+
+    def state(self, conflicts: tuple[TensorConflict, ...], trouble: str) -> ConflictState:
+        """Return what is to be written down."""
+        object_format = self.repository.object_format
+        ours, theirs = (blob_oid(text, object_format).hex() for text in (self.texts.ours, self.texts.theirs))
+        return ConflictState(self.path, conflicts, trouble, (ours, theirs))
+
+
+def _refused(call: _Call, error: Exception) -> Outcome:
+    """Leave ours, and say what to mend; merging again is the way to have what was set."""
+    message, hint = words_for(error)
+    if not call.is_virtual:
+        write_state(call.repository, call.state((), message))
+    lines = [f"'{call.path}' is not merged: {message}", *([f"hint: {hint}"] if hint else []), f"hint: {_AGAIN}"]
+    return Outcome(REFUSED, None, tuple(lines))
+
+
+_AGAIN = "ours is as it was. Mend that, abort this merge (or rebase, ...) and begin it again; or git theta mergetool"
+
+
+def _merged(call: _Call, store: Store, rules: Rules) -> Outcome:
+    repository, path, is_virtual = call.repository, call.path, call.is_virtual
+    sides = open_sides(repository, store, path, *call.texts)
     if not (sides.ours.tensors and sides.theirs.tensors):
-        return _undecided(repository, path, [], "its tensors are not known, so it cannot be merged by them", is_virtual)
+        return _undecided(call, [], "its tensors are not known, so it cannot be merged by them")
     names = {name for side in sides for name in side.tensors}
     rules.check(names, path)
     rules = rules.with_importances(importance_opener(repository, store))
@@ -83,7 +107,7 @@ def _merged(repository: Repository, store: Store, texts: Texts, path: str, rules
     if is_virtual:
         merge = _with_base_in_conflicts(sides, merge)
     if merge.conflicts:
-        return _undecided(repository, path, merge.conflicts, "", is_virtual)
+        return _undecided(call, merge.conflicts, "")
     try:
         merged = store_result(repository, store, merge, path)
     except MergeError as error:
@@ -91,7 +115,7 @@ def _merged(repository: Repository, store: Store, texts: Texts, path: str, rules
             merged = store_result(repository, store, _all_from_base(sides), path)
             return Outcome(CLEAN, merged.pointer, ())
         conflicts = [Conflict(one.decision, "") for one in merge.mixed]
-        return _undecided(repository, path, conflicts, str(error), is_virtual)
+        return _undecided(call, conflicts, str(error))
     if is_virtual:
         return Outcome(CLEAN, merged.pointer, ())
     return _clean(repository, path, merge, merged)
@@ -123,23 +147,22 @@ def _clean(repository: Repository, path: str, merge: Merge, merged: Merged) -> O
     used = rules_used(merge)
     if used:
         leave_note(repository, path, merged.pointer, trailer_text(path, used))
-    lines = [f"'{path}': {_counted(len(merge.taken('theirs')))} taken from theirs"]
+    taken = len(merge.taken("theirs"))
+    lines = [f"'{path}': merged" + (f", {_counted(taken)} taken from theirs" if taken else "")]
     lines += [f"  {rule}: {_counted(len(names))} ({source})" for (rule, source), names in used.items()]
     return Outcome(CLEAN, merged.pointer, tuple(lines))
 
 
-def _undecided(repository: Repository, path: str, conflicts: list[Conflict], trouble: str, is_virtual: bool) -> Outcome:
+def _undecided(call: _Call, conflicts: list[Conflict], trouble: str) -> Outcome:
     """Leave ours, and write down what conflicts."""
     from shlex import quote
 
-    if is_virtual:
+    if call.is_virtual:
         return Outcome(CONFLICT, None, ())
-    found = tuple(
-        TensorConflict(one.decision.name, one.decision.conflict, "; ".join(filter(None, (one.reason, one.hint))))
-        for one in conflicts
-    )
-    state = ConflictState(path, found, trouble)
-    write_state(repository, state)
+    found = conflicts_of(conflicts)
+    state = call.state(found, trouble)
+    write_state(call.repository, state)
+    path = call.path
     hint = f"hint: git theta mergetool {quote(path)} decides, by tensor or for all"
     if not found:
         hint = (
@@ -148,8 +171,12 @@ def _undecided(repository: Repository, path: str, conflicts: list[Conflict], tro
     return Outcome(CONFLICT, None, (*lines_of(state), hint))
 
 
-def _lines(message: str, hint: str) -> tuple[str, ...]:
-    return (message, *([f"hint: {hint}"] if hint else []))
+def conflicts_of(conflicts: Sequence[Conflict]) -> tuple[TensorConflict, ...]:
+    """Return conflicts as they are written down and shown."""
+    return tuple(
+        TensorConflict(one.decision.name, one.decision.conflict, "; ".join(filter(None, (one.reason, one.hint))))
+        for one in conflicts
+    )
 
 
 def _counted(count: int) -> str:

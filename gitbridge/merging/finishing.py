@@ -11,14 +11,14 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple
 
-from gitbridge.errors import BridgeError, UsageError
+from gitbridge.errors import BridgeError, GitError, UsageError
 from gitbridge.materialize import complain_all, materialize
 from gitbridge.merge_states import remove_state
 from gitbridge.merging.driver import Texts
 from gitbridge.merging.results import Merged, rules_used, store_result
 from gitbridge.merging.sides import open_sides
 from gitbridge.merging.trailers import append_to, leave_note, trailer_text
-from gitbridge.pointers import is_pointer
+from gitbridge.pointers import MAX_POINTER_BYTES, is_pointer
 from gitbridge.repository import Repository
 from gitbridge.work_files import WorkFiles, temporary_name
 from thetastore.merging import MergeError
@@ -34,6 +34,11 @@ class Unmerged(NamedTuple):
     """By stage: 1 base, 2 ours, 3 theirs."""
     mode: str
     """Of ours, else of theirs."""
+
+    @property
+    def deleted_by(self) -> str | None:
+        """The side that has no such file; None where both have it."""
+        return "ours" if 2 not in self.oids else "theirs" if 3 not in self.oids else None
 
 
 def unmerged_files(repository: Repository, paths: list[str]) -> list[Unmerged]:
@@ -69,12 +74,8 @@ def texts_of(repository: Repository, file: Unmerged) -> Texts:
     Raises:
         UsageError: a side deleted it.
     """
-    if 2 not in file.oids or 3 not in file.oids:
-        which = "ours" if 2 not in file.oids else "theirs"
-        raise UsageError(
-            f"'{file.path}' was deleted by {which}, which is not a question of tensors",
-            f"git add '{file.path}' keeps it, git rm '{file.path}' deletes it",
-        )
+    if file.deleted_by is not None:
+        raise UsageError(f"'{file.path}' was deleted by {file.deleted_by}, which is not a question of tensors")
     return Texts(*(repository.read_object(file.oids[stage]) if stage in file.oids else b"" for stage in (1, 2, 3)))
 
 
@@ -123,12 +124,26 @@ def _check_work_file(repository: Repository, file: Unmerged) -> None:
     assert top is not None, "there is an index"
     if not os.path.lexists(os.path.join(top, file.path)):
         return
-    oid = repository.git("hash-object", "--", file.path, cwd=top).decode().strip()
-    if oid not in file.oids.values():
+    if not _is_side(repository, file, top) and not _is_merged_by_lines(os.path.join(top, file.path)):
         raise BridgeError(
             f"'{file.path}' in the work tree is neither side of the merge, so it would be lost",
             f"move it away, or git checkout --ours -- '{file.path}', or use --force",
         )
+
+
+def _is_side(repository: Repository, file: Unmerged, top: str) -> bool:
+    try:
+        oid = repository.git("hash-object", "--", file.path, cwd=top).decode().strip()
+    except GitError:  # a pointer that was edited, or weights that no store takes
+        return False
+    return oid in file.oids.values()
+
+
+def _is_merged_by_lines(path: str) -> bool:
+    """Tell whether a file is what an octopus leaves: pointers with marks of conflicts, and nothing of anybody's."""
+    with open(path, "rb") as stream:
+        text = stream.read(MAX_POINTER_BYTES + 1)
+    return is_pointer(text) and all(b"\n" + mark * 7 in text for mark in (b"<", b"=", b">"))
 
 
 def _place(repository: Repository, file: Unmerged, pointer: bytes) -> None:
@@ -153,7 +168,7 @@ def _place(repository: Repository, file: Unmerged, pointer: bytes) -> None:
 
 def _say_in_message(repository: Repository, path: str, merged: Merged, text: str, say: Callable[[str], None]) -> None:
     """Put a trailer into the message of the commit that is being made, where there is one already."""
-    leave_note(repository, path, merged.pointer, text)
+    has_hook = leave_note(repository, path, merged.pointer, text)
     message = os.path.join(repository.git_dir, "MERGE_MSG")
-    if os.path.exists(message) and append_to(repository, message):
+    if os.path.exists(message) and (has_hook or append_to(repository, message)):
         say(f"the commit's message will say: {text}")

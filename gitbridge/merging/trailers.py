@@ -2,9 +2,9 @@
 
     Theta-Merge: model.safetensors: ties density=0.5 (12 tensors)
 
-Git writes the message of a merge after its drivers have run, so a driver can only leave a note. `git theta mergetool`,
-which runs when the message is there, puts the trailer in itself; for merges without conflicts the hook
-`prepare-commit-msg` does, where the user wants it: `git theta hook prepare-commit-msg "$1"`.
+Git writes the message of a merge after its drivers have run, so a driver can only leave a note. The hook
+`prepare-commit-msg`, into which our lines are put when the first note is left, makes a trailer of it. Where that cannot
+be, or must not, `git theta mergetool` writes into the message that git has ready, and other merges go without.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from __future__ import annotations
 import os
 
 from gitbridge.blobs import blob_oid
+from gitbridge.errors import GitError
+from gitbridge.hooks import install_for_messages
 from gitbridge.repository import Repository
 from thetastore.digest import digest_of
 
@@ -28,8 +30,8 @@ def trailer_text(path: str, rules: dict[tuple[str, str], list[str]]) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
-def leave_note(repository: Repository, path: str, pointer: bytes, text: str) -> None:
-    """Write down a trailer for the commit that will hold a pointer at a path."""
+def leave_note(repository: Repository, path: str, pointer: bytes, text: str) -> bool:
+    """Write down a trailer for the commit that will hold a pointer at a path; tell whether a hook will put it in."""
     directory = _directory(repository)
     os.makedirs(directory, exist_ok=True)
     oid = blob_oid(pointer, repository.object_format).hex()
@@ -38,18 +40,24 @@ def leave_note(repository: Repository, path: str, pointer: bytes, text: str) -> 
     with open(temporary, "wb") as stream:
         stream.write(f"{oid}\n".encode() + os.fsencode(path) + b"\0" + os.fsencode(text))
     os.replace(temporary, place)
+    return install_for_messages(repository)
 
 
 def append_to(repository: Repository, message: str) -> int:
-    """Put the trailers of what the index holds into a message; forget all notes; return how many were put in.
+    """Put the trailers of what a commit brings into its message; forget all notes; return how many were put in.
+
+    An empty message stays empty, and the notes stay, so that git can refuse it.
 
     Args:
         repository: whose index.
         message: path of the file with the message.
     """
     count = 0
+    if not _has_text(repository, message):
+        return count
+    is_merge = os.path.exists(os.path.join(repository.git_dir, "MERGE_HEAD"))
     for oid, path, text in _notes(repository):
-        if _oid_in_index(repository, path) == oid:
+        if _oid_in_index(repository, path) == oid and (is_merge or _oid_in_head(repository, path) != oid):
             _end_line(message)
             trailer = f"{KEY}: {os.fsdecode(text)}"
             repository.git(
@@ -57,6 +65,15 @@ def append_to(repository: Repository, message: str) -> int:
             )
             count += 1
     return count
+
+
+_SCISSORS = b" ------------------------ >8 ------------------------"
+
+
+def _has_text(repository: Repository, message: str) -> bool:
+    with open(message, "rb") as stream:
+        written = stream.read().partition(_SCISSORS)[0]
+    return bool(repository.git("stripspace", "--strip-comments", input=written).strip())
 
 
 def _end_line(message: str) -> None:
@@ -90,6 +107,14 @@ def _oid_in_index(repository: Repository, path: bytes) -> str | None:
         if stage == b"0":
             return oid.decode()
     return None
+
+
+def _oid_in_head(repository: Repository, path: bytes) -> str | None:
+    try:
+        listed = repository.git("ls-tree", "-z", "--full-tree", "HEAD", "--", os.fsdecode(path))
+    except GitError:  # no commit yet
+        return None
+    return listed.split(b"\t")[0].split()[2].decode() if listed else None
 
 
 def _directory(repository: Repository) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -111,10 +112,9 @@ class Work:
         return self.git("status", "--porcelain", "-uno").out
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    home = tmp_path / "home"
-    home.mkdir()
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("home")
     (home / ".gitconfig").write_text(
         "[user]\n\tname = A U Thor\n\temail = author@example.com\n[init]\n\tdefaultBranch = main\n[advice]\n"
         "\tdetachedHead = false\n"
@@ -122,34 +122,111 @@ def home(tmp_path: Path) -> Path:
     return home
 
 
-@pytest.fixture
-def work(tmp_path: Path, home: Path) -> Work:
-    """A repository that tracks `*.safetensors`, with nothing in it."""
-    place = tmp_path / "work"
-    place.mkdir()
-    work = Work(place, home)
+class Repositories(NamedTuple):
+    """Repositories that are made once; each test has a copy of its own, which costs no process of git's."""
+
+    place: Path
+    home: Path
+
+    def make(self, name: str, start: Work | None) -> Work:
+        """Return a new one, or one like another."""
+        work = Work(self.place / name, self.home)
+        if start is None:
+            work.path.mkdir()
+        else:
+            self.copy(start, work.path)
+        return work
+
+    def copy(self, made: Work, place: Path) -> Work:
+        """Return a copy at a place."""
+        shutil.copytree(made.path, place, symlinks=True)
+        (place / ".git/theta/hooks").unlink(missing_ok=True)  # names the hooks of the one that was copied
+        return Work(place, self.home)
+
+
+@pytest.fixture(scope="session")
+def repositories(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Repositories:
+    return Repositories(tmp_path_factory.mktemp("made"), home)
+
+
+@pytest.fixture(scope="session")
+def empty_work(repositories: Repositories) -> Work:
+    work = repositories.make("empty", None)
     work.git("init", "-q")
     work.theta("install", "--local")
     work.theta("track", "*.safetensors")
     return work
 
 
+@pytest.fixture(scope="session")
+def base_work(repositories: Repositories, empty_work: Work) -> Work:
+    work = repositories.make("base", empty_work)
+    work.commit(make_model(), tag="base")
+    return work
+
+
+@pytest.fixture(scope="session")
+def sides_work(repositories: Repositories, base_work: Work) -> Work:
+    work, base = repositories.make("sides", base_work), make_model()
+    work.branch("theirs", make_changed(base, 4, 0, 1))
+    work.branch("ours", make_changed(base, 8, 1, 2))
+    return work
+
+
+@pytest.fixture(scope="session")
+def conflict_work(repositories: Repositories, base_work: Work) -> Work:
+    work, base = repositories.make("conflict", base_work), make_model()
+    work.branch("theirs", make_changed(base, 4, 0, 1, 2))
+    work.branch("ours", make_changed(base, 8, 1, 2, 3))
+    assert work.git("merge", "theirs", check=False).status == 1
+    return work
+
+
+@pytest.fixture
+def work(request: pytest.FixtureRequest, tmp_path: Path, repositories: Repositories) -> Work:
+    """A repository that tracks `*.safetensors`: with a conflict, two branches, a commit `base`, or nothing in it."""
+    wanted = next((name for name in ("conflict", "sides", "base") if name in request.fixturenames), "empty")
+    made: Work = request.getfixturevalue(f"{wanted}_work")
+    return repositories.copy(made, tmp_path / "work")
+
+
+@pytest.fixture
+def base(work: Work) -> dict[str, Any]:
+    """A model of four layers, committed and tagged `base`."""
+    return make_model()
+
+
+@pytest.fixture
+def sides(work: Work) -> dict[str, Any]:
+    """Branches `theirs` (layers 0 and 1 moved by 4) and `ours` (1 and 2 by 8), now checked out. Returns the base."""
+    return make_model()
+
+
+@pytest.fixture
+def conflict(work: Work) -> dict[str, Any]:
+    """A merge that stopped: layers 1 and 2 changed on both sides, 0 by theirs, 3 by ours. Returns the base."""
+    return make_model()
+
+
+def make_model(
+    seed: int = 0, layers: int = 4, shape: tuple[int, ...] = (8, 6), dtype: str = "float32"
+) -> dict[str, Any]:
+    draw = np.random.default_rng(seed)
+    kind = getattr(ml_dtypes, dtype, None) or dtype
+    return {f"layers.{n}.weight": draw.standard_normal(shape).astype("f4").astype(kind) for n in range(layers)}
+
+
+def make_changed(arrays: Arrays, by: float, *layers: int) -> dict[str, Any]:
+    """Return a model with something added to some of its layers."""
+    wanted = {f"layers.{layer}.weight" for layer in layers}
+    return {n: (a.astype("f4") + by).astype(a.dtype) if n in wanted else a for n, a in arrays.items()}
+
+
 @pytest.fixture
 def model() -> Callable[..., dict[str, Any]]:
-    def make(seed: int = 0, layers: int = 4, shape: tuple[int, ...] = (8, 6), dtype: str = "float32") -> dict[str, Any]:
-        draw = np.random.default_rng(seed)
-        kind = getattr(ml_dtypes, dtype, None) or dtype
-        return {f"layers.{n}.weight": draw.standard_normal(shape).astype("f4").astype(kind) for n in range(layers)}
-
-    return make
+    return make_model
 
 
 @pytest.fixture
 def changed() -> Callable[..., dict[str, Any]]:
-    """Return a model with something added to some of its layers."""
-
-    def make(arrays: Arrays, by: float, *layers: int) -> dict[str, Any]:
-        wanted = {f"layers.{layer}.weight" for layer in layers}
-        return {n: (a.astype("f4") + by).astype(a.dtype) if n in wanted else a for n, a in arrays.items()}
-
-    return make
+    return make_changed

@@ -11,19 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from thetastore.merging import MergeError
+from thetastore.merging.recipes import parse_recipe
+
 if TYPE_CHECKING:
     from conftest import Work
 
 Model = dict[str, Any]
 Make = Callable[..., Model]
-
-
-@pytest.fixture
-def base(work: Work, model: Make) -> Model:
-    """A model of four layers, committed and tagged `base`."""
-    weights = model()
-    work.commit(weights, tag="base")
-    return weights
 
 
 def same(one: Model, other: Model) -> bool:
@@ -62,18 +57,16 @@ def test_a_conflict_leaves_ours_whole_and_says_which_tensors(work: Work, base: M
 
 
 @pytest.mark.parametrize("how", ["setting", "attribute", "environment", "recipe"])
-def test_a_method_that_was_said_beforehand_decides(work: Work, base: Model, changed: Make, how: str) -> None:
+def test_a_method_that_was_said_beforehand_decides(work: Work, sides: Model, changed: Make, how: str) -> None:
+    base = sides
     if how == "attribute":
         work.append(".gitattributes", "model.safetensors theta.merge.method=average;weight=3,1\n")
     if how == "recipe":
         (work.path / ".thetamerge").write_text("* theirs\nlayers.1.* average weight=3,1\n")
     if how == "setting":
         work.git("config", "theta.merge.method", "average weight=3,1")
-    work.commit(tag="start")
-    work.git("checkout", "-q", "-b", "theirs", "start")
-    work.commit(changed(base, 4, 0, 1))
-    work.git("checkout", "-q", "-b", "ours", "start")
-    work.commit(changed(base, 8, 1, 2))
+    if how in ("attribute", "recipe"):
+        work.commit()
 
     environment = {"GIT_THETA_MERGE_METHOD": "average weight=3,1"} if how == "environment" else {}
     done = work.git("merge", "-m", "merge", "theirs", **environment)
@@ -196,6 +189,18 @@ def test_an_octopus_of_different_files_is_merged_and_of_one_file_is_refused_by_g
     assert work.read() == before
 
 
+def test_an_octopus_that_git_gave_up_is_decided_by_the_mergetool(work: Work, sides: Model) -> None:
+    work.git("checkout", "-q", "-b", "octopus", "base")
+    assert work.git("merge", "-m", "octopus", "ours", "theirs", check=False).status != 0
+    assert b"<<<<<<<" in work.read()
+
+    work.theta("mergetool", "--method", "average", "*")
+
+    merged = work.tensors()
+    assert np.allclose(merged["layers.1.weight"], sides["layers.1.weight"] + 6, atol=1e-5)
+    assert work.status() == "M  model.safetensors\n"
+
+
 def criss_cross(work: Work, base: Model, changed: Make) -> None:
     """Two branches that have merged each other's first commit: two merge bases."""
     work.branch("one", changed(base, 1, 0))
@@ -235,9 +240,7 @@ def test_what_conflicts_between_merge_bases_conflicts_in_the_merge_too(work: Wor
     assert work.read() == ours
 
 
-def test_the_recipe_that_was_used_is_in_the_store_under_the_manifest(work: Work, base: Model, changed: Make) -> None:
-    work.branch("theirs", changed(base, 1, 1))
-    work.branch("ours", changed(base, 2, 1))
+def test_the_recipe_that_was_used_is_in_the_store_under_the_manifest(work: Work, sides: Model) -> None:
     work.git("merge", "-m", "merge", "theirs", GIT_THETA_MERGE_METHOD="ties density=0.5")
 
     manifest = next(
@@ -256,31 +259,43 @@ def test_the_recipe_that_was_used_is_in_the_store_under_the_manifest(work: Work,
 @pytest.mark.parametrize(
     ("recipe", "said"),
     [
-        ("* averge\n", "did you mean average?"),
-        ("# fine\n\n* ties density=2\n", ".thetamerge, line 3"),
+        ("* averge\n", "did you mean"),
+        ("# fine\n\n* ties density=2\n", "line 3"),
         ("* ties densty=0.5\n", "its parameters: weight, normalize, lambda, density, rescale"),
-        ("layer.9.* ours\n", "'layer.9.*' matches no tensor of 'model.safetensors'"),
         ("* average weight=1,2,3\n", "3 values for 2 sides"),
         ("*\n", "a method is missing"),
         ("[models\n", "in brackets"),
     ],
 )
-def test_a_recipe_that_cannot_be_followed_is_named_with_its_line_and_ours_stays(
-    work: Work, base: Model, changed: Make, recipe: str, said: str
+def test_a_recipe_that_is_not_understood_is_named_with_its_line(recipe: str, said: str) -> None:
+    with pytest.raises(MergeError) as caught:
+        parse_recipe(recipe, "R")
+
+    assert caught.value.message.startswith("R, line ")
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        ("# fine\n\n* ties density=2\n", ".thetamerge, line 3"),
+        ("layer.9.* ours\n", "'layer.9.*' matches no tensor of 'model.safetensors'"),
+    ],
+)
+def test_a_recipe_that_cannot_be_followed_leaves_ours_and_says_what_to_do(
+    work: Work, sides: Model, recipe: str, said: str
 ) -> None:
     (work.path / ".thetamerge").write_text(recipe)
-    work.commit(tag="start")
-    for name, by in (("theirs", 4), ("ours", 8)):
-        work.git("checkout", "-q", "-b", name, "start")
-        work.commit(changed(base, by, 1))
+    work.commit()
     before = work.read()
 
     done = work.git("merge", "-m", "merge", "theirs", check=False)
 
     assert done.status != 0
     assert said in done.err
-    assert "Traceback" not in done.err
+    assert "hint: ours is as it was. Mend that, abort this merge" in done.err
     assert work.read() == before
+    assert said in work.theta("status", check=False).out
 
 
 def test_a_nan_in_a_side_is_a_conflict_and_nothing_is_mixed_with_it(work: Work, base: Model, changed: Make) -> None:

@@ -16,17 +16,6 @@ Model = dict[str, Any]
 Make = Callable[..., Model]
 
 
-@pytest.fixture
-def conflict(work: Work, model: Make, changed: Make) -> Model:
-    """A merge that stopped: layers 1 and 2 changed on both sides, 0 by theirs, 3 by ours. Returns the base."""
-    base = model()
-    work.commit(base, tag="base")
-    work.branch("theirs", changed(base, 4, 0, 1, 2))
-    work.branch("ours", changed(base, 8, 1, 2, 3))
-    assert work.git("merge", "theirs", check=False).status == 1
-    return base
-
-
 def moved(work: Work, base: Model) -> list[float]:
     """By how much each layer was moved from the base."""
     return [round(float(np.mean(array - base[name])), 3) for name, array in sorted(work.tensors().items())]
@@ -63,7 +52,7 @@ def test_what_the_options_leave_undecided_changes_nothing(work: Work, conflict: 
     done = work.theta("mergetool", "--ours", "layers.1.*", check=False)
 
     assert done.status == 1
-    assert "layers.2.weight: both changed" in done.err
+    assert "both changed: layers.2.weight" in done.err
     assert work.read() == before
     assert work.status() == "UU model.safetensors\n"
 
@@ -108,12 +97,48 @@ def test_a_recipe_decides_too(work: Work, conflict: Model) -> None:
 def test_the_list_names_tensors_and_what_happened_to_them(work: Work, conflict: Model) -> None:
     done = work.theta("mergetool", "--list", check=False)
     assert done.status == 1
-    assert "both changed: layers.1.weight, layers.2.weight" in done.out
+    assert "  layers.1.weight  both changed\n  layers.2.weight  both changed\n" in done.out
 
     values = json.loads(work.theta("mergetool", "--json", check=False).out)
 
     assert values["schema"] == 1
     assert [one["name"] for one in values["files"][0]["conflicts"]] == ["layers.1.weight", "layers.2.weight"]
+
+
+def test_what_was_written_down_of_an_aborted_merge_is_not_said_of_another(work: Work, conflict: Model) -> None:
+    work.git("merge", "--abort")
+    work.git("checkout", "-q", "-b", "without", "base")
+    work.git("rm", "-q", "model.safetensors")
+    work.commit(message="without")
+    work.git("checkout", "-q", "ours")
+    assert work.git("merge", "without", check=False).status == 1
+
+    assert work.theta("mergetool", "--list", check=False).out == "model.safetensors: deleted by theirs\n"
+    assert "layers" not in work.theta("status").out
+
+
+def test_a_deleted_file_does_not_keep_others_from_being_decided(work: Work, sides: Model, model: Make) -> None:
+    work.write(model(5), "a.safetensors")
+    work.commit(message="added", tag="added")
+    work.git("checkout", "-q", "theirs")
+    work.git("cherry-pick", "added")
+    work.git("rm", "-q", "a.safetensors")
+    work.commit(message="deleted")
+    work.git("checkout", "-q", "ours")
+    work.git("merge", "-q", "-m", "merge", "theirs~1", GIT_THETA_MERGE_METHOD="ours")
+    work.write(model(6), "a.safetensors")
+    work.commit({name: array + 1 for name, array in work.tensors().items()})
+    work.git("checkout", "-q", "theirs")
+    work.commit({name: array + 2 for name, array in work.tensors().items()})
+    work.git("checkout", "-q", "ours")
+    assert work.git("merge", "theirs", check=False).status == 1
+
+    done = work.theta("mergetool", "--theirs", "*", check=False)
+
+    assert done.status == 1
+    assert "'a.safetensors' was deleted by theirs" in done.err
+    assert "git rm :/a.safetensors deletes it" in done.err
+    assert work.status() == "UD a.safetensors\nM  model.safetensors\n"
 
 
 def test_an_edited_file_is_not_overwritten_unless_forced(work: Work, conflict: Model, model: Make) -> None:

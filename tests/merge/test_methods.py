@@ -117,13 +117,9 @@ def test_a_plug_in_that_is_none_is_refused(install: Callable[[str, str], str], s
     ],
 )
 def test_a_plug_in_that_misbehaves_leaves_ours_whole(
-    work: Work, model: Any, changed: Any, install: Callable[[str, str], str], body: str, said: str
+    work: Work, sides: Any, install: Callable[[str, str], str], body: str, said: str
 ) -> None:
     path = install("wild", f"{_HEAD}METHOD = Method('wild', {body})\n")
-    base = model()
-    work.commit(base, tag="base")
-    work.branch("theirs", changed(base, 1, 0, 1))
-    work.branch("ours", changed(base, 2, 1))
     before = work.read()
 
     done = work.git("merge", "theirs", check=False, PYTHONPATH=path, GIT_THETA_MERGE_METHOD="wild")
@@ -156,13 +152,9 @@ def test_a_plug_in_that_copies_a_side_that_is_not_there_is_named(
 
 
 def test_a_merge_that_is_killed_leaves_ours_and_can_be_undone(
-    work: Work, model: Any, changed: Any, install: Callable[[str, str], str]
+    work: Work, sides: Any, install: Callable[[str, str], str]
 ) -> None:
     path = install("last", f"{_HEAD}import os\nMETHOD = Method('last', lambda inputs: os.kill(os.getpid(), 9))\n")
-    base = model()
-    work.commit(base, tag="base")
-    work.branch("theirs", changed(base, 1, 0, 1))
-    work.branch("ours", changed(base, 2, 1))
     before, index = work.read(), work.git("ls-files", "--stage").out
 
     done = work.git("merge", "theirs", check=False, PYTHONPATH=path, GIT_THETA_MERGE_METHOD="last")

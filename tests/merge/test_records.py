@@ -53,14 +53,10 @@ def test_of_many_ways_to_one_file_a_few_are_kept() -> None:
     assert len(records_of(backend, MANIFEST)) == 8
 
 
-def test_a_push_takes_the_recipe_along(work: Work, model: Make, changed: Make, tmp_path: Path) -> None:
+def test_a_push_takes_the_recipe_along(work: Work, sides: Any, tmp_path: Path) -> None:
     work.git("init", "-q", "--bare", str(tmp_path / "bare.git"))
     work.git("remote", "add", "origin", str(tmp_path / "bare.git"))
     work.git("config", "theta.url", str(tmp_path / "remote"))
-    base = model()
-    work.commit(base, tag="base")
-    work.branch("theirs", changed(base, 4, 1))
-    work.branch("ours", changed(base, 8, 1))
     work.git("merge", "-m", "merge", "theirs", GIT_THETA_MERGE_METHOD="average")
 
     work.git("push", "-q", "origin", "ours")
@@ -70,21 +66,75 @@ def test_a_push_takes_the_recipe_along(work: Work, model: Make, changed: Make, t
     ]
 
 
-def test_a_hook_that_the_user_writes_puts_the_trailer_into_merges_without_conflicts(
-    work: Work, model: Make, changed: Make
-) -> None:
+TRAILER = "Theta-Merge: model.safetensors: average (1 tensor)"
+
+
+def last_message(work: Work) -> str:
+    return work.git("log", "-1", "--format=%B").out.strip()
+
+
+def test_a_merge_without_conflicts_has_a_trailer_and_the_next_commit_none(work: Work, sides: Any) -> None:
+    work.git("merge", "-m", "merge", "theirs", GIT_THETA_MERGE_METHOD="average")
+    assert last_message(work) == f"merge\n\n{TRAILER}"
+
+    work.append("notes", "more")
+    work.commit(message="notes")
+    assert last_message(work) == "notes"
+    work.theta("uninstall", "--local")
+    assert not (work.path / ".git/hooks/prepare-commit-msg").exists()
+
+
+def test_commits_of_a_rebase_and_a_cherry_pick_have_trailers(work: Work, sides: Any) -> None:
+    work.git("config", "theta.merge.method", "average")
+    work.git("checkout", "-q", "-b", "picked")
+    work.git("cherry-pick", "theirs")
+    assert last_message(work).endswith(TRAILER)
+
+    work.git("checkout", "-q", "theirs")
+    work.git("rebase", "-q", "ours")
+    assert last_message(work).endswith(TRAILER)
+
+
+def test_what_the_mergetool_decides_in_a_rebase_is_in_the_message(work: Work, sides: Any) -> None:
+    work.git("checkout", "-q", "theirs")
+    assert work.git("rebase", "-q", "ours", check=False).status == 1
+
+    assert "the commit's message will say" in work.theta("mergetool", "--method", "average", "*").out
+    work.git("rebase", "--continue")
+
+    assert last_message(work).endswith(TRAILER)
+
+
+def test_the_users_hook_runs_too_and_is_left_as_it_was(work: Work, sides: Any) -> None:
     hook = work.path / ".git/hooks/prepare-commit-msg"
-    hook.write_text('#!/bin/sh\ngit theta hook prepare-commit-msg "$1"\n')
+    text = '#!/bin/sh\ngit theta hook prepare-commit-msg "$1"\necho "Reviewed-by: me" >>"$1"\n'
+    hook.write_text(text)
     hook.chmod(0o755)
-    base = model()
-    work.commit(base, tag="base")
-    work.branch("theirs", changed(base, 4, 1))
-    work.branch("ours", changed(base, 8, 1))
 
     work.git("merge", "-m", "merge", "theirs", GIT_THETA_MERGE_METHOD="average")
-    assert work.git("log", "-1", "--format=%B").out.strip() == (
-        "merge\n\nTheta-Merge: model.safetensors: average (1 tensor)"
-    )
 
-    work.commit(changed(base, 9, 1))
-    assert "Theta-Merge" not in work.git("log", "-1", "--format=%B").out
+    assert last_message(work) == f"merge\n\n{TRAILER}\nReviewed-by: me"
+    work.theta("uninstall", "--local")
+    assert hook.read_text() == text
+
+
+def test_where_no_hook_may_be_put_in_the_mergetool_writes_into_the_message_itself(work: Work, conflict: Any) -> None:
+    work.git("config", "theta.installHooks", "false")
+
+    work.theta("mergetool", "--method", "average", "*")
+
+    assert not (work.path / ".git/hooks/prepare-commit-msg").exists()
+    work.git("commit", "--no-edit")
+    assert "\n\nTheta-Merge: model.safetensors: average (2 tensors)\n" in last_message(work)
+
+
+def test_an_empty_message_stays_empty_so_that_git_refuses_it(work: Work, sides: Any) -> None:
+    work.git("merge", "--no-commit", "theirs", GIT_THETA_MERGE_METHOD="average")
+    (work.path / ".git/MERGE_MSG").write_text("\n# only a comment\n")
+
+    done = work.git("commit", "--cleanup=strip", check=False)
+
+    assert done.status == 1
+    assert "empty commit message" in done.err
+    work.git("commit", "-m", "merge")
+    assert last_message(work).endswith(TRAILER)
