@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 from thetastore.digest import Digest, Kind
@@ -31,7 +32,7 @@ class SetAside(NamedTuple):
     kept_count: int
     """Records that were sound, and are in a new pack."""
     lost: tuple[Digest, ...]
-    """Objects that were not; there may be more in what cannot be read at all."""
+    """Objects that were not, and that no other pack gives; there may be more in what cannot be read at all."""
 
 
 def set_aside_damage(objects: Objects) -> list[SetAside]:
@@ -52,6 +53,7 @@ def set_aside_damage(objects: Objects) -> list[SetAside]:
         found = [mended for name in sorted(snapshot.packs - snapshot.retired) for mended in _mend(objects, name)]
     if found:
         objects.rebuild_index()
+        found = [mended._replace(lost=tuple(filter(partial(_is_lost, objects), mended.lost))) for mended in found]
     for digest in list_suspects(backend):
         acquit(backend, digest)
     return found
@@ -71,6 +73,19 @@ def _mend(objects: Objects, name: str) -> Iterator[SetAside]:
         kept = [record for record in records if record not in lost]
         _copy(objects, pack, kept)
         yield SetAside(_moved(objects, name), len(kept), tuple(record.entry.digest for record in lost))
+
+
+def _is_lost(objects: Objects, digest: Digest) -> bool:
+    """Tell whether no other record gives an object."""
+    try:
+        kind = objects.entry(digest).kind
+        if isinstance(kind, Kind):
+            objects.get(kind, digest)
+    except (ObjectCorruptError, ObjectMissingError):
+        return True
+    except UnsupportedError:
+        pass  # not ours to judge
+    return False
 
 
 def _has_whole_table(pack: Pack) -> bool:

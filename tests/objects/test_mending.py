@@ -61,6 +61,20 @@ def test_only_the_damaged_object_is_lost_and_can_be_put_again():
     assert list(verify(Objects(backend), Level.RAW)) == []
 
 
+def test_what_another_pack_gives_is_not_lost():
+    backend = store_of(RAWS)
+    rot(backend, RAWS[1])
+    with pytest.raises(ObjectCorruptError):
+        Objects(backend).get(Kind.CHUNK, digest_of(RAWS[1]))
+    with Objects(backend) as objects:
+        objects.put(Kind.CHUNK, RAWS[1])
+
+    (found,) = set_aside_damage(Objects(backend))
+
+    assert (found.kept_count, found.lost) == (2, ())
+    assert Objects(backend).get(Kind.CHUNK, digest_of(RAWS[1])) == RAWS[1]
+
+
 @pytest.mark.parametrize("keep", [0, 20, 60, -1])
 def test_a_torn_pack_gives_what_it_still_holds(keep):
     backend = store_of(RAWS)
