@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-import json
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from checkpoints import safetensors_bytes
 
 from thetastore import families
 from thetastore.backends.memory import MemoryBackend
@@ -37,21 +36,8 @@ def tuned(weights: Weights, seed: int = 1, by: float = 1e-8) -> Weights:
     return {name: (array + rng.normal(0, by, array.shape)).astype(np.float32) for name, array in weights.items()}
 
 
-def file_of(weights: Weights) -> bytes:
-    header, offset = {}, 0
-    for name, array in weights.items():
-        header[name] = {
-            "dtype": "F32",
-            "shape": list(array.shape),
-            "data_offsets": [offset, offset + array.nbytes],
-        }
-        offset += array.nbytes
-    text = json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + b"".join(array.tobytes() for array in weights.values())
-
-
 def put(store: Store, weights: Weights, base: Digest | None = None) -> Digest:
-    return store.put_file(io.BytesIO(file_of(weights)), base).manifest_digest
+    return store.put_file(io.BytesIO(safetensors_bytes(weights)), base).manifest_digest
 
 
 def content(store: Store, digest: Digest) -> bytes:
@@ -101,7 +87,7 @@ def test_the_next_version_is_stored_as_differences_from_the_one_before(store):
 
     assert delta_count(store, second) == 4  # two chunks of the embedding, two layers; not the bias
     assert stored_bytes(store, second) < 0.4 * stored_bytes(store, first)
-    assert content(store, second) == file_of(tuned(model()))
+    assert content(store, second) == safetensors_bytes(tuned(model()))
     store.seal()
     check_whole(store)
 
@@ -114,11 +100,11 @@ def test_the_parent_is_asked_for_only_where_there_are_new_chunks_worth_a_differe
         return first
 
     first = put(store, model())
-    for raw in (b"opaque" * 5000, file_of(model()), file_of({"bias": np.ones(1000, np.float32)})):
+    for raw in (b"opaque" * 5000, safetensors_bytes(model()), safetensors_bytes({"bias": np.ones(1000, np.float32)})):
         store.put_file(io.BytesIO(raw), parent)
     assert asked == []
 
-    store.put_file(io.BytesIO(file_of(tuned(model()))), parent)
+    store.put_file(io.BytesIO(safetensors_bytes(tuned(model()))), parent)
     assert asked == [1]
 
 
@@ -138,7 +124,7 @@ def test_a_parent_that_cannot_be_read_is_none(store, harm):
     second = put(store, tuned(model()), base)
 
     assert delta_count(store, second) == 0
-    assert content(store, second) == file_of(tuned(model()))
+    assert content(store, second) == safetensors_bytes(tuned(model()))
 
 
 def test_pages_of_the_parent_are_read_as_they_are_needed(store):
@@ -153,7 +139,7 @@ def test_pages_of_the_parent_are_read_as_they_are_needed(store):
     second = put(store, changed, first)
 
     assert delta_count(store, second) == 3
-    assert content(store, second) == file_of(changed)
+    assert content(store, second) == safetensors_bytes(changed)
 
 
 def test_a_fine_tune_finds_its_family_by_itself(store):
@@ -162,7 +148,7 @@ def test_a_fine_tune_finds_its_family_by_itself(store):
     second = put(store, tuned(model()))
 
     assert delta_count(store, second) == 4
-    assert content(store, second) == file_of(tuned(model()))
+    assert content(store, second) == safetensors_bytes(tuned(model()))
 
 
 def test_an_extended_vocabulary_does_not_hide_the_family(store):
@@ -183,7 +169,7 @@ def test_rows_at_the_end_of_a_tuned_embedding_do_not_hide_the_rows_before(store,
     second = put(store, tuned(weights))
 
     assert delta_count(store, second) >= 3  # the first chunk of the embedding, two layers
-    assert content(store, second) == file_of(tuned(weights))
+    assert content(store, second) == safetensors_bytes(tuned(weights))
 
 
 @pytest.mark.parametrize("is_named", [True, False])
@@ -198,7 +184,7 @@ def test_a_fine_tune_whose_tensors_have_other_names_finds_its_base(store, rename
     second = put(store, renamed, first if is_named else None)
 
     assert delta_count(store, second) == 4
-    assert content(store, second) == file_of(renamed)
+    assert content(store, second) == safetensors_bytes(renamed)
 
 
 def test_of_many_tensors_of_one_form_those_with_the_same_numbers_are_found_whatever_their_order(store):
@@ -210,7 +196,7 @@ def test_of_many_tensors_of_one_form_those_with_the_same_numbers_are_found_whate
     second = put(store, renamed)
 
     assert delta_count(store, second) == 8
-    assert content(store, second) == file_of(renamed)
+    assert content(store, second) == safetensors_bytes(renamed)
 
 
 def test_a_model_that_only_has_the_form_of_others_costs_no_bytes_and_few_comparisons(store, other, monkeypatch):
@@ -340,8 +326,8 @@ def test_a_difference_travels_with_its_base_where_both_are_wanted(store, other):
     store.send_to(other, [second, first])
 
     assert delta_count(other, second) == 4
-    assert content(other, second) == file_of(tuned(model()))
-    assert content(other, first) == file_of(model())
+    assert content(other, second) == safetensors_bytes(tuned(model()))
+    assert content(other, first) == safetensors_bytes(model())
     check_whole(other)
 
 
@@ -354,7 +340,7 @@ def test_a_base_that_nobody_wants_stays_behind(store, other):
     assert delta_count(other, second) == 0
     assert not any(other.objects.contains(entry.digest) for entry in entries(store, first) if entry.raw_bytes > 4096)
     assert stored_bytes(other, second) < 1.01 * stored_bytes(store, first)  # coded as floats, not as opaque bytes
-    assert content(other, second) == file_of(tuned(model()))
+    assert content(other, second) == safetensors_bytes(tuned(model()))
     check_whole(other)
 
 
@@ -379,7 +365,7 @@ def test_of_ten_fine_tunes_whose_base_stays_behind_one_is_whole(store, other):
     assert sum(delta_count(other, digest) for digest in fine_tunes) == 9 * 4
     assert report.stored_bytes < 0.5 * 10 * stored_bytes(store, base)
     for seed, digest in enumerate(fine_tunes, 1):
-        assert content(other, digest) == file_of(tuned(model(), seed))
+        assert content(other, digest) == safetensors_bytes(tuned(model(), seed))
     check_whole(other)
 
 
@@ -392,7 +378,7 @@ def test_the_end_of_a_chain_travels_without_its_beginning(store, other):
 
     store.send_to(other, [digests[-1], digests[-2]])
 
-    assert content(other, digests[-1]) == file_of(weights)
+    assert content(other, digests[-1]) == safetensors_bytes(weights)
     check_whole(other)
     store.send_to(other, digests)
     for digest in digests:
@@ -424,7 +410,7 @@ def test_a_model_arrives_as_differences_from_the_base_that_only_the_target_has(s
 
     assert delta_count(other, fine_tune) == 4
     assert report.stored_bytes < 0.5 * stored_bytes(store, fine_tune)
-    assert content(other, fine_tune) == file_of(tuned(model()))
+    assert content(other, fine_tune) == safetensors_bytes(tuned(model()))
     check_whole(other)
 
 
@@ -466,7 +452,7 @@ def test_where_the_base_was_lost_a_version_is_stored_again(tmp_path, other, how)
             other.send_to(store, [second])
     with Store.open(str(path)) as store:
         assert store.missing_objects([second]) == []
-        assert content(store, second) == file_of(tuned(model()))
+        assert content(store, second) == safetensors_bytes(tuned(model()))
 
 
 def test_a_store_that_cannot_be_written_to_is_no_error_for_the_family_table(monkeypatch):

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import io
-import json
 
 import numpy as np
+from checkpoints import safetensors_bytes
 
 from thetastore import cli
 from thetastore.digest import Digest
 from thetastore.store import Store
-
-
-def file_of(weights: dict[str, np.ndarray]) -> bytes:
-    header, offset = {}, 0
-    for name, values in weights.items():
-        header[name] = {"dtype": "F32", "shape": list(values.shape), "data_offsets": [offset, offset + values.nbytes]}
-        offset += values.nbytes
-    text = json.dumps(header).encode()
-    return len(text).to_bytes(8, "little") + text + b"".join(each.tobytes() for each in weights.values())
 
 
 def rows(seed: int, count: int = 1000) -> np.ndarray:
@@ -27,7 +18,7 @@ def rows(seed: int, count: int = 1000) -> np.ndarray:
 
 def put(store: Store, weights: dict[str, np.ndarray]) -> set[str]:
     """Store a model; return the codecs of the chunks of its tensors."""
-    digest = store.put_file(io.BytesIO(file_of(weights))).manifest_digest
+    digest = store.put_file(io.BytesIO(safetensors_bytes(weights))).manifest_digest
     chunks = store.get_manifest(digest).chunks
     return {store.objects.entry(chunk.digest).codec for chunk in chunks if chunk.raw_bytes > 4096}
 

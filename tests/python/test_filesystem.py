@@ -11,20 +11,11 @@ import subprocess
 import fsspec
 import numpy as np
 import pytest
+from checkpoints import safetensors_bytes
 from fsspec.tests.abstract import AbstractFixtures, AbstractGetTests
 
 from gitbridge.filesystem import ThetaFileSystem
-from thetastore.arrays import new_tensor
-from thetastore.compose import safetensors_source
 from thetastore.store import Store
-
-
-def content_of(tensors) -> bytes:
-    source = safetensors_source([new_tensor(*item) for item in tensors.items()])
-    content = memoryview(bytearray(source.file_bytes))
-    source.readinto(content)
-    return bytes(content)
-
 
 WEIGHTS = {"embed": np.random.default_rng(1).standard_normal((900, 500)).astype(np.float32), "b": np.arange(7)}
 
@@ -92,7 +83,7 @@ def repo(work):
     work.theta("install")
     work.theta("track", "*.safetensors")
     (work.path / "models").mkdir()
-    (work.path / "models/m.safetensors").write_bytes(content_of(WEIGHTS))
+    (work.path / "models/m.safetensors").write_bytes(safetensors_bytes(WEIGHTS))
     (work.path / "data.csv").write_text("a,b\n1,2\n")
     work.git("add", ".")
     work.commit("one")
@@ -105,9 +96,9 @@ def repo(work):
 
 def test_files_are_opened_by_url_at_any_revision(repo):
     with fsspec.open(f"theta://{repo.path}@v1/models/m.safetensors") as stream:
-        assert stream.read() == content_of(WEIGHTS)
+        assert stream.read() == safetensors_bytes(WEIGHTS)
         stream.seek(-100, 2)
-        assert stream.read() == content_of(WEIGHTS)[-100:]
+        assert stream.read() == safetensors_bytes(WEIGHTS)[-100:]
     with fsspec.open(f"theta://{repo.path}@v1/data.csv", "rt") as stream:
         assert stream.read() == "a,b\n1,2\n"
     with fsspec.open(f"theta://{repo.path}/data.csv", "rt") as stream:
@@ -135,7 +126,7 @@ def test_directories_are_listed(repo):
     assert [(one["name"], one["type"]) for one in fs.ls("models")] == [("models/m.safetensors", "file")]
     assert fs.find("") == [".gitattributes", "data.csv", "models/m.safetensors"]
     assert fs.glob("**/*.safetensors") == ["models/m.safetensors"]
-    assert fs.size("models/m.safetensors") == len(content_of(WEIGHTS))
+    assert fs.size("models/m.safetensors") == len(safetensors_bytes(WEIGHTS))
     assert fs.isdir("models")
     assert not fs.exists("nothing")
     assert fs.unstrip_protocol("data.csv") == f"theta://{repo.path}@v1/data.csv"
@@ -167,11 +158,11 @@ def test_only_what_is_read_is_fetched(repo, make_work, tmp_path):
 
     assert sum(path.stat().st_size for path in packs.iterdir()) < 20_000
     with fsspec.open(f"theta://{clone.path}@v1/models/m.safetensors") as stream:
-        assert stream.read() == content_of(WEIGHTS)
+        assert stream.read() == safetensors_bytes(WEIGHTS)
 
 
 def test_a_store_without_git_shows_its_files_by_digest(tmp_path):
-    content = content_of(WEIGHTS)
+    content = safetensors_bytes(WEIGHTS)
     with Store.open(str(tmp_path / "store"), create=True) as store:
         digest = store.put_file(io.BytesIO(content)).manifest_digest
 
@@ -191,4 +182,7 @@ def test_a_file_system_is_pickled_with_its_commit(repo):
 
     assert fs.cat_file("data.csv") == b"a,b\n3,4\n"
     assert pickle.loads(pickle.dumps(fs)).cat_file("data.csv") == b"a,b\n3,4\n"
-    assert hashlib.sha256(fs.cat_file("models/m.safetensors")).digest() == hashlib.sha256(content_of(WEIGHTS)).digest()
+    assert (
+        hashlib.sha256(fs.cat_file("models/m.safetensors")).digest()
+        == hashlib.sha256(safetensors_bytes(WEIGHTS)).digest()
+    )
