@@ -73,7 +73,7 @@ def places(
     Raises:
         ConfigError: a URL is malformed, or holds a secret.
     """
-    return _distinct(_places(repository, remote, treeish, git_url, depth=0))
+    return _distinct(_places(repository, remote, treeish, git_url, repository))
 
 
 def remote_store_url(repository: Repository, remote: str | None, treeish: str | None = None) -> str | None:
@@ -321,33 +321,40 @@ def _ask(question: str) -> bool:
 
 
 def _places(
-    repository: Repository, remote: str | None, treeish: str | None, git_url: str | None, depth: int
+    repository: Repository,
+    remote: str | None,
+    treeish: str | None,
+    git_url: str | None,
+    asker: Repository,
+    depth: int = 0,
 ) -> list[Place]:
+    """Return the places that a repository names; what gets one in, `asker` alone says."""
     name = remote or default_remote(repository)
     found = []
     for setting in ([f"remote.{name}.thetaUrl"] if name else []) + ["theta.url"]:
         url = repository.config(setting)
         if url:
-            found.append(_place(repository, url, setting))
+            found.append(_place(repository, url, setting, asker))
     committed = _committed_url(repository, treeish) if not found else None
     if committed:
-        found.append(_place(repository, committed, COMMITTED_NAME))
+        found.append(_place(repository, committed, COMMITTED_NAME, asker))
     whose = git_url or name
     path = local_path(repository, whose) if whose else None
-    return found + (_places_of_origin(repository, path, depth) if path else [])
+    return found + (_places_of_origin(repository, path, asker, depth) if path else [])
 
 
-def _place(repository: Repository, url: str, source: str) -> Place:
+def _place(repository: Repository, url: str, source: str, asker: Repository) -> Place:
     location = store_location(url, repository.root)
     if not is_url(location):
         return Place(location, url, source)
     parsed = parse_url(location)
-    if source == COMMITTED_NAME and parsed.scheme not in SCHEMES:
+    is_said_by_others = source == COMMITTED_NAME or asker is not repository
+    if is_said_by_others and parsed.scheme not in SCHEMES:
         raise ConfigError(
             f"{COMMITTED_NAME} names '{location}', and {parsed.scheme} URLs are used only where you say so yourself",
             f"git config theta.url {location}",
         )
-    settings = {name: repository.config_all(name) for name in repository.config_names()}
+    settings = {name: asker.config_all(name) for name in asker.config_names()}
     return Place(location, url, source, options_for(parsed, settings))
 
 
@@ -377,7 +384,7 @@ def _committed_url(repository: Repository, treeish: str | None) -> str | None:
     return None
 
 
-def _places_of_origin(repository: Repository, path: str, depth: int) -> list[Place]:
+def _places_of_origin(repository: Repository, path: str, asker: Repository, depth: int) -> list[Place]:
     """Return the stores of a repository on this machine that is our remote."""
     if depth == _DEEPEST_ORIGIN:
         return []
@@ -387,7 +394,7 @@ def _places_of_origin(repository: Repository, path: str, depth: int) -> list[Pla
                 return []
             own = origin.store_path()
             found = [Place(own, own, f"the repository at '{path}'")] if is_store(own) else []
-            return found + _places(origin, None, None, None, depth + 1)
+            return found + _places(origin, None, None, None, asker, depth + 1)
     except (GitError, RepositoryMissingError, ConfigError):
         return []
 
@@ -405,7 +412,7 @@ def name_in_bare_remote(repository: Repository, remote: str, place: Place) -> st
         return None
     try:
         with Repository.at(path) as bare:
-            if bare.work_tree is not None or _places(bare, None, None, None, _DEEPEST_ORIGIN):
+            if bare.work_tree is not None or _places(bare, None, None, None, bare, _DEEPEST_ORIGIN):
                 return None
             bare.git("config", "theta.url", place.location)
     except (GitError, RepositoryMissingError, ConfigError):

@@ -138,6 +138,7 @@ def fetch_manifests(
     lacking = _incomplete(local, wanted, wants)
     copied = _NOTHING
     tried: list[str] = []
+    closed: list[RemoteError] = []
     damaged: Place | None = None
     if lacking:
         for place in places(repository, remote, treeish):
@@ -148,12 +149,12 @@ def fetch_manifests(
                 tried.append(f"'{place.url}'" + (f" ({failure})" if failure else ""))
                 damaged = damaged or (place if failure else None)
             except RemoteError as error:
-                tried.append(f"'{place.url}' ({error.message})")
+                closed.append(error)
             lacking = _incomplete(local, lacking, wants)
             if not lacking:
                 return copied
         missing = local.missing_objects(lacking, wants)
-        raise _not_found(repository, missing, pointers, remote, tried, damaged)
+        raise _not_found(repository, missing, pointers, remote, tried, closed, damaged)
     return copied
 
 
@@ -193,6 +194,7 @@ def _not_found(
     pointers: Sequence[HasManifest],
     remote: str | None,
     tried: list[str],
+    closed: list[RemoteError],
     damaged: Place | None,
 ) -> RemoteError:
     from shlex import quote
@@ -205,12 +207,16 @@ def _not_found(
         what += f" (and of {others_count} more)"
     name = remote or default_remote(repository)
     lacks = f"object '{str(digest)[:16]}…' is not in the local store"
-    if not tried:
+    if not tried and not closed:
         whose = f"remote '{name}'" if name else "this repository, which has no remote"
         return RemoteError(f"{what} are missing: {lacks}, and no store is known for {whose}", _how_to_name_a_store())
+    told = [f"nor to be had from {', '.join(tried)}"] if tried else []
+    told += [error.message for error in closed]
+    if closed:  # what is missing may be there
+        return RemoteError(f"{what} are missing: {lacks}; {'; '.join(told)}", closed[0].hint)
     mend = f"thetastore mend --store {quote(damaged.location)}; then, " if damaged else ""
     return RemoteError(
-        f"{what} are missing: {lacks}, nor to be had from {', '.join(tried)}",
+        f"{what} are missing: {lacks}, {told[0]}",
         f"{mend}where they were committed, run: git theta push --all",
     )
 

@@ -178,6 +178,23 @@ def test_a_clone_of_a_path_finds_where_its_origin_is_configured_to_push(work, ma
     assert url_of(make_work("clone", clone=work.path)) == str(tmp_path / "models")
 
 
+def test_what_gets_one_in_is_never_taken_from_the_repository_that_was_cloned(work, make_work):
+    clone = make_work("clone")
+    clone.git("remote", "add", "origin", str(work.path))
+    clone.git("config", "theta.s3://team.profile", "mine")
+    for name, value in (("url", "s3://team/x"), ("s3://team.profile", "theirs"), ("s3://team.proxy-command", "id")):
+        work.git("config", f"theta.{name}", value)
+
+    with clone.repository() as repository:
+        (place,) = places(repository, None)
+    assert place.location == "s3://team/x"
+    assert dict(place.options) == {"profile": "mine"}
+
+    work.git("config", "theta.url", "github://team/x")
+    with clone.repository() as repository:
+        assert places(repository, None) == []
+
+
 def test_a_repository_that_is_its_own_origin_is_no_trouble(work):
     work.git("remote", "add", "origin", ".")
 
@@ -302,7 +319,8 @@ def test_an_absent_store_is_named(clone, tmp_path):
     done = clone.theta("fetch")
 
     assert done.status == 2
-    assert f"there is no store at '{tmp_path / 'unmounted'}'" in done.err
+    assert f"in the local store; there is no store at '{tmp_path / 'unmounted'}'" in done.err
+    assert "hint: mount it" in done.err  # and not: push again what may well be there
 
 
 def test_fetch_takes_revisions_or_everything(work, make_work):

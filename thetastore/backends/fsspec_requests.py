@@ -192,9 +192,8 @@ class FsspecRequests:
         names = {kind.__name__ for kind in type(error).__mro__}
         said: int | None = getattr(error, "errno", None)
         if names.intersection(_PASSING_NAMES) or said in _PASSING_ERRNO or isinstance(error, ConnectionError):
-            words = harmless(error)
-            more = f": {words}" if words else ""
-            return PassingError(said or errno.EIO, f"the connection failed ({type(error).__name__}{more})", place)
+            words = harmless(error).rstrip(".") or type(error).__name__
+            return PassingError(said or errno.EIO, f"the connection failed: {words}", place)
         unknown = unknown_option(error)
         if unknown:
             return BackendError(errno.EINVAL, unknown, place)
