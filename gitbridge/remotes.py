@@ -147,13 +147,11 @@ def _way_in(place: Place, error: Exception) -> str:
         usual = f", or the endpoint another (git config {prefix}.endpoint-url …)" if url.kind == "s3" else ""
         return f"is the network up{usual}? what is in the local store can be used without"
     if getattr(error, "errno", None) == errno.EINVAL:
-        return f"git config --get-regexp '^theta\\..*://' lists the options; {_OPTIONS_PAGE}"
-    return _HOW_TO_GET_IN.get(url.kind or "", "what gets you in there, {prefix}.… says").format(prefix=prefix) + (
-        f" ({_OPTIONS_PAGE})"
-    )
+        return "git config --get-regexp '^theta\\..*://' lists the options (docs/remotes.md)"
+    way = _HOW_TO_GET_IN.get(url.kind or "", "what gets you in there, {prefix}.… says")
+    return f"{way.format(prefix=prefix)} (docs/remotes.md)"
 
 
-_OPTIONS_PAGE = "docs/remotes.md has them"
 _HOW_TO_GET_IN = {
     "s3": "who are you there? git config {prefix}.profile … (or .endpoint-url, .anon)",
     "gcs": "who are you there? gcloud auth application-default login, or git config {prefix}.project … (or .anon)",

@@ -110,6 +110,13 @@ def test_directories_without_end_are_left_where_no_store_has_any(server):
     assert len(server.asked) < 12
 
 
+def test_a_refusal_is_told_in_few_words(server):
+    server.answer = lambda handler: handler.send_error(403)
+
+    with pytest.raises(BackendError, match=r"answers with status 403 \(Forbidden\)"):
+        backend_of(server).read("thetastore.json", 0, 10)
+
+
 def test_a_length_that_nobody_has_is_an_error(server):
     server.claimed = str(1 << 60)
 

@@ -235,6 +235,8 @@ def harmless(error: BaseException) -> str:
     if isinstance(response, dict):  # botocore: the service's own code and words
         told = response.get("Error", {})
         text = f"({told.get('Code', '')}: {told.get('Message', '')})"
+    elif isinstance(getattr(error, "request_info", None), tuple):  # aiohttp puts status and URL before its words
+        text = f"({getattr(error, 'message', '')})"
     else:
         text = str(error).strip().partition("\n")[0]
     text = re.sub(r"\?[^\s'\"]*", "?…", text)
