@@ -82,8 +82,7 @@ $(VENV)/installed-bench: pyproject.toml | $(BIN)/python
 $(VENV)/node/installed: | $(BIN)/python
 	@mkdir -p $(VENV)/node
 	@command -v npm >/dev/null || exit 0; echo "installing azurite and s3rver into $(VENV)/node ..."; \
-	  npm install --silent --no-audit --no-fund --prefix $(VENV)/node azurite@3 s3rver@3 || [ -z "$$CI" ]
-	@touch $@
+	  npm install --silent --no-audit --no-fund --prefix $(VENV)/node azurite@3 s3rver@3 || [ -z "$$CI" ] && touch $@
 
 $(MINILM): | $(BIN)/python
 	@echo "fetching the weights of all-MiniLM-L6-v2 (84 MB) ..."
