@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -14,39 +13,9 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 import pytest
+from checkpoints import Arrays, read_safetensors, safetensors_bytes
 
 PROGRAM = Path(sys.executable).parent / "git-theta"
-CODES = {
-    "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32",
-    "bool": "BOOL", "float8_e4m3fn": "F8_E4M3", "complex64": "C64",
-}  # fmt: skip
-Arrays = Mapping[str, Any]
-
-
-def safetensors_bytes(arrays: Arrays, metadata: Mapping[str, str] | None = None) -> bytes:
-    """Return a file with tensors in the order given."""
-    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-    at = 0
-    for name, array in arrays.items():
-        header[name] = {
-            "dtype": CODES[array.dtype.name], "shape": list(array.shape), "data_offsets": [at, at + array.nbytes]
-        }  # fmt: skip
-        at += array.nbytes
-    text = json.dumps(header).encode()
-    return len(text).to_bytes(8, "little") + text + b"".join(array.tobytes() for array in arrays.values())
-
-
-def read_safetensors(raw: bytes) -> dict[str, Any]:
-    """Return the tensors of a file."""
-    size = int.from_bytes(raw[:8], "little")
-    header = json.loads(raw[8 : 8 + size])
-    header.pop("__metadata__", None)
-    types = {code: np.dtype(getattr(ml_dtypes, name, None) or name) for name, code in CODES.items()}
-    found = {}
-    for name, one in header.items():
-        start, stop = (8 + size + offset for offset in one["data_offsets"])
-        found[name] = np.frombuffer(raw[start:stop], types[one["dtype"]]).reshape(one["shape"])
-    return found
 
 
 class Done(NamedTuple):
