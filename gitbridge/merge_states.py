@@ -1,6 +1,6 @@
 """Conflicts that a merge has left, by file: what `git theta status` shows and `git theta mergetool` decides.
 
-One JSON file a path, in `$GIT_DIR/theta/conflicts`. The index has the three sides; here is only which tensors conflict,
+One JSON file a path, `docs/format/conflicts.md`. The index has the three sides; here is only which tensors conflict,
 and why what was asked for did not decide them. What was written down of other sides than the index has, or of a file
 that is not unmerged any more, counts for nothing: nobody tells us of `git merge --abort`.
 """
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from gitbridge.repository import Repository
 from thetastore.digest import digest_of
+from thetastore.tables import count_text
 
 _SCHEMA = 1
 _MAX_STATE_BYTES = 256 << 20
@@ -107,8 +108,7 @@ def lines_of(state: ConflictState) -> list[str]:
     """Return what is said of a file in conflict: tensors of one kind and reason in one line."""
     lines = [f"'{state.path}': {state.trouble}"] if state.trouble else []
     if state.conflicts:
-        count = len(state.conflicts)
-        counted = f"{count} tensor{'' if count == 1 else 's'}"
+        counted = count_text(len(state.conflicts), "tensor")
         lines.append(f"'{state.path}': {counted} in conflict; the file in the work tree is ours, whole")
     return lines + lines_of_kinds(state.conflicts)
 
