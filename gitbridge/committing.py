@@ -84,14 +84,20 @@ def commit(
 
 
 def _check_path(path: str) -> None:
-    if path.endswith(_OTHER_SUFFIXES):
+    parts = path.split("/")
+    if not parts[-1].endswith(".safetensors") and any(f"{suffix}." in f"{parts[-1]}." for suffix in _OTHER_SUFFIXES):
         raise UsageError(
             f"'{path}' has the name of another format, and tensors in memory can only be written as safetensors",
-            f"name it {os.path.splitext(path)[0]}.safetensors",
+            f"name it {_without_suffixes(path)}.safetensors",
         )
-    parts = path.split("/")
     if not path or any(part in ("", ".", "..", ".git") for part in parts) or "\0" in path or "\n" in path:
         raise UsageError(f"'{path}' is not a path from the top of a work tree")
+
+
+def _without_suffixes(path: str) -> str:
+    directory, slash, name = path.rpartition("/")
+    ends = [name.find(f"{suffix}.") for suffix in _OTHER_SUFFIXES] + [len(os.path.splitext(name)[0])]
+    return directory + slash + name[: min(end for end in ends if end > 0)]
 
 
 def _branch_ref(repository: Repository, branch: str) -> str:

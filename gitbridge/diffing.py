@@ -14,6 +14,7 @@ from typing import NamedTuple
 from gitbridge.anatomy import is_buffer
 from gitbridge.errors import RemoteError, RevisionError, UsageError
 from gitbridge.history import Blamed
+from gitbridge.profile import fetch_all_the_same, profile_of
 from gitbridge.repository import Repository
 from gitbridge.trees import tracked_blob
 from gitbridge.versions import INDEX, WORK_TREE, Two, Version
@@ -200,8 +201,8 @@ class Differ:
         lacking = [version for version in versions if version.side is None and not self._is_here(version)]
         one = lacking[0] if lacking else versions[0]
         revisions = dict.fromkeys(v.where for v in lacking or versions if v.where not in (INDEX, WORK_TREE, ""))
-        remote = "" if self._repository is None else self._remote()
-        what = f"git theta fetch {remote} {' '.join(revisions)}" if revisions else "git theta fetch"
+        what = f"fetch {self._remote()} {' '.join(revisions)}" if revisions else "fetch"
+        what = f"git theta {what}" if self._keeps_all() else fetch_all_the_same(what)
         return RemoteError(
             f"not all weights of '{one.path}' in {_named(one)} are in the local store",
             f"{what}  (--name-status needs no weights)",
@@ -210,8 +211,10 @@ class Differ:
     def _remote(self) -> str:
         from gitbridge.remotes import default_remote
 
-        assert self._repository is not None, "a remote is a repository's"
-        return default_remote(self._repository) or "origin"
+        return "" if self._repository is None else default_remote(self._repository) or "origin"
+
+    def _keeps_all(self) -> bool:
+        return self._repository is None or profile_of(self._repository).is_whole
 
     def _is_here(self, version: Version) -> bool:
         if self._store is None or version.manifest_digest is None:

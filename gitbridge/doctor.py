@@ -15,6 +15,7 @@ from typing import NamedTuple
 from gitbridge import attributes, hooks, setup
 from gitbridge.errors import RemoteError, words_for
 from gitbridge.large_files import LargeFile
+from gitbridge.profile import fetch_all_the_same, profile_of
 from gitbridge.remotes import COMMITTED_NAME, open_place, places
 from gitbridge.render import count_text, size_text
 from gitbridge.repository import Repository, parse_config
@@ -302,12 +303,16 @@ def _files(repository: Repository) -> Iterator[Finding]:
     rest = [row for row in left if row not in lost]
     if rest:
         said = f"{count_text(len(rest), 'file')} in the work tree only as pointers: {_paths(rest)}"
-        yield Finding("weights", NOTE, said, "git theta pull")
+        if profile_of(repository).is_whole:
+            yield Finding("weights", NOTE, said, "git theta pull")
+        else:
+            said += ", as this clone keeps only a part of the weights"
+            yield Finding("weights", NOTE, said, f"if that is not meant: {fetch_all_the_same('pull')}")
     waiting = [row for row in found.files if row.is_pushed is False and row.is_stored]
     if waiting:
         said = f"{count_text(len(waiting), 'file')} not in the remote store: {_paths(waiting)}"
         yield Finding("unpushed", NOTE, said, "git push (or, weights alone: git theta push)")
-    if not left and found.files:
+    if not left and not lost and found.files:
         yield Finding("weights", GOOD, f"{count_text(len(found.files), 'tracked file')}, all weights are here")
 
 

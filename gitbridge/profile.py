@@ -61,6 +61,11 @@ class Profile(NamedTuple):
 EVERYTHING = Profile()
 
 
+def fetch_all_the_same(command: str) -> str:
+    """Return the command that brings weights whatever a clone is set to keep."""
+    return f"git -c {TENSORS}= -c {INCLUDE}= -c {EXCLUDE}= theta {command}"
+
+
 def profile_of(repository: Repository) -> Profile:
     """Return what a repository is set to keep."""
     return Profile(*(split_globs(repository.config_all(name)) for name in (TENSORS, INCLUDE, EXCLUDE)))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from gitbridge.errors import GitError, PathMissingError, RevisionError
 from gitbridge.repository import Repository
-from gitbridge.trees import TrackedFile, tracked_blob, tracked_in_index, tracked_in_tree
+from gitbridge.trees import TrackedFile, no_revision, tracked_blob, tracked_in_index, tracked_in_tree
 from thetastore.errors import did_you_mean, near_names
 
 TENSOR_MARK = "//"
@@ -80,7 +80,7 @@ def resolve(repository: Repository, name: str, kind: str = "") -> str:
     try:
         return repository.git("rev-parse", "--verify", "--end-of-options", spelled).decode().strip()
     except GitError:
-        raise RevisionError(f"'{name}' is not a commit, tag or tree of this repository", "git log --all") from None
+        raise no_revision(repository, name) from None
 
 
 def path_from_top(repository: Repository, name: FileName, directory: str | None) -> str:
@@ -109,7 +109,12 @@ def _index_oid(repository: Repository, path: str) -> str | None:
 
 
 def _tree_oid(repository: Repository, revision: str, path: str) -> str | None:
-    tree = resolve(repository, revision, "tree")
+    try:
+        tree = resolve(repository, revision, "tree")
+    except RevisionError as error:
+        if _index_oid(repository, os.path.normpath(f"{revision}:{path}")) is None:
+            raise
+        raise RevisionError(error.message, f"to name a path with a colon in it: ':{revision}:{path}'") from None
     listed = repository.git("--literal-pathspecs", "ls-tree", "-z", "--full-tree", tree, "--", path).split(b"\0")[:-1]
     for item in listed:
         head, _, name = item.partition(b"\t")
@@ -125,5 +130,14 @@ def _missing(repository: Repository, revision: str | None, path: str, is_there: 
     listing = f"git theta ls-files{' ' + revision if revision else ''} lists what is tracked there"
     if is_there:
         return PathMissingError(f"'{path}' in {where} is not a file that git theta tracks", listing)
+    if not revision and _is_commit(repository, path):
+        return PathMissingError(f"'{path}' is a revision, and no file in {where}", f"{path}:PATH is a file of it")
     meant = did_you_mean(near_names(path, [file.path for file in tracked]))
     return PathMissingError(f"there is no file '{path}' in {where}{meant}", listing)
+
+
+def _is_commit(repository: Repository, name: str) -> bool:
+    try:
+        return bool(resolve(repository, name, "commit"))
+    except RevisionError:
+        return False

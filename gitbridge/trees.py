@@ -15,7 +15,7 @@ from gitbridge.errors import GitError, PointerError, RevisionError
 from gitbridge.pointers import MAX_POINTER_BYTES, MIN_POINTER_BYTES, Pointer, is_pointer, parse_pointer
 from gitbridge.repository import Repository
 from thetastore.digest import Digest
-from thetastore.errors import MalformedError
+from thetastore.errors import MalformedError, did_you_mean, near_names
 
 if TYPE_CHECKING:
     import subprocess
@@ -168,7 +168,7 @@ def _ls_tree(repository: Repository, revision: str) -> bytes:
     try:
         return repository.git("ls-tree", "-r", "-z", "-l", "--full-tree", revision)
     except GitError:
-        raise RevisionError(f"'{revision}' is not a commit, tag or tree of this repository", "git log --all") from None
+        raise no_revision(repository, revision) from None
 
 
 def _tracked(repository: Repository, entries: Iterable[Entry]) -> Iterator[TrackedFile]:
@@ -208,3 +208,17 @@ def _from_head(entry: Entry, head: bytes) -> TrackedFile | None:
         )
     except (KeyError, ValueError, MalformedError):
         return None
+
+
+def no_revision(repository: Repository, name: str) -> RevisionError:
+    """Return an error that says what is near, or that there is nothing yet."""
+    if name in ("HEAD", "@") and not repository.git("rev-parse", "--verify", "--quiet", "HEAD", check=False):
+        return RevisionError("there is no commit here yet", "git add the files, then git commit")
+    near = near_revisions(repository, name)
+    return RevisionError(f"'{name}' is not a commit, tag or tree of this repository{near}", "git branch --all; git tag")
+
+
+def near_revisions(repository: Repository, name: str) -> str:
+    """Return what a message adds where branches and tags have names that look like one."""
+    listed = repository.git("for-each-ref", "--format=%(refname:short)", "refs/heads", "refs/tags", "refs/remotes")
+    return did_you_mean(near_names(name, os.fsdecode(listed).splitlines()))

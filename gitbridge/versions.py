@@ -119,6 +119,7 @@ class Versions:
         if dots == "...":
             one, other = resolve(self._repository, first, "commit"), resolve(self._repository, second, "commit")
             found = self._repository.git("merge-base", one, other, check=False).decode().strip()
+            found = found and self._repository.git("rev-parse", "--short", found).decode().strip()
             if not found:
                 raise RevisionError(
                     f"'{first}' and '{second}' have no common ancestor", f"git theta diff {first} {second}"

@@ -60,6 +60,17 @@ class _FoundError(BaseException):
         self.parser = parser
 
 
+def split_at_dashes(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Return what is before a `--` and what is behind it: names only, however they begin.
+
+    argparse takes the `--` away first and then looks for options in the rest, where options and names may be mixed.
+    """
+    if "--" not in arguments:
+        return arguments, []
+    at = arguments.index("--")
+    return arguments[:at], arguments[at + 1 :]
+
+
 def parser_of(function: Callable[[list[str]], int]) -> argparse.ArgumentParser:
     """Return the parser of a command without running the command.
 

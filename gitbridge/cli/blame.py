@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from gitbridge.cli.opening import open_repository
 from gitbridge.errors import RemoteError
-from thetastore.command_line import Parser, print_json
+from thetastore.command_line import Parser, print_json, split_at_dashes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,11 +33,15 @@ def blame(arguments: list[str]) -> int:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("names", nargs="+", metavar="REV, PATH", help=argparse.SUPPRESS)
+    parser.add_argument("names", nargs="*", metavar="REV, PATH", help=argparse.SUPPRESS)
     parser.add_argument("--tensors", action="append", metavar="GLOB", help="only tensors whose names match; repeatable")
     parser.add_argument("--names", dest="names_only", action="store_true", help="no figures: reads no weights")
     parser.add_argument("--json", action="store_true", help="for programs; schema 1")
-    options = parser.parse_intermixed_args(arguments)
+    before, behind = split_at_dashes(arguments)
+    options = parser.parse_intermixed_args(before)
+    options.names += behind
+    if not options.names:
+        parser.error("missing: PATH")
     with open_repository() as repository:
         rows = _blamed(repository, options)
     if options.json:

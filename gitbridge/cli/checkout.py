@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from gitbridge.cli.opening import make_ready, open_repository, open_work_tree
 from gitbridge.cli.options import add_progress_options
-from gitbridge.errors import UsageError
+from gitbridge.errors import PathMissingError, UsageError
 from gitbridge.repository import Repository
 from thetastore.command_line import Parser
 
@@ -80,9 +80,16 @@ def _write(repository: Repository, name: str, globs: list[str] | None, target: s
 
 def _check_target(target: str, force: bool) -> None:
     """Refuse to overwrite what is neither a pointer nor a part, both of which can be had again."""
+    from shlex import quote
+
     from gitbridge.parts import begins_as_part
     from gitbridge.pointers import is_pointer
 
+    above = os.path.dirname(os.path.abspath(target))
+    if os.path.isdir(target):
+        raise UsageError(f"'{target}' is a directory", f"name a file in it: --to {os.path.join(target, 'FILE')}")
+    if not os.path.isdir(above):
+        raise PathMissingError(f"there is no directory '{above}' to write to", f"mkdir -p {quote(above)}")
     if force or not os.path.lexists(target):
         return
     if os.path.isfile(target):
@@ -134,7 +141,7 @@ def _write_part(repository: Repository, store: Store, file: TrackedFile, globs: 
 def fill(repository: Repository, arguments: list[str] | None, is_quiet: bool = False) -> int:
     """Fill pointers; say how many, unless it is to be quiet, and name those that could not be; return the status."""
     from gitbridge.materialize import complain_all, materialize
-    from gitbridge.profile import EXCLUDE, INCLUDE, TENSORS
+    from gitbridge.profile import fetch_all_the_same
     from gitbridge.render import Progress, count_text, size_text
     from gitbridge.setup import is_configured
     from gitbridge.states import select
@@ -154,7 +161,7 @@ def fill(repository: Repository, arguments: list[str] | None, is_quiet: bool = F
         print(f"git theta: filled {count_text(len(report.filled), 'file')}, {size_text(report.raw_bytes)}")
     if report.kept:
         print(f"git theta: this clone keeps only a part of the weights of {count_text(len(report.kept), 'pointer')}")
-        print(f"hint: git -c {TENSORS}= -c {INCLUDE}= -c {EXCLUDE}= theta pull fills them all the same")
+        print(f"hint: {fetch_all_the_same('pull')} fills them all the same")
     elif not report.filled and not report.failures and not is_quiet:
         from gitbridge.absent import remark_on_absent
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from gitbridge.cli.opening import open_repository
 from gitbridge.errors import RepositoryMissingError, UsageError
 from gitbridge.repository import Repository
-from thetastore.command_line import Parser, print_json
+from thetastore.command_line import Parser, print_json, split_at_dashes
 
 if TYPE_CHECKING:
     from gitbridge.diffing import FileDiff
@@ -38,11 +38,8 @@ them as well. Values that are not finite are counted, and take no part in norms.
 def diff(arguments: list[str]) -> int:
     """Print what changed between versions of files, tensor by tensor."""
     parser = _parser()
-    before_dashes, paths = arguments, list[str]()
+    before_dashes, paths = split_at_dashes(arguments)
     has_dashes = "--" in arguments
-    if has_dashes:
-        at = arguments.index("--")
-        before_dashes, paths = arguments[:at], arguments[at + 1 :]
     options = parser.parse_intermixed_args(before_dashes)
     with ExitStack() as stack:
         repository = _opened(stack, options)
@@ -106,6 +103,9 @@ def _split(repository: Repository, names: list[str]) -> tuple[list[str], list[st
 
     if len(names) == 2 and any(":" in name for name in names):
         return names, []
+    if len(names) == 1 and _is_file_of_revision(repository, names[0]):
+        path = names[0].partition(":")[2]
+        raise UsageError(f"'{names[0]}' is one file, to be compared with another", f"git theta diff {names[0]} {path}")
     count = 0
     while count < min(len(names), 2) and (is_revision(repository, names[count]) or _is_range(repository, names[count])):
         if repository.work_tree is not None and os.path.lexists(names[count]):
@@ -116,10 +116,24 @@ def _split(repository: Repository, names: list[str]) -> tuple[list[str], list[st
     rest = names[count:]
     for path in rest:
         if not os.path.lexists(path) and not any(mark in path for mark in "*?["):
-            raise UsageError(
-                f"'{path}' is neither a revision nor a file", "to name a file that is gone: git theta diff -- PATH"
-            )
+            raise _neither(repository, path)
     return names[:count], rest
+
+
+def _is_file_of_revision(repository: Repository, name: str) -> bool:
+    from gitbridge.versions import is_revision
+
+    return ":" in name and is_revision(repository, name) and repository.git("cat-file", "-t", name) == b"blob\n"
+
+
+def _neither(repository: Repository, name: str) -> UsageError:
+    from gitbridge.revisions import resolve
+    from gitbridge.trees import near_revisions
+
+    if name in ("HEAD", "@"):
+        resolve(repository, name)  # says that there is no commit yet
+    near = near_revisions(repository, name)
+    return UsageError(f"'{name}' is neither a revision nor a file{near}", "a file that is gone: git theta diff -- PATH")
 
 
 def _is_range(repository: Repository, name: str) -> bool:

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from gitbridge.cli.opening import open_repository
-from thetastore.command_line import Parser, print_json
+from thetastore.command_line import Parser, print_json, split_at_dashes
 
 if TYPE_CHECKING:
     from gitbridge.history import Changed
@@ -31,13 +31,17 @@ def log(arguments: list[str]) -> int:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("names", nargs="+", metavar="REV, PATH", help=argparse.SUPPRESS)
+    parser.add_argument("names", nargs="*", metavar="REV, PATH", help=argparse.SUPPRESS)
     parser.add_argument("--tensors", action="append", metavar="GLOB", help="only tensors whose names match; repeatable")
     parser.add_argument("-n", "--max-count", type=int, metavar="N", help="at most N commits")
     parser.add_argument("--follow", action="store_true", help="go on before the file was renamed")
     parser.add_argument("--all-names", action="store_true", help=f"name all tensors, not {_NAMED_COUNT} a commit")
     parser.add_argument("--json", action="store_true", help="for programs; schema 1")
-    options = parser.parse_intermixed_args(arguments)
+    before, behind = split_at_dashes(arguments)
+    options = parser.parse_intermixed_args(before)
+    options.names += behind
+    if not options.names:
+        parser.error("missing: PATH")
     with open_repository() as repository:
         changed = islice(_changed(repository, options), options.max_count)
         if options.json:

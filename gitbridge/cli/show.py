@@ -25,6 +25,18 @@ if TYPE_CHECKING:
     from thetastore.summary import Summary
 
 
+_LABELS = {
+    "size_bytes": "size",
+    "raw_bytes": "size",
+    "same_bytes_as": "same bytes as",
+    "number_count": "numbers",
+    "nan_count": "NaNs",
+    "infinite_count": "infinities",
+    "zero_count": "zeros",
+}
+"""What people read, where JSON has another word: there, the last word of a quantity is its unit."""
+
+
 def show(arguments: list[str]) -> int:
     """Show what is known of a file, or of one tensor."""
     parser = Parser(
@@ -50,7 +62,8 @@ def show(arguments: list[str]) -> int:
         plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
         print_json(plain)
     else:
-        sys.stdout.write(table([(label.replace("_", " "), _text(label, value)) for label, value in values.items()]))
+        rows = [(_LABELS.get(label, label), _text(label, value)) for label, value in values.items()]
+        sys.stdout.write(table(rows))
     return 0
 
 

@@ -140,7 +140,7 @@ def _summary(repository: Repository, found: Status) -> list[str]:
         if is_pushed:
             head += " and in " + ", ".join(f"'{place.url}'" for place in found.known.holders)
     elif quiet:
-        head += f"; nothing to say about {quiet} of them"
+        head += f"; {quiet} of them unchanged and here"
     lines = [head]
     if found.known.place is None and not found.known.trouble:
         lines.append("no remote store is known")

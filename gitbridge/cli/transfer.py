@@ -7,15 +7,17 @@ import os
 
 from gitbridge.cli.opening import open_repository, open_work_tree
 from gitbridge.cli.options import add_progress_options
-from gitbridge.errors import ConfigError, GitError, RevisionError
+from gitbridge.errors import ConfigError, PathMissingError, RevisionError
 from gitbridge.profile import Profile, profile_of, split_globs
 from gitbridge.reading import select_names
 from gitbridge.remotes import default_remote, remote_names
 from gitbridge.render import Progress, count_text, size_text
 from gitbridge.repository import Repository
+from gitbridge.revisions import resolve
 from gitbridge.sync import Pushed
 from gitbridge.trees import TrackedFile, tracked_in_history, tracked_in_index, tracked_in_tree
 from thetastore.command_line import Parser
+from thetastore.errors import did_you_mean, near_names
 from thetastore.transfer import CopyReport
 
 _ALONE = "nobody else may push there at the same time: its server lets one writer replace another's files"
@@ -37,7 +39,7 @@ def fetch(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     with open_repository() as repository:
         profile = _profile(repository, options)
-        copied = _fetch(repository, options.remote, options.refs, options.all, profile)
+        copied = _fetch(repository, options.remote, options.refs, options.all, profile, bool(options.include))
     if not options.quiet:
         print(_fetched(copied, profile))
     return 0
@@ -83,7 +85,7 @@ def push(arguments: list[str]) -> int:
     with open_repository() as repository:
         remote = options.remote or _push_remote(repository)
         _check_is_remote(repository, options.remote)
-        oids = _all_refs(repository) if options.all else [_resolve(repository, ref) for ref in options.refs or ["HEAD"]]
+        oids = _all_refs(repository) if options.all else [resolve(repository, ref) for ref in options.refs or ["HEAD"]]
         progress = Progress("sending weights")
         try:
             pushed = send(
@@ -132,12 +134,20 @@ def _parser(name: str, description: str) -> Parser:
 
 
 def _fetch(
-    repository: Repository, remote: str | None, refs: list[str], everything: bool, profile: Profile
+    repository: Repository,
+    remote: str | None,
+    refs: list[str],
+    everything: bool,
+    profile: Profile,
+    must_include: bool = False,
 ) -> CopyReport:
     from gitbridge.sync import fetch_manifests
 
     _check_is_remote(repository, remote)
-    files = [file for file in _wanted(repository, refs, everything) if profile.wants_path(file.path)]
+    wanted = _wanted(repository, refs, everything)
+    files = [file for file in wanted if profile.wants_path(file.path)]
+    if must_include and not files and wanted:
+        raise _not_included(profile, wanted)
     _check_globs(repository, files, profile)
     progress = Progress("fetching weights")
     try:
@@ -147,6 +157,14 @@ def _fetch(
             return fetch_manifests(repository, local, files, remote, report=progress, profile=profile)
     finally:
         progress.done()
+
+
+def _not_included(profile: Profile, files: list[TrackedFile]) -> PathMissingError:
+    paths = list(dict.fromkeys(file.path for file in files))
+    near = did_you_mean(near_names(profile.include[0], paths) if profile.include else ())
+    return PathMissingError(
+        f"{', '.join(map(repr, profile.include))} matches no file to fetch{near}", "git theta ls-files lists them"
+    )
 
 
 def _check_globs(repository: Repository, files: list[TrackedFile], profile: Profile) -> None:
@@ -180,13 +198,6 @@ def _wanted(repository: Repository, refs: list[str], everything: bool) -> list[T
 def _all_refs(repository: Repository) -> list[str]:
     listed = repository.git("for-each-ref", "--format=%(objectname)", "refs/heads", "refs/tags", "refs/remotes")
     return listed.decode().split()
-
-
-def _resolve(repository: Repository, ref: str) -> str:
-    try:
-        return repository.git("rev-parse", "--verify", "--end-of-options", ref).decode().strip()
-    except GitError:
-        raise RevisionError(f"'{ref}' is not a branch, tag or commit", "git branch --all") from None
 
 
 def _push_remote(repository: Repository) -> str:

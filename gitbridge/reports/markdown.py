@@ -51,8 +51,8 @@ def diff_markdown(diffs: Sequence[FileDiff], order: str, top: int | None) -> Ite
             )
         if len(shown) < len(diff.changes):
             yield f"\n... and {len(diff.changes) - len(shown)} more\n"
-        yield from _groups("By layer", by_layer(diff))
-        yield from _groups("By module", by_module(diff))
+        yield from _groups("layer", by_layer(diff))
+        yield from _groups("module", by_module(diff))
 
 
 def _groups(title: str, groups: Sequence[Group]) -> Iterator[str]:
@@ -67,7 +67,7 @@ def _groups(title: str, groups: Sequence[Group]) -> Iterator[str]:
         )
         for group in groups
     ]
-    yield f"\n<details><summary>{title}</summary>\n\n"
+    yield f"\n<details><summary>By {title}</summary>\n\n"
     yield from _table((title, "tensors", "elements", "relative"), "lrrr", rows)
     yield "\n</details>\n"
 

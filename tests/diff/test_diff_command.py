@@ -240,6 +240,15 @@ def test_a_new_file_and_a_deleted_one_are_shown(work: Work) -> None:
     assert "other.safetensors: 1 added of 1 tensor" in result.out
 
 
+def test_one_file_of_a_revision_is_not_enough_to_compare(kinds: Work) -> None:
+    one = kinds.theta("diff", "v1:model.safetensors")
+    misspelled = kinds.theta("diff", "mian")
+
+    assert "'v1:model.safetensors' is one file, to be compared with another" in one.err
+    assert "hint: git theta diff v1:model.safetensors model.safetensors\n" in one.err
+    assert "'mian' is neither a revision nor a file; did you mean 'main'" in misspelled.err
+
+
 # What is left out
 
 

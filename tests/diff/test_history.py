@@ -52,6 +52,16 @@ def test_globs_that_match_nothing_are_an_error_that_names_what_is_near(work: Wor
     assert result.err.startswith("git theta: no tensor matches 'layers.*'; near names: 'encoder.layer.0.bias'\n")
 
 
+@pytest.mark.parametrize("command", ["log", "blame"])
+def test_a_name_may_look_like_an_option_behind_dashes(work: Work, command: str) -> None:
+    work.save("one", weights(a=1), "q.safetensors")
+    work.git("mv", "--", "q.safetensors", "-q.safetensors")
+    work.commit("two")
+
+    assert work.theta(command, "--json", "--", "-q.safetensors").status == 0
+    assert work.theta(command).err.startswith(f"git theta {command}: missing: PATH\n")
+
+
 def test_the_log_for_people_names_kinds_and_tensors(work: Work) -> None:
     work.save("one", weights(a=1, b=1))
     work.save("two", weights(a=2, bb=1))

@@ -282,6 +282,7 @@ def test_what_cannot_be_committed_is_refused_and_no_branch_moves(repo):
         ({"path": "../m.safetensors"}, UsageError, "is not a path from the top"),
         ({"path": "/m.safetensors"}, UsageError, "is not a path from the top"),
         ({"base": "v9:m"}, RevisionError, "'v9' is not a commit"),
+        ({"path": "a.bin/m.pth.tar"}, UsageError, "name of another format.*name it a.bin/m.safetensors"),
         ({"state_dict": {"a": np.array(["x"])}}, UnsupportedError, "tensor 'a' is no array of numbers"),
         ({"state_dict": {"a": np.zeros(2, np.complex128)}}, UnsupportedError, "no element type for tensor 'a'"),
         ({"repository": repo.path.parent}, RepositoryMissingError, "repository"),

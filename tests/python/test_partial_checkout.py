@@ -161,6 +161,13 @@ def test_a_glob_that_matches_nothing_says_what_is_near(model):
     assert not (model.path / "p").exists()
 
 
+def test_a_fetch_of_files_that_are_not_there_says_so(model):
+    misspelled = model.theta("fetch", "-I", "n.safetensors")
+
+    assert misspelled.status == 2
+    assert "'n.safetensors' matches no file to fetch; did you mean 'm.safetensors'?" in misspelled.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -169,7 +176,8 @@ def test_a_glob_that_matches_nothing_says_what_is_near(model):
         (["--to", "p", "a", "b"], "--to takes one file, 2 were named"),
         (["v1:m.safetensors"], "names a file of a revision"),
         (["--to", ".gitattributes", "m.safetensors"], "'.gitattributes' exists"),
-        (["--to", "nowhere/p", "--tensors", "*", "m.safetensors"], "No such file or directory"),
+        (["--to", "nowhere/p", "--tensors", "*", "m.safetensors"], "nowhere' to write to"),
+        (["--to", ".", "--force", "m.safetensors"], "'.' is a directory"),
         (["--to", "p", "v9:m.safetensors"], "'v9' is not a commit"),
         (["--to", "p", "v1:x"], "no file 'x' in 'v1'"),
     ],
@@ -264,6 +272,10 @@ def test_a_clone_keeps_only_what_its_profile_says(shared, make_work):
     assert "keeps only a part of the weights of 1 pointer" in pulled.out
     assert stored_bytes(there) < 3_000_000
     assert there.theta("checkout", "--tensors", "layers.2.w", "--to", "p", "m.safetensors").status == 0
+    # What is said to do has to help, and under the profile a plain fetch would not.
+    override = "git -c theta.fetchTensors= -c theta.fetchInclude= -c theta.fetchExclude= theta"
+    assert f"{override} fetch origin v1 v2" in there.theta("diff", "v1", "v2").err
+    assert f"if that is not meant: {override} pull" in there.theta("doctor").out
     there.git("config", "theta.fetchTensors", "")
     there.theta("pull")
     assert (there.path / "m.safetensors").read_bytes() == content_of(arrays(1))
@@ -331,8 +343,8 @@ def test_a_tensor_is_shown_with_its_figures(model):
     assert found["deviation"] == pytest.approx(expected.std(), rel=1e-9)
     assert found["norm"] == pytest.approx(np.linalg.norm(expected), rel=1e-9)
     assert found["number_count"] == expected.size
-    assert "zero count      1\n" in text.out
-    assert model.theta("show", "m.safetensors").out.startswith("path        m.safetensors\nformat      safe")
+    assert "zeros       1\n" in text.out
+    assert model.theta("show", "m.safetensors").out.startswith("path      m.safetensors\nformat    safe")
     assert "did you mean 'lm_head'" in model.theta("show", "m.safetensors//lmhead").err
     assert "git theta show --stats m.safetensors//TENSOR" in model.theta("show", "--stats", "m.safetensors").err
 

@@ -88,6 +88,8 @@ def test_what_is_not_there_is_said_with_what_is_near(work):
         found(work, "HEAD:README")
     with pytest.raises(PathMissingError, match="no file 'models'"):
         found(work, "HEAD:models")
+    with pytest.raises(PathMissingError, match="'HEAD' is a revision, and no file in the index; HEAD:PATH"):
+        found(work, "HEAD")
     for revision in ("nowhere", "-h", "--all"):
         with pytest.raises(RevisionError, match=f"'{revision}' is not a commit") as caught:
             found(work, f"{revision}:w")
@@ -103,5 +105,17 @@ def test_names_are_resolved_to_a_kind_of_object(work):
     with work.repository() as repository:
         assert resolve(repository, "v1", "commit") == commit
         assert resolve(repository, "v1:w") == found(work, ":w").oid
-        with pytest.raises(RevisionError):
-            resolve(repository, "v2", "commit")
+        with pytest.raises(RevisionError, match="'mian' is not a commit, tag or tree .*; did you mean 'main'"):
+            resolve(repository, "mian", "commit")
+
+
+def test_without_a_commit_that_is_what_is_said(work):
+    with work.repository() as repository, pytest.raises(RevisionError, match="there is no commit here yet"):
+        resolve(repository, "HEAD", "commit")
+
+
+def test_a_path_with_a_colon_is_told_from_a_revision(work):
+    work.put("a:w", b"one" * 9000)
+
+    with pytest.raises(RevisionError, match="'a' is not a commit.*to name a path with a colon in it: ':a:w'"):
+        found(work, "a:w")
