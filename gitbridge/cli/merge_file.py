@@ -14,8 +14,8 @@ from gitbridge.render import count_text, printable, size_text
 from thetastore.command_line import Parser
 
 if TYPE_CHECKING:
-    from thetastore.merging.merge import Merge, RuleFor
-    from thetastore.merging.three_way import Decision
+    from gitbridge.merging.rules import OpenImportances
+    from thetastore.merging.merge import Merge, RuleFor, Sides
 
 _EPILOG = """\
 Each of OURS, BASE, THEIRS is a checkpoint of any format that is known here, a pointer, or REV:PATH. As git merge-file
@@ -39,7 +39,8 @@ def merge_file(arguments: list[str]) -> int:
     names = [options.base_file, options.ours_file, options.theirs_file]
     with ExitStack() as stack:
         opened = open_all(stack, list(dict.fromkeys(names)))
-        merge = three_way_merge(Sides(*(opened[name] for name in names)), _rule_for(options))
+        sides = Sides(*(opened[name] for name in names))
+        merge = three_way_merge(sides, _rule_for(options, sides, lambda name: open_all(stack, [name])[name]))
         if merge.conflicts:
             _say_conflicts(merge)
             return 1
@@ -75,20 +76,18 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _rule_for(options: argparse.Namespace) -> RuleFor:
-    from gitbridge.merging.rules import recipe_in_file
-    from thetastore.merging.recipes import parse_rule, rule_for
+def _rule_for(options: argparse.Namespace, sides: Sides, opened: OpenImportances) -> RuleFor:
+    from gitbridge.merging.rules import Rules, recipe_in_file
+    from thetastore.merging.recipes import parse_rule
 
     if options.recipe is not None:
-        rules = recipe_in_file(options.recipe).for_file(options.ours_file)
-
-        def by_tensor(decision: Decision):  # type: ignore[no-untyped-def]  # as RuleFor
-            found = rule_for(rules, decision.name)
-            return found.rule if found else None
-
-        return by_tensor
-    rule = parse_rule(options.method, "--method") if options.method else None
-    return lambda decision: rule
+        recipe = recipe_in_file(options.recipe)
+        rules = Rules(None, tuple(recipe.for_file(options.ours_file)), None, recipe)
+        rules.check({name for side in sides for name in side.tensors}, options.ours_file)
+    else:
+        rules = Rules(parse_rule(options.method, "--method") if options.method else None, (), None)
+    rules = rules.with_importances(opened)
+    return lambda decision: rules.for_tensor(decision.name)
 
 
 def _say_conflicts(merge: Merge) -> None:

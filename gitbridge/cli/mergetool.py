@@ -119,6 +119,7 @@ def _decide(
     from gitbridge.merging.finishing import finish, merge_unmerged
 
     rules = _rules(repository, store, file, options.recipe)
+    choices = [_with_importances(repository, store, one) for one in choices]
 
     def rule_for(decision: Decision) -> Rule | None:
         chosen = [choice.rule for choice in choices if fnmatchcase(decision.name, choice.glob)]
@@ -127,6 +128,8 @@ def _decide(
     merge = merge_unmerged(repository, store, file, lambda decision: None)
     if merge.conflicts:
         _check_globs(merge, choices, file.path)
+    if rules is not None:
+        rules.check({name for side in merge.sides for name in side.tensors}, file.path)
     merge = merge_unmerged(repository, store, file, rule_for)
     if merge.conflicts and not choices and rules is None:
         answered = _ask(repository, store, file, merge)
@@ -152,6 +155,15 @@ def _rules(repository: Repository, store: Store, file: Unmerged, recipe: str | N
     found = recipe_in_file(recipe)
     rules = Rules(None, tuple(found.for_file(file.path)), None, found)
     return rules.with_importances(importance_opener(repository, store))
+
+
+def _with_importances(repository: Repository, store: Store, choice: _Choice) -> _Choice:
+    if not choice.rule.method.needs_importances:
+        return choice
+    from gitbridge.merging.opening import importance_opener
+    from gitbridge.merging.rules import with_importances
+
+    return choice._replace(rule=with_importances(choice.rule, importance_opener(repository, store)) or choice.rule)
 
 
 def _check_globs(merge: Merge, choices: list[_Choice], path: str) -> None:
@@ -213,7 +225,7 @@ def _ask(repository: Repository, store: Store, file: Unmerged, merge: Merge) -> 
         elif answer == "list":
             sys.stdout.write(_listing(undecided))
         else:
-            decided.update(_answered(answer, undecided))
+            decided.update(_answered(repository, store, answer, undecided))
             merge = merge_unmerged(repository, store, file, lambda decision: decided.get(decision.name))
             if merge.conflicts:
                 print(f"  {count_text(len(merge.conflicts), 'tensor')} undecided")
@@ -233,7 +245,7 @@ def _answer(decision: Decision) -> str | None:
 _SHORT = {"o": "ours", "t": "theirs", "b": "base"}
 
 
-def _answered(answer: str, undecided: list[Decision]) -> dict[str, Rule]:
+def _answered(repository: Repository, store: Store, answer: str, undecided: list[Decision]) -> dict[str, Rule]:
     """Return the rules that an answer gives; what is wrong with it is said."""
     from thetastore.merging import MergeError
     from thetastore.merging.recipes import parse_rule
@@ -243,6 +255,7 @@ def _answered(answer: str, undecided: list[Decision]) -> dict[str, Rule]:
     words[0] = _SHORT.get(words[0], words[0])
     try:
         rule = parse_rule(" ".join(words), "git theta mergetool")
+        rule = rule and _with_importances(repository, store, _Choice("", rule)).rule
     except MergeError as error:
         print(f"  {error.message}" + (f"; {error.hint}" if error.hint else ""))
         return {}

@@ -87,7 +87,7 @@ def _refused(call: _Call, error: Exception) -> Outcome:
     """Leave ours, and say what to mend; merging again is the way to have what was set."""
     message, hint = words_for(error)
     if not call.is_virtual:
-        write_state(call.repository, call.state((), message))
+        write_state(call.repository, call.state((), f"{message}; {hint}" if hint else message))
     lines = [f"'{call.path}' is not merged: {message}", *([f"hint: {hint}"] if hint else []), f"hint: {_AGAIN}"]
     return Outcome(REFUSED, None, tuple(lines))
 

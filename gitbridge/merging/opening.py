@@ -36,8 +36,12 @@ def open_named(repository: Repository | None, store: Callable[[], Store], name: 
         if head is None:
             return open_path(path, name)
         return _stored(repository, store, head, name)
-    if repository is None or ":" not in name:
-        raise MergeError(f"there is no file '{name}'")
+    if ":" not in name:
+        raise MergeError(
+            f"there is no file '{name}'", "a model is a file or directory here, or REV:PATH; none is downloaded"
+        )
+    if repository is None:
+        raise MergeError(f"there is no file '{name}', and no repository here in which it could be REV:PATH")
     file = tracked_file(repository, parse_name(name), directory)
     return _fetched(repository, store(), file, name)
 

@@ -69,9 +69,9 @@ class Rules(NamedTuple):
     def with_importances(self, opened: OpenImportances) -> Rules:
         """Return the same with the checkpoints that parameters name opened."""
         return self._replace(
-            override=_with(self.override, opened),
-            by_tensor=tuple(one._replace(rule=_with(one.rule, opened)) for one in self.by_tensor),
-            default=_with(self.default, opened),
+            override=with_importances(self.override, opened),
+            by_tensor=tuple(one._replace(rule=with_importances(one.rule, opened)) for one in self.by_tensor),
+            default=with_importances(self.default, opened),
         )
 
 
@@ -136,6 +136,14 @@ def recipe_in_file(path: str) -> Recipe:
     return parse_recipe(content.decode("utf-8", "replace"), path)
 
 
+def with_importances(rule: Rule | None, opened: OpenImportances) -> Rule | None:
+    """Return a rule with the checkpoints that its parameters name opened, if its method needs them."""
+    if rule is None or not rule.method.needs_importances or rule.importances:
+        return rule
+    named = [name for name in str(rule.given.get("fisher", "")).split(",") if name]
+    return rule._replace(importances=tuple(opened(name) for name in named))
+
+
 def attribute_of(repository: Repository, name: str, path: str) -> str | None:
     """Return the value of an attribute of a path; None where it has none."""
     try:
@@ -145,10 +153,3 @@ def attribute_of(repository: Repository, name: str, path: str) -> str | None:
     if len(answer) < 3 or answer[2] in (b"unspecified", b"unset", b"set", b""):
         return None
     return os.fsdecode(answer[2])
-
-
-def _with(rule: Rule | None, opened: OpenImportances) -> Rule | None:
-    if rule is None or not rule.method.needs_importances or rule.importances:
-        return rule
-    named = [name for name in str(rule.given.get("fisher", "")).split(",") if name]
-    return rule._replace(importances=tuple(opened(name) for name in named))

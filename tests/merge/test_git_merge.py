@@ -298,6 +298,25 @@ def test_a_recipe_that_cannot_be_followed_leaves_ours_and_says_what_to_do(
     assert said in work.theta("status", check=False).out
 
 
+def test_a_side_that_is_a_damaged_pointer_is_named(work: Work, sides: Model) -> None:
+    pointer = work.git("show", "theirs:model.safetensors").out
+    oid = work.git("hash-object", "-w", "--no-filters", "--stdin", text=pointer.replace("manifest ", "manifest x")).out
+    work.git("update-index", "--cacheinfo", f"100644,{oid.strip()},model.safetensors")
+    tree = work.git("write-tree").out.strip()
+    bad = work.git("commit-tree", "-p", "base", "-m", "bad", tree).out.strip()
+    work.git("reset", "-q")
+    before = work.read()
+
+    done = work.git("merge", bad, check=False)
+
+    assert done.status == 1
+    assert "theirs is a damaged pointer" in done.err
+    assert "take the other side whole: git checkout --ours" in done.err
+    assert work.read() == before
+    work.git("merge", "--abort")
+    assert (work.read(), work.status()) == (before, "")
+
+
 def test_a_nan_in_a_side_is_a_conflict_and_nothing_is_mixed_with_it(work: Work, base: Model, changed: Make) -> None:
     theirs = changed(base, 1, 1, 2)
     theirs["layers.1.weight"] = theirs["layers.1.weight"].copy()

@@ -107,6 +107,26 @@ def models(work: Work, recipe: str, *options: str, check: bool = True) -> Any:
     return work.theta("merge-models", "recipe.yaml", "--output", "out.safetensors", *options, check=check)
 
 
+def test_merge_file_follows_a_recipe_with_importances_and_refuses_a_rule_for_nothing(
+    work: Work, files: Model, changed: Make
+) -> None:
+    for name, value in (("much", 3), ("little", 1)):
+        work.write({key: np.full_like(array, value) for key, array in files.items()}, f"{name}.safetensors")
+    (work.path / "recipe").write_text("* fisher fisher=much.safetensors,little.safetensors\n")
+    sides = ("ours.safetensors", "base.safetensors", "theirs.safetensors")
+    by_file = work.theta("merge-file", "--recipe", "recipe", "--output", "one", *sides)
+    by_option = "fisher fisher=much.safetensors,little.safetensors"
+    work.theta("merge-file", "--method", by_option, "--output", "two", *sides)
+
+    assert "decided" in by_file.out
+    assert work.read("one") == work.read("two")
+
+    (work.path / "recipe").write_text("* ours\nno.such.* theirs\n")
+    done = work.theta("merge-file", "--recipe", "recipe", *sides, check=False)
+    assert done.status == 2
+    assert "recipe, line 2: 'no.such.*' matches no tensor of 'ours.safetensors'\nhint: " in done.err
+
+
 def test_merge_models_follows_a_recipe_of_mergekits(work: Work, files: Model) -> None:
     done = models(work, RECIPE.format(method="task_arithmetic", dtype="float32"))
 

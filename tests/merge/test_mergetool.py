@@ -94,6 +94,25 @@ def test_a_recipe_decides_too(work: Work, conflict: Model) -> None:
     assert moved(work, conflict) == [4, 4, 8, 8]
 
 
+def test_a_rule_for_nothing_in_a_recipe_is_an_error(work: Work, conflict: Model) -> None:
+    (work.path / "recipe").write_text("* theirs\nno.such.* ours\n")
+
+    done = work.theta("mergetool", "--recipe", "recipe", check=False)
+
+    assert done.status == 2
+    assert "recipe, line 2: 'no.such.*' matches no tensor" in done.err
+    assert work.status() == "UU model.safetensors\n"
+
+
+def test_importances_are_opened_for_an_option(work: Work, conflict: Model) -> None:
+    for name, value in (("much", 3), ("little", 1)):
+        work.write({key: np.full_like(array, value) for key, array in conflict.items()}, f"{name}.safetensors")
+
+    work.theta("mergetool", "--method", "fisher fisher=much.safetensors,little.safetensors", "*")
+
+    assert moved(work, conflict) == [4, 7, 7, 8]
+
+
 def test_the_list_names_tensors_and_what_happened_to_them(work: Work, conflict: Model) -> None:
     done = work.theta("mergetool", "--list", check=False)
     assert done.status == 1

@@ -128,7 +128,7 @@ def _by_rule(sides: Sides, decision: Decision, rule: Rule) -> Result | None:
         return None if part is None else _copied(name, part)
     ours, theirs, base = (sides.part(decision, side) for side in ("ours", "theirs", "base"))
     if ours is None or theirs is None:
-        raise MergeError(f"the tensor was {decision.conflict}, so there is nothing to mix", "take ours or theirs")
+        raise MergeError("there is nothing to mix", "take ours or theirs")
     if decision.conflict == "renamed twice":
         raise MergeError(f"both sides renamed it: '{ours.name}' and '{theirs.name}'", "take ours or theirs")
     result = plan(decision.name, rule, base, [ours, theirs], _importances(sides, rule, decision))
