@@ -35,12 +35,6 @@ CONFIGURATION = (
     ),
     Setting("remote.<name>.thetaUrl", "`theta.url`", "The remote store of one git remote; goes before `theta.url`."),
     Setting(
-        "theta.<url>.<option>",
-        "what the storage library finds by itself",
-        "What opens the stores at and below a URL: credentials, profile, endpoint, named as fsspec names them: "
-        "`git config theta.s3://team.endpoint-url https://…`.",
-    ),
-    Setting(
         "theta.storage",
         "`theta` in the git directory",
         "Directory of the local store. Several repositories may share one.",
@@ -85,10 +79,6 @@ CONFIGURATION = (
         "What differences of a new file are taken from: `REV:PATH` or `REV`. Also an attribute of a path in "
         "`.gitattributes`, which goes first.",
     ),
-    Setting("theta.fetchInclude", "all files", "Globs of the files whose weights this clone keeps. Repeatable."),
-    Setting("theta.fetchExclude", "none", "Globs of files that it does not keep; goes before `fetchInclude`."),
-    Setting("theta.fetchTensors", "all tensors", "Globs of the tensors that it keeps of each file. Repeatable."),
-    Setting("theta.allowPart", "false", "Lets a file that holds only some tensors replace the whole in a commit."),
     Setting(
         "theta.allowIncompletePush",
         "false",
@@ -142,11 +132,6 @@ ENVIRONMENT = (
         "GIT_THETA_PROGRESS",
         "`auto`",
         "How progress is shown: `auto` (a line on a terminal, else a line every ten seconds), `json`, `none`.",
-    ),
-    Setting(
-        "THETASTORE_OPTIONS",
-        "not set",
-        "For `thetastore` without Git: what opens stores behind URLs, as a JSON object of objects by URL.",
     ),
     Setting("NO_COLOR", "not set", "Any value switches colours off, where a command has them."),
 )

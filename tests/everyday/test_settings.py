@@ -60,3 +60,9 @@ def test_words_are_read_as_git_reads_them() -> None:
         None,
         None,
     )
+
+
+def test_no_setting_is_in_the_table_twice() -> None:
+    for settings in (CONFIGURATION, ENVIRONMENT):
+        names = [setting.name for setting in settings]
+        assert sorted(set(names)) == sorted(names)
