@@ -234,7 +234,9 @@ def _files(repository: Repository, revision: str, path: str) -> tuple[str, tuple
         return next(iter(models.items()))
     if models:
         named = ", ".join(f"'{name}'" for name in sorted(models)[:5])
-        raise PathMissingError(f"there are {len(models)} models here: {named}", "say which: path=…, or open the file itself by its path")
+        raise PathMissingError(
+            f"there are {len(models)} models here: {named}", "say which: path=…, or open the file itself by its path"
+        )
     if not prefix:
         raise PathMissingError(
             f"nothing is tracked in {revision[:12] or 'the index'}", "git theta ls-files lists files"
