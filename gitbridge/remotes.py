@@ -333,7 +333,7 @@ def _places(
         url = repository.config(setting)
         if url:
             found.append(_place(repository, url, setting, asker))
-    committed = _committed_url(repository, treeish) if not found else None
+    committed = _committed_url(repository, treeish, name) if not found else None
     if committed:
         found.append(_place(repository, committed, COMMITTED_NAME, asker))
     whose = git_url or name
@@ -363,23 +363,31 @@ def _distinct(found: list[Place]) -> list[Place]:
     return list(seen.values())
 
 
-def _committed_url(repository: Repository, treeish: str | None) -> str | None:
+def _committed_url(repository: Repository, treeish: str | None, remote: str | None) -> str | None:
+    """Return what the committed file says: the index's, else that of the tree being checked out, else HEAD's.
+
+    A commit may be older than the file. So last the newest is asked that a branch of this repository's has, or the
+    branch that the remote calls its own; not others, which may be anybody's.
+    """
     for tree in ("", treeish, "HEAD"):
-        if tree is None:
-            continue
-        try:
-            oid = repository.cat_file().read(f"{tree}:{COMMITTED_NAME}").oid
-            listing = repository.git("config", "-z", "--no-includes", "--blob", oid, "--list")
-        except RevisionError:
-            continue
-        except GitError as error:
-            raise ConfigError(
-                f"{COMMITTED_NAME} cannot be read: {error}", "mend it: it has git config syntax"
-            ) from None
-        urls = [line.partition("\n")[2] for line in os.fsdecode(listing).split("\0") if line.startswith("theta.url\n")]
-        if urls and urls[-1]:
-            return urls[-1]
-    return None
+        url = _url_in(repository, tree) if tree is not None else None
+        if url:
+            return url
+    revisions = ["--ignore-missing", "--branches", f"refs/remotes/{remote}/HEAD"]
+    newest = repository.git("rev-list", "-1", *revisions, "--", f":/{COMMITTED_NAME}", check=False)
+    return _url_in(repository, newest.decode().strip()) if newest.strip() else None
+
+
+def _url_in(repository: Repository, tree: str) -> str | None:
+    try:
+        oid = repository.cat_file().read(f"{tree}:{COMMITTED_NAME}").oid
+        listing = repository.git("config", "-z", "--no-includes", "--blob", oid, "--list")
+    except RevisionError:
+        return None
+    except GitError as error:
+        raise ConfigError(f"{COMMITTED_NAME} cannot be read: {error}", "mend it: it has git config syntax") from None
+    urls = [line.partition("\n")[2] for line in os.fsdecode(listing).split("\0") if line.startswith("theta.url\n")]
+    return urls[-1] if urls and urls[-1] else None
 
 
 def _places_of_origin(repository: Repository, path: str, asker: Repository, depth: int) -> list[Place]:

@@ -70,7 +70,7 @@ CONFIGURATION = (
     ),
     Setting(
         "theta.allowPart",
-        "`false`",
+        "false",
         "Whether a file that `git theta checkout --tensors` wrote may be added in the place of the whole.",
     ),
     Setting(

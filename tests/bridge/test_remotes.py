@@ -56,6 +56,24 @@ def test_the_committed_url_comes_from_the_index_then_the_tree_then_head(work):
     assert url_of(work) == "/second"
 
 
+def test_a_commit_older_than_the_committed_file_has_that_of_the_newest_on_a_branch_of_its_own(work):
+    older = work.commit()
+    work.git("config", "-f", ".thetaconfig", "theta.url", "/named/later")
+    work.git("add", ".thetaconfig")
+    newer = work.commit()
+    work.git("checkout", "-q", older)
+    assert url_of(work, treeish=older) == "/named/later"
+
+    work.git("branch", "-D", "-q", "main")
+    work.git("update-ref", "refs/remotes/origin/of-anybody", newer)
+    assert url_of(work) is None
+
+    work.git("update-ref", "refs/remotes/origin/main", newer)
+    work.git("symbolic-ref", "refs/remotes/origin/HEAD", "refs/remotes/origin/main")
+    work.git("remote", "add", "origin", "https://example.com/model.git")
+    assert url_of(work) == "/named/later"
+
+
 def test_nothing_but_the_url_is_taken_from_a_committed_file(work, tmp_path):
     (tmp_path / "evil").write_text("[theta]\n\turl = /included\n\tstorage = /evil\n")
     (work.path / ".thetaconfig").write_text(
