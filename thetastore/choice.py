@@ -30,6 +30,9 @@ HOT_DEPTH = 2
 MOST_READ = 1.8
 """Bytes to read for an object with bases, by those for it alone. A float32 weight that was trained on takes .61 as a
 difference and .82 alone, 1.75 times as much to read: float32 chains are a sixth smaller than at 1.5."""
+MOST_READ_IN_CHAINS = 1.5
+"""The same where the base is a difference itself: fine-tunes are further from each other than from what they were made
+of, so that the base's own base is the better one."""
 LEAST_DIFFERENCE_BYTES = 4096
 """Below this a head of 32 bytes more, and a second read, are worth more than what could be saved."""
 _MOST_GUESSES = 4
@@ -123,15 +126,16 @@ def _difference(
         if decoded.depth >= HOT_DEPTH:  # it was read from another place than its entry
             continue
         delta = Choice(*coded, (base,), decoded.depth + 1)
+        most = MOST_READ if decoded.depth == 0 else MOST_READ_IN_CHAINS
         stored_bytes = memoryview(coded.stored).nbytes
         read_bytes = stored_bytes + decoded.read_bytes
         # The root of the base's chain, coded by itself, tells well what this chunk would take: coding it as well
         # would double the time. Where that is not clear enough, it is done.
-        if read_bytes <= MOST_READ * decoded.root_bytes and 2 * stored_bytes <= decoded.root_bytes:
+        if read_bytes <= most * decoded.root_bytes and 2 * stored_bytes <= decoded.root_bytes:
             return delta, alone
         alone = alone or plain(raw, dtype)
         alone_bytes = memoryview(alone.stored).nbytes
-        if stored_bytes < alone_bytes and read_bytes <= MOST_READ * alone_bytes:
+        if stored_bytes < alone_bytes and read_bytes <= most * alone_bytes:
             return delta, alone
         if stored_bytes >= alone_bytes:
             return None, alone
