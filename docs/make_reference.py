@@ -34,8 +34,8 @@ settings that mean nothing, and what was probably meant; `git theta env` shows w
 2. a variable of the environment
 3. git configuration: of the work tree, the repository, the user, the system, in this order; for the remote store,
    `remote.<name>.thetaUrl` before `theta.url`
-4. `.thetaconfig`: as the index has it, else the tree that is being checked out, else HEAD, else the newest that a branch of
-   this repository, or the default branch of the remote, has
+4. `.thetaconfig`: as the index has it, else the tree that is being checked out, else HEAD, else the newest that a
+   branch of this repository, or the default branch of the remote, has
 5. the repository that the git remote is, if it is on this machine: its local store, and what it is configured with
 6. the default
 
