@@ -108,6 +108,13 @@ class Backend(Protocol):
     def size(self, name: str) -> int:
         """Return the length of a file in bytes."""
 
+    def written_s(self, name: str) -> float:
+        """Return when a file was created, in seconds since 1970 by the place's own clock; it may count whole seconds.
+
+        Raises:
+            BackendError: the place does not tell (`ENOTSUP`).
+        """
+
     def expect(self, ranges: Iterable[Range]) -> None:
         """Say what will be read soon, of sealed files: a far backend begins to fetch it, neighbours together.
 

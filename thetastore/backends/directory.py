@@ -60,6 +60,11 @@ class DirectoryBackend:
         with _Refusals(self._path(name)):
             return os.stat(self._path(name)).st_size
 
+    def written_s(self, name: str) -> float:
+        """See `Backend.written_s`."""
+        with _Refusals(self._path(name)):
+            return os.stat(self._path(name), follow_symlinks=False).st_mtime
+
     def expect(self, ranges: Iterable[Range]) -> None:
         """See `Backend.expect`: the system reads ahead by itself."""
 

@@ -100,6 +100,12 @@ class FsspecRequests:
         found: int = info["size"]
         return found
 
+    def written_s(self, name: str) -> float:
+        """See `Requests.written_s`."""
+        info = self.ask(0, "info", self.path(name))
+        found = next((info[key] for key in _WRITTEN_KEYS if info.get(key)), None)
+        return seconds_of(found, self.place)
+
     def list(self, prefix: str) -> Iterator[Listed]:
         """See `Requests.list`."""
         try:
@@ -198,6 +204,28 @@ class FsspecRequests:
         if unknown:
             return BackendError(errno.EINVAL, unknown, place)
         return BackendError(said or errno.EIO, f"{type(error).__name__}: {harmless(error)}", place)
+
+
+_WRITTEN_KEYS = ("LastModified", "last_modified", "updated", "mtime", "modified", "created")
+"""What file systems call the time of the last change, which of our files is that of their creation."""
+
+
+def seconds_of(time: Any, place: str) -> float:
+    """Return a time that some client library tells, in seconds since 1970.
+
+    Raises:
+        BackendError: it is no time.
+    """
+    from datetime import UTC, datetime
+
+    try:
+        if isinstance(time, str):
+            time = datetime.fromisoformat(time)
+        if isinstance(time, datetime):
+            return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+        return float(time)
+    except (TypeError, ValueError):
+        raise BackendError(errno.ENOTSUP, "it does not tell when a file was written", place) from None
 
 
 class NotSatisfiableError(Exception):

@@ -111,6 +111,10 @@ class HttpRequests(FsspecRequests):
             raise BackendError(errno.EPROTO, words, self.place)
         answer.raise_for_status()
 
+    def written_s(self, name: str) -> float:
+        """See `Requests.written_s`: whoever cannot write need not know."""
+        raise BackendError(errno.ENOTSUP, "a web server is not asked when a file was written", self.path(name))
+
     def put_new(self, name: str, stored: Buffer) -> None:
         """Refuse: nothing is written."""
         raise BackendError(errno.EROFS, "a store behind http can only be read", self.place)

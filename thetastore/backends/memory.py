@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 
 from thetastore.backends import Range, check_name
@@ -22,9 +23,12 @@ class MemoryBackend:
 
     is_remote = False
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        """Make an empty place, whose clock may be any."""
         self.url = "memory:"
+        self._clock = clock
         self._files: dict[str, bytearray] = {}
+        self._written_s: dict[str, float] = {}
         self._locked: set[str] = set()
         self._mutex = threading.Lock()
 
@@ -43,6 +47,11 @@ class MemoryBackend:
     def size(self, name: str) -> int:
         """See `Backend.size`."""
         return len(self._file(name))
+
+    def written_s(self, name: str) -> float:
+        """See `Backend.written_s`."""
+        self._file(name)
+        return self._written_s[name]
 
     def expect(self, ranges: Iterable[Range]) -> None:
         """See `Backend.expect`: nothing is nearer than memory."""
@@ -112,6 +121,7 @@ class MemoryBackend:
         with self._mutex:
             if self._files.setdefault(name, content) is not content:
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
+            self._written_s[name] = self._clock()
 
 
 class _File:

@@ -107,6 +107,11 @@ class RemoteBackend:
         self._sizes[name] = size = self._patiently(lambda: self.requests.size(name))
         return size
 
+    def written_s(self, name: str) -> float:
+        """See `Backend.written_s`."""
+        check_name(name)
+        return self._patiently(lambda: self.requests.written_s(name))
+
     def expect(self, ranges: Iterable[Range]) -> None:
         """See `Backend.expect`: of files whose length is known from a listing."""
         self._held.expect(

@@ -76,6 +76,9 @@ class Requests(Protocol):
     def size(self, name: str) -> int:
         """Return the length of a file in bytes."""
 
+    def written_s(self, name: str) -> float:
+        """Return when a file was created, in seconds since 1970 by the place's own clock."""
+
     def list(self, prefix: str) -> Iterator[Listed]:
         """Yield all files below the directory `prefix`, recursively; an empty prefix is the whole store."""
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from thetastore.backends.fsspec_requests import FsspecRequests, Limits, NotSatisfiableError
+from thetastore.backends.fsspec_requests import FsspecRequests, Limits, NotSatisfiableError, seconds_of
 from thetastore.backends.requests import Listed, ListingLimit
 from thetastore.digest import Buffer
 
@@ -56,6 +56,10 @@ class S3Requests(FsspecRequests):
     def size(self, name: str) -> int:
         """See `Requests.size`."""
         return int(self._call(0, "head_object", name)["ContentLength"])
+
+    def written_s(self, name: str) -> float:
+        """See `Requests.written_s`."""
+        return seconds_of(self._call(0, "head_object", name).get("LastModified"), self.place)
 
     def list(self, prefix: str) -> Iterator[Listed]:
         """See `Requests.list`."""

@@ -131,6 +131,17 @@ class BackendConformance:
                 peer.create("a", content)
         assert backend.read("a") == b"first"
 
+    def test_a_file_tells_when_it_was_written_by_one_clock_for_all(self, backend: Backend, peer: Backend) -> None:
+        backend.create("clock/1", b"")
+        backend.create("clock/2", b"")
+
+        first_s, second_s = peer.written_s("clock/1"), peer.written_s("clock/2")
+
+        assert 0 <= second_s - first_s < 600
+        assert first_s > 1.7e9, "seconds since 1970"
+        with pytest.raises(FileNotFoundError):
+            peer.written_s("clock/3")
+
     def test_of_many_creators_one_wins(self, backend: Backend, peer: Backend) -> None:
         won: list[int] = []
         start = threading.Barrier(8)

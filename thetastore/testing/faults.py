@@ -15,6 +15,7 @@ import enum
 import errno
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TypeVar
@@ -47,6 +48,8 @@ class MemoryRequests:
     def __init__(self, files: dict[str, bytes] | None = None, part_bytes: int = 0) -> None:
         self.files = {} if files is None else files
         self.part_bytes = part_bytes
+        self.clock: Callable[[], float] = time.time
+        self._written_s: dict[str, float] = {}
         self._uploads: dict[str, dict[int, bytes]] = {}
         self._lock = threading.Lock()
 
@@ -57,6 +60,11 @@ class MemoryRequests:
     def size(self, name: str) -> int:
         """See `Requests.size`."""
         return len(self._file(name))
+
+    def written_s(self, name: str) -> float:
+        """See `Requests.written_s`."""
+        self._file(name)
+        return self._written_s.get(name, 0.0)
 
     def list(self, prefix: str) -> Iterator[Listed]:
         """See `Requests.list`."""
@@ -69,6 +77,7 @@ class MemoryRequests:
         with self._lock:
             if self.files.setdefault(name, body) is not body:
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
+            self._written_s[name] = self.clock()
 
     def delete(self, name: str) -> None:
         """See `Requests.delete`."""
@@ -146,6 +155,10 @@ class FaultyRequests:
     def size(self, name: str) -> int:
         """See `Requests.size`."""
         return self._done("size", name, lambda: self._inner.size(name))[1]
+
+    def written_s(self, name: str) -> float:
+        """See `Requests.written_s`."""
+        return self._done("written_s", name, lambda: self._inner.written_s(name))[1]
 
     def list(self, prefix: str) -> Iterator[Listed]:
         """See `Requests.list`."""
@@ -244,6 +257,11 @@ class FaultyBackend:
         """See `Backend.size`."""
         self.count("size", name)
         return self._inner.size(name)
+
+    def written_s(self, name: str) -> float:
+        """See `Backend.written_s`."""
+        self.count("written_s", name)
+        return self._inner.written_s(name)
 
     def expect(self, ranges: Iterable[Range]) -> None:
         """See `Backend.expect`."""
