@@ -24,13 +24,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from thetastore.anchor_table import AnchorTable
-from thetastore.anchors import anchors_of, to_remember
 from thetastore.backends.memory import MemoryBackend
 from thetastore.chunking import grid_lengths
 from thetastore.codecs import copies, encode
 from thetastore.digest import Digest, digest_of
-from thetastore.matching import find_copies
+from thetastore.representations.anchor_table import AnchorTable
+from thetastore.representations.anchors import anchors_of, to_remember
+from thetastore.representations.matching import find_copies
 
 Weights = dict[str, np.ndarray[Any, Any]]
 """Tensors by name; bfloat16 as uint16."""

@@ -27,7 +27,7 @@ import thetastore
 from thetastore.arrays import new_tensor
 from thetastore.backends.remote import RemoteBackend
 from thetastore.backends.requests import Listed
-from thetastore.compose import safetensors_source
+from thetastore.checkpoints.compose import safetensors_source
 from thetastore.digest import Digest, Kind
 from thetastore.models import Model
 from thetastore.store import Store

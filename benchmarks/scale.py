@@ -31,11 +31,11 @@ import numpy as np
 
 from benchmarks import inputs
 from benchmarks.harness import machine
-from thetastore.anchor_table import MAX_RUN_ANCHORS, MOST_RUNS, AnchorTable, write_run
+from thetastore.bases.families import family_keys, register
 from thetastore.digest import Digest, Kind
-from thetastore.families import family_keys, register
 from thetastore.manifest import Chunk, Manifest, PageRef, Tensor, encode_manifest, encode_page, paginate
 from thetastore.packs.records import Entry
+from thetastore.representations.anchor_table import MAX_RUN_ANCHORS, MOST_RUNS, AnchorTable, write_run
 from thetastore.store import Store
 
 RECIPE = 1

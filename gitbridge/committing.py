@@ -19,7 +19,7 @@ from gitbridge.repository import Repository
 from gitbridge.revisions import parse_name, resolve, tracked_file
 from gitbridge.trees import TrackedFile
 from thetastore.arrays import new_tensor
-from thetastore.compose import SafetensorsSource, safetensors_source
+from thetastore.checkpoints.compose import SafetensorsSource, safetensors_source
 from thetastore.digest import Digest
 
 if TYPE_CHECKING:

@@ -18,12 +18,12 @@ from gitbridge.profile import fetch_all_the_same, profile_of
 from gitbridge.repository import Repository
 from gitbridge.trees import tracked_blob
 from gitbridge.versions import INDEX, WORK_TREE, Two, Version
-from thetastore.changes import RECAST, Change, Entry, changes_between
-from thetastore.comparing import Comparison, Measured
+from thetastore.comparing.changes import RECAST, Change, Entry, changes_between
+from thetastore.comparing.comparison import Comparison, Measured
+from thetastore.comparing.sides import JoinedSide, Side, StoredSide
 from thetastore.digest import Digest
 from thetastore.errors import ObjectMissingError, StoreMissingError
 from thetastore.selection import Globs
-from thetastore.sides import JoinedSide, Side, StoredSide
 from thetastore.statistics.looks import Looks
 from thetastore.store import Store
 

@@ -214,7 +214,7 @@ def _local_store(repository: Repository) -> Iterator[Finding]:
     except StoreMissingError:
         yield Finding("local-store", NOTE, f"nothing is stored yet: '{path}' will be made by the first add or fetch")
         return
-    from thetastore.verify import Level, verify
+    from thetastore.upkeep.verify import Level, verify
 
     with store:
         damaged = [str(found) for found in verify(store.objects, Level.TABLES)]

@@ -18,7 +18,7 @@ from gitbridge import models
 from gitbridge.errors import UsageError
 from gitbridge.pointers import is_pointer
 from thetastore.arrays import torch_form
-from thetastore.compose import TYPE_NAMES
+from thetastore.checkpoints.compose import TYPE_NAMES
 from thetastore.models import Model, Tensor, framework_of
 from thetastore.models import open as open_in_store
 

@@ -23,11 +23,11 @@ from gitbridge.repository import Repository
 from gitbridge.revisions import TENSOR_MARK, resolve
 from gitbridge.sync import fetch_manifests
 from gitbridge.trees import TrackedFile, tracked_in_tree
+from thetastore.checkpoints.tensors import TensorReader
 from thetastore.digest import Digest
 from thetastore.errors import MalformedError, NoSuchTensorError, ObjectMissingError, ThetaError
 from thetastore.models import Handle, StoreOrigin
 from thetastore.store import DESCRIPTOR
-from thetastore.tensors import TensorReader
 
 PROTOCOL = "theta"
 _PREFIX = f"{PROTOCOL}://"

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from gitbridge.anatomy import Place, place_of
 from gitbridge.diffing import FileDiff
-from thetastore.changes import ADDED, REMOVED, Entry
-from thetastore.comparing import Measured
+from thetastore.comparing.changes import ADDED, REMOVED, Entry
+from thetastore.comparing.comparison import Measured
 
 
 class Group(NamedTuple):

@@ -17,7 +17,7 @@ from gitbridge.errors import PathMissingError, UsageError
 from gitbridge.pointers import is_pointer, parse_tensor_line
 from gitbridge.repository import Repository
 from gitbridge.revisions import resolve
-from thetastore.changes import ADDED, Change, Entry, changes_between
+from thetastore.comparing.changes import ADDED, Change, Entry, changes_between
 from thetastore.selection import Wants
 
 _LOG = (

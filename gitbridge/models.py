@@ -20,11 +20,11 @@ from gitbridge.repository import Repository
 from gitbridge.revisions import FileName, path_from_top, resolve, tracked_file
 from gitbridge.sync import fetch_manifests
 from gitbridge.trees import TrackedFile, tracked_in_index, tracked_in_tree
+from thetastore.checkpoints.tensors import TensorReader
 from thetastore.errors import did_you_mean, near_names
 from thetastore.models import Handle, Model, Session
 from thetastore.selection import named_wants
 from thetastore.store import Store
-from thetastore.tensors import TensorReader
 
 if TYPE_CHECKING:
     from gitbridge.history import Commit

@@ -16,8 +16,8 @@ from thetastore.digest import Digest
 from thetastore.errors import MalformedError
 
 if TYPE_CHECKING:
-    from thetastore.compose import NewTensor, SafetensorsSource
-    from thetastore.tensors import TensorReader
+    from thetastore.checkpoints.compose import NewTensor, SafetensorsSource
+    from thetastore.checkpoints.tensors import TensorReader
 
 MAX_MARK_BYTES = 32 << 10
 """Holds any mark: git's longest path is 4096 bytes, six characters each where all are escaped."""
@@ -69,7 +69,7 @@ def part_source(reader: TensorReader, names: Sequence[str], path: str) -> Safete
         names: of the tensors.
         path: of the whole file, from the top of the work tree.
     """
-    from thetastore.compose import safetensors_source
+    from thetastore.checkpoints.compose import safetensors_source
 
     metadata = {
         "format": "pt",
@@ -80,7 +80,7 @@ def part_source(reader: TensorReader, names: Sequence[str], path: str) -> Safete
 
 
 def _new_tensor(reader: TensorReader, name: str) -> NewTensor:
-    from thetastore.compose import NewTensor, nearest_type
+    from thetastore.checkpoints.compose import NewTensor, nearest_type
 
     tensor = reader.tensor(name)
 

@@ -15,8 +15,8 @@ from thetastore.selection import Wants, glob_wants, is_glob, named_wants
 if TYPE_CHECKING:
     from gitbridge.repository import Repository
     from gitbridge.trees import TrackedFile
+    from thetastore.checkpoints.tensors import TensorReader
     from thetastore.store import Store
-    from thetastore.tensors import TensorReader
 
 
 def open_reader(

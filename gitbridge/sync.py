@@ -39,7 +39,7 @@ from thetastore.errors import (
     ThetaError,
     UnsupportedError,
 )
-from thetastore.transfer import CopyReport
+from thetastore.transfers.transfer import CopyReport
 
 if TYPE_CHECKING:
     from thetastore.selection import Wants

@@ -13,10 +13,10 @@ from gitbridge.errors import BridgeError, PointerError, RepositoryMissingError
 from gitbridge.pointers import MAX_POINTER_BYTES, Pointer, PointerTensor, is_pointer, parse_pointer
 from gitbridge.render import printable, shape_text
 from gitbridge.repository import Repository
+from thetastore.comparing.sides import FileSide
 from thetastore.digest import Digest
 from thetastore.errors import ThetaError
 from thetastore.manifest import Tensor
-from thetastore.sides import FileSide
 
 
 def text_of(path: str) -> bytes:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from gitbridge.repository import Repository
 from gitbridge.trees import TrackedFile, tracked_in_history, tracked_in_tree
-from thetastore.usage import File, Group
+from thetastore.upkeep.usage import File, Group
 
 
 class Counted(NamedTuple):

@@ -17,9 +17,9 @@ from gitbridge.repository import Repository
 from gitbridge.revisions import parse_name, path_from_top, resolve, tracked_file
 from gitbridge.states import select
 from gitbridge.trees import TrackedFile, tracked_in_index, tracked_in_tree
-from thetastore.changes import Entry
+from thetastore.comparing.changes import Entry
+from thetastore.comparing.sides import FileSide
 from thetastore.digest import Digest
-from thetastore.sides import FileSide
 
 INDEX, WORK_TREE = "index", "work tree"
 

@@ -15,15 +15,15 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from thetastore.checkpoints.compose import NewTensor
 from thetastore.chunking import GRID_BYTES
-from thetastore.compose import NewTensor
 from thetastore.dtypes import BIG_ENDIAN, DTYPES, raw_bytes_of
 from thetastore.errors import OutOfRangeError, UnsupportedError
 
 if TYPE_CHECKING:
     import numpy
 
-    from thetastore.tensors import TensorReader
+    from thetastore.checkpoints.tensors import TensorReader
 
     Array = numpy.ndarray[Any, Any]
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar
 
 from thetastore.arrays import array_form, jax_form, parse_index, read_array, read_slice, torch_form
+from thetastore.checkpoints.tensors import TensorReader
 from thetastore.digest import Digest
 from thetastore.errors import MalformedError, NoSuchTensorError, ObjectMissingError
 from thetastore.formats import MAX_HEADER_BYTES
@@ -25,7 +26,6 @@ from thetastore.manifest import Tensor as Entry
 from thetastore.selection import glob_wants, is_glob
 from thetastore.store import Store
 from thetastore.tables import count_text, shape_text, size_text
-from thetastore.tensors import TensorReader
 
 if TYPE_CHECKING:
     import numpy

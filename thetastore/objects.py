@@ -16,7 +16,6 @@ from collections.abc import Container, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from thetastore.backends import Backend, Range
-from thetastore.choice import Choice, choose, plain
 from thetastore.digest import Buffer, Digest, Kind, checksum_of, digest_of
 from thetastore.errors import BackendError, ObjectCorruptError, ThetaError, UnsupportedError
 from thetastore.packs.catalog import Catalog
@@ -26,12 +25,13 @@ from thetastore.packs.reader import Packs
 from thetastore.packs.records import Entry
 from thetastore.packs.upkeep import Upkeep
 from thetastore.packs.writer import PackWriter, Row
-from thetastore.representations import Representations
-from thetastore.suspects import acquit, list_suspects, suspect
+from thetastore.representations.choice import Choice, choose, plain
+from thetastore.representations.reading import Representations
+from thetastore.representations.suspects import acquit, list_suspects, suspect
 
 if TYPE_CHECKING:
-    from thetastore.anchors import Anchor
-    from thetastore.copying import Copying
+    from thetastore.representations.anchors import Anchor
+    from thetastore.representations.copying import Copying
 
 _COPIES_FROM_BYTES = 16 << 10
 """Shorter chunks have no anchors; the modules and numpy are not imported for them."""
@@ -184,7 +184,7 @@ class Objects:
     def _opened_copying(self) -> Copying:
         with self._lock:
             if self._copying is None:
-                from thetastore.copying import Copying
+                from thetastore.representations.copying import Copying
 
                 self._copying = Copying(self.backend, self.representations)
             return self._copying

@@ -11,24 +11,24 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Self
 
-from thetastore.ahead import ahead
 from thetastore.backends import Backend
 from thetastore.backends.directory import DirectoryBackend
 from thetastore.backends.urls import SCHEMES, is_url, parse_url
-from thetastore.bases import BaseHint
+from thetastore.bases.families import register
+from thetastore.bases.finding import BaseHint
+from thetastore.checkpoints.ahead import ahead
+from thetastore.checkpoints.ingest import Ingested, Source, ingest
+from thetastore.checkpoints.rebuild import iter_chunks, read_file, write_file
+from thetastore.checkpoints.tensors import TensorReader
 from thetastore.digest import Digest, Kind
 from thetastore.errors import MalformedError, ObjectMissingError, StoreMissingError, UnsupportedError
-from thetastore.families import register
-from thetastore.ingest import Ingested, Source, ingest
 from thetastore.manifest import Manifest, parse_manifest
+from thetastore.merge_records import send_records
 from thetastore.objects import Objects
 from thetastore.pool import Pool
-from thetastore.rebuild import iter_chunks, read_file, write_file
-from thetastore.recipes import send_records
 from thetastore.selection import Wants
-from thetastore.shipment import Shipment
-from thetastore.tensors import TensorReader
-from thetastore.transfer import CopyReport, copy_objects
+from thetastore.transfers.shipment import Shipment
+from thetastore.transfers.transfer import CopyReport, copy_objects
 
 DESCRIPTOR = "thetastore.json"
 MAX_DESCRIPTOR_BYTES = 64 << 10

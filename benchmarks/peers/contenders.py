@@ -195,8 +195,8 @@ class OursRepacked(Ours):
 
     def finish(self) -> None:
         """Store everything anew, once all versions are there."""
-        from thetastore.repack import AGGRESSIVE, repack
         from thetastore.store import Store
+        from thetastore.upkeep.repack import AGGRESSIVE, repack
 
         with Store.open(str(self._directory)) as store:
             repack(store.objects, store.pool, AGGRESSIVE)

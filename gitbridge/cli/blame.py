@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from gitbridge.history import Blamed
     from gitbridge.repository import Repository
-    from thetastore.comparing import Measured
+    from thetastore.comparing.comparison import Measured
 
 _EPILOG = """\
 columns: commit, date, author, what it did (M changed, T another type, S another shape, R renamed, A added), share of
@@ -58,7 +58,7 @@ def _blamed(repository: Repository, options: argparse.Namespace) -> Sequence[tup
     from gitbridge.diffing import Differ, Options
     from gitbridge.history import History
     from gitbridge.versions import revision_and_path
-    from thetastore.comparing import Measured
+    from thetastore.comparing.comparison import Measured
     from thetastore.selection import Globs
 
     history = History(repository, *revision_and_path(repository, options.names), follow=True)

@@ -11,8 +11,8 @@ from gitbridge.repository import Repository
 from gitbridge.usage import Counted, of_history, of_revisions
 from thetastore.command_line import Parser, print_json
 from thetastore.errors import StoreMissingError
-from thetastore.usage import Usage
-from thetastore.usage_report import Report, report_of, report_text, report_values
+from thetastore.upkeep.usage import Usage
+from thetastore.upkeep.usage_report import Report, report_of, report_text, report_values
 
 _EPILOG = """\
 figures:

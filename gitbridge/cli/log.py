@@ -65,8 +65,8 @@ def _changed(repository: Repository, options: argparse.Namespace) -> Iterator[Ch
 def _text(found: Iterable[Changed], named_count: int | None) -> Iterator[str]:
     from gitbridge.render import printable
     from gitbridge.reports.figures import LETTERS, name_text
-    from thetastore.changes import KINDS
-    from thetastore.comparing import Measured
+    from thetastore.comparing.changes import KINDS
+    from thetastore.comparing.comparison import Measured
 
     for one in found:
         commit, changes = one
@@ -81,6 +81,6 @@ def _text(found: Iterable[Changed], named_count: int | None) -> Iterator[str]:
 
 def _values(one: Changed) -> dict[str, Any]:
     from gitbridge.reports.values import commit_values, tensor_values
-    from thetastore.comparing import Measured
+    from thetastore.comparing.comparison import Measured
 
     return commit_values(one.commit) | {"tensors": [tensor_values(Measured(change)) for change in one.changes]}

@@ -11,8 +11,8 @@ from gitbridge.errors import ConfigError
 from gitbridge.render import Progress
 from thetastore.command_line import Parser, print_json
 from thetastore.errors import StoreMissingError
-from thetastore.repack import AGGRESSIVE, HOT, repack
-from thetastore.repack_report import repack_text, repack_values
+from thetastore.upkeep.repack import AGGRESSIVE, HOT, repack
+from thetastore.upkeep.repack_report import repack_text, repack_values
 
 _EPILOG = """\
 Others may read and write the store meanwhile. What is new lies beside what is old until the end, so a disk must have

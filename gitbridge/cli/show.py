@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gitbridge.pointers import PointerTensor
     from gitbridge.repository import Repository
     from gitbridge.trees import TrackedFile
-    from thetastore.summary import Summary
+    from thetastore.comparing.summary import Summary
 
 
 _LABELS = {
@@ -112,7 +112,7 @@ def _others_with(tensors: Any, tensor: PointerTensor) -> list[str]:
 
 
 def _summary(repository: Repository, file: TrackedFile, name: str) -> Summary | None:
-    from thetastore.summary import summarise
+    from thetastore.comparing.summary import summarise
 
     progress = Progress("fetching weights")
     with repository.open_store() as store:

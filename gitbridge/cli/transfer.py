@@ -18,7 +18,7 @@ from gitbridge.sync import Pushed
 from gitbridge.trees import TrackedFile, tracked_in_history, tracked_in_index, tracked_in_tree
 from thetastore.command_line import Parser
 from thetastore.errors import did_you_mean, near_names
-from thetastore.transfer import CopyReport
+from thetastore.transfers.transfer import CopyReport
 
 _ALONE = "nobody else may push there at the same time: its server lets one writer replace another's files"
 

@@ -11,10 +11,10 @@ from gitbridge.pointers import render_pointer
 from gitbridge.repository import Repository
 from thetastore.digest import Digest
 from thetastore.manifest import Manifest
+from thetastore.merge_records import put_record
 from thetastore.merging import MergeError
 from thetastore.merging.checkpoints import StoredCheckpoint
 from thetastore.merging.merge import Merge, Sides, source_of
-from thetastore.recipes import put_record
 from thetastore.store import Store
 
 

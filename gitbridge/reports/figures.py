@@ -7,8 +7,8 @@ from typing import Any
 
 from gitbridge.groups import Group
 from gitbridge.render import printable, shape_text
-from thetastore.changes import ADDED, CHANGED, RECAST, REMOVED, RENAMED, RESHAPED, Entry
-from thetastore.comparing import Measured
+from thetastore.comparing.changes import ADDED, CHANGED, RECAST, REMOVED, RENAMED, RESHAPED, Entry
+from thetastore.comparing.comparison import Measured
 from thetastore.statistics.moments import Moments
 
 LETTERS = {CHANGED: "M", RECAST: "T", RESHAPED: "S", RENAMED: "R", ADDED: "A", REMOVED: "D"}

@@ -28,8 +28,8 @@ from gitbridge.reports.figures import (
     share_text,
 )
 from gitbridge.reports.text import heading
-from thetastore.changes import KINDS
-from thetastore.comparing import Measured
+from thetastore.comparing.changes import KINDS
+from thetastore.comparing.comparison import Measured
 
 _MOST_ROWS = 1000
 """Tensors in the table, where the command line does not say: a page of 200,000 opens nowhere."""

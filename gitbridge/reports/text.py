@@ -19,8 +19,8 @@ from gitbridge.reports.figures import (
     share_of,
     share_text,
 )
-from thetastore.changes import KINDS
-from thetastore.comparing import Measured
+from thetastore.comparing.changes import KINDS
+from thetastore.comparing.comparison import Measured
 
 _MOST_GROUPS = 100
 """Layers, or modules, that are listed: what has more is no stack of layers."""

@@ -10,8 +10,8 @@ from gitbridge.diffing import FileDiff, ordered
 from gitbridge.groups import Group, by_layer, by_module
 from gitbridge.history import Commit
 from gitbridge.versions import Version
-from thetastore.changes import Entry
-from thetastore.comparing import Measured
+from thetastore.comparing.changes import Entry
+from thetastore.comparing.comparison import Measured
 
 
 def diff_values(diffs: Sequence[FileDiff], order: str, top: int | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from thetastore.store import Store
-from thetastore.verify import Level, verify
+from thetastore.upkeep.verify import Level, verify
 
 NAME = "model.safetensors"
 

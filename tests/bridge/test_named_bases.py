@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from thetastore.store import Store
-from thetastore.verify import Level, verify
+from thetastore.upkeep.verify import Level, verify
 
 BASE, TUNE = "model.safetensors", "tuned/fine-tune.safetensors"
 

@@ -639,7 +639,7 @@ def test_what_a_killed_push_left_is_made_durable_before_a_pin_vouches_for_it(pus
     pushing.commit()
     code = (
         "import os, sys; from thetastore.digest import Digest; from thetastore.store import Store\n"
-        "from thetastore.transfer import copy_objects\n"
+        "from thetastore.transfers.transfer import copy_objects\n"
         "source, target = Store.open(sys.argv[1]), Store.open(sys.argv[2], create=True)\n"
         "copy_objects(source.objects, target.objects, source.iter_objects(Digest.parse(sys.argv[3])))\n"
         "os._exit(9)\n"

@@ -17,9 +17,9 @@ from checkpoints import Arrays, safetensors_bytes
 from gitbridge.cli.main import main
 from gitbridge.pointers import render_pointer
 from gitbridge.repository import Repository
-from thetastore.changes import Entry, changes_between
-from thetastore.comparing import Comparison, Measured
-from thetastore.sides import FileSide, StoredSide
+from thetastore.comparing.changes import Entry, changes_between
+from thetastore.comparing.comparison import Comparison, Measured
+from thetastore.comparing.sides import FileSide, StoredSide
 from thetastore.store import Store
 
 BF16 = ml_dtypes.bfloat16

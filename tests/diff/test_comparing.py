@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from gitbridge.reports.figures import remark_text
-from thetastore.changes import Change, Entry, changes_between
-from thetastore.comparing import Comparison
+from thetastore.comparing.changes import Change, Entry, changes_between
+from thetastore.comparing.comparison import Comparison
+from thetastore.comparing.sides import FileSide, Part, Side, StoredSide
 from thetastore.digest import digest_of
-from thetastore.sides import FileSide, Part, Side, StoredSide
 from thetastore.statistics import Pair, Piece
 from thetastore.store import Store
 
@@ -328,9 +328,9 @@ def test_a_hundred_thousand_equal_tensors_are_paired_in_a_moment() -> None:
 
 _MEASURE = """
 import resource, sys
-from thetastore.changes import Entry, changes_between
-from thetastore.comparing import Comparison
-from thetastore.sides import FileSide
+from thetastore.comparing.changes import Entry, changes_between
+from thetastore.comparing.comparison import Comparison
+from thetastore.comparing.sides import FileSide
 with FileSide(sys.argv[1]) as a, FileSide(sys.argv[2]) as b, Comparison(a, b, ["histogram"]) as comparison:
     tables = [[Entry(t.name, t.dtype, t.shape, t.digest) for t in side.named_tensors()] for side in (a, b)]
     (measured,) = comparison.measure(changes_between(*tables))

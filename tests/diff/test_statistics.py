@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from thetastore.comparing import Measured
+from thetastore.comparing.comparison import Measured
 from thetastore.elements import has_values, values_of
 from thetastore.statistics import Pair, Piece, TensorKind
 from thetastore.statistics.moments import Moments

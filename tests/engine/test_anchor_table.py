@@ -10,13 +10,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thetastore.anchor_table import FLUSH_ANCHORS, MOST_PLACES, MOST_RUNS, AnchorRun, AnchorTable, write_run
-from thetastore.anchors import Anchor
 from thetastore.backends.directory import DirectoryBackend
 from thetastore.backends.memory import MemoryBackend
 from thetastore.digest import Digest, digest_of
 from thetastore.errors import MalformedError, UnsupportedError
-from thetastore.matching import Hit
+from thetastore.representations.anchor_table import (
+    FLUSH_ANCHORS,
+    MOST_PLACES,
+    MOST_RUNS,
+    AnchorRun,
+    AnchorTable,
+    write_run,
+)
+from thetastore.representations.anchors import Anchor
+from thetastore.representations.matching import Hit
 
 DOCUMENT = os.path.join(os.path.dirname(__file__), "..", "..", "docs", "format", "anchors.md")
 

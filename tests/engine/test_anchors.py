@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thetastore.anchors import IDENTITY_BYTES, MEAN_BYTES, MIN_CHUNK_BYTES, anchors_of, to_remember
+from thetastore.representations.anchors import IDENTITY_BYTES, MEAN_BYTES, MIN_CHUNK_BYTES, anchors_of, to_remember
 
 MIB = 1 << 20
 

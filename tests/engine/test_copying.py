@@ -10,14 +10,14 @@ import struct
 import numpy as np
 import pytest
 
+from thetastore.checkpoints.rebuild import iter_chunks
 from thetastore.codecs import encode_copies
 from thetastore.codecs.copies import Patch, Range, Recipe
-from thetastore.copying import MISSES_A_LOOK
 from thetastore.digest import Digest, Kind, checksum_of, digest_of
 from thetastore.errors import ObjectCorruptError
 from thetastore.objects import Objects
 from thetastore.packs.records import Entry
-from thetastore.rebuild import iter_chunks
+from thetastore.representations.copying import MISSES_A_LOOK
 from thetastore.store import Store
 
 WIDTH = 712

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from checkpoints import safetensors_bytes
 
-from thetastore import families
 from thetastore.backends.memory import MemoryBackend
-from thetastore.bases import Bases, TensorMap
+from thetastore.bases import families
+from thetastore.bases.families import MOST_MEMBERS, family_keys, find_relatives, form_keys, register
+from thetastore.bases.finding import Bases, TensorMap
+from thetastore.checkpoints.rebuild import iter_chunks
 from thetastore.digest import Digest, Kind, digest_of
 from thetastore.errors import BackendError
-from thetastore.families import MOST_MEMBERS, family_keys, find_relatives, form_keys, register
 from thetastore.layout import Tensor
 from thetastore.packs.records import Entry
-from thetastore.rebuild import iter_chunks
 from thetastore.store import Store
-from thetastore.verify import Level, verify
+from thetastore.upkeep.verify import Level, verify
 
 Weights = dict[str, "np.ndarray"]
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from thetastore.checkpoints.rebuild import iter_chunks
 from thetastore.digest import Kind, digest_of
 from thetastore.errors import (
     MalformedError,
@@ -20,7 +21,6 @@ from thetastore.errors import (
     UnsupportedError,
 )
 from thetastore.manifest import encode_manifest
-from thetastore.rebuild import iter_chunks
 from thetastore.store import Store
 
 SAFETENSORS_NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "int64": "I64", "uint8": "U8"}

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thetastore.anchor_table import AnchorTable
-from thetastore.anchors import anchors_of, to_remember
 from thetastore.backends.memory import MemoryBackend
 from thetastore.chunking import grid_lengths
 from thetastore.codecs import copies
 from thetastore.digest import Digest, digest_of
-from thetastore.matching import MAX_READS, CopyPlan, Hit, equal_ranges, find_copies
+from thetastore.representations.anchor_table import AnchorTable
+from thetastore.representations.anchors import anchors_of, to_remember
+from thetastore.representations.matching import MAX_READS, CopyPlan, Hit, equal_ranges, find_copies
 
 WIDTH = 200
 MIB = 1 << 20

@@ -12,7 +12,7 @@ import pytest
 from thetastore.backends import directory
 from thetastore.packs import writer
 from thetastore.store import Store
-from thetastore.verify import Level, verify
+from thetastore.upkeep.verify import Level, verify
 
 CONTENT = random.Random(5).randbytes(3_000_000)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from thetastore.checkpoints.rebuild import iter_chunks
 from thetastore.errors import NotThisFormat
 from thetastore.formats import WholeFormat
 from thetastore.formats.flax_msgpack import FlaxMsgpack
@@ -17,7 +18,6 @@ from thetastore.formats.keras import Keras
 from thetastore.formats.onnx import Onnx
 from thetastore.formats.registry import candidates
 from thetastore.layout import Layout
-from thetastore.rebuild import iter_chunks
 from thetastore.store import Store
 from thetastore.testing.formats import BytesFile, FormatConformance, Sample
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from checkpoints import safetensors_bytes
 
+from thetastore.checkpoints.rebuild import iter_chunks
 from thetastore.digest import Digest, digest_of
 from thetastore.manifest import Chunk, Manifest
-from thetastore.rebuild import iter_chunks
 from thetastore.store import Store
 from thetastore.testing.formats import mutations
 

@@ -29,9 +29,6 @@ from gitbridge.index_file import parse_index
 from gitbridge.journal import parse_journal
 from gitbridge.pins import Pin, PinName, encode_pin, parse_pin
 from gitbridge.pointers import parse_pointer, pointer_text, render_pointer
-from thetastore.anchor_table import AnchorRun
-from thetastore.anchor_table import write_run as write_anchor_run
-from thetastore.anchors import anchors_of
 from thetastore.backends.memory import MemoryBackend
 from thetastore.codecs import CODEC_NAMES, Coded, decode, encode, encode_copies, encode_difference, planes
 from thetastore.codecs.copies import Patch, Range, Recipe
@@ -56,6 +53,9 @@ from thetastore.packs.index import Run, word_of
 from thetastore.packs.preamble import PREAMBLE_BYTES, checksum64
 from thetastore.packs.reader import Pack
 from thetastore.packs.records import HEAD_BYTES, Entry, decode_head, encode_head
+from thetastore.representations.anchor_table import AnchorRun
+from thetastore.representations.anchor_table import write_run as write_anchor_run
+from thetastore.representations.anchors import anchors_of
 from thetastore.testing.formats import mutations, scan_bytes
 
 MOST_BYTES = 8 << 20

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from thetastore.backends.directory import DirectoryBackend
 from thetastore.backends.memory import MemoryBackend
 from thetastore.digest import digest_of
-from thetastore.recipes import MAX_RECORD_BYTES, put_record, records_of, send_records
+from thetastore.merge_records import MAX_RECORD_BYTES, put_record, records_of, send_records
 
 if TYPE_CHECKING:
     from conftest import Work

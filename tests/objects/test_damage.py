@@ -9,7 +9,7 @@ from thetastore.digest import Kind, checksum_of, digest_of
 from thetastore.errors import ObjectCorruptError, ObjectMissingError, UnsupportedError
 from thetastore.objects import Objects
 from thetastore.packs.records import Entry
-from thetastore.verify import Level, verify
+from thetastore.upkeep.verify import Level, verify
 
 RAWS = [b"first of the first pack", b"abcd" * 60, b"of the second", b"of the third", b"in the making", b"last"]
 

@@ -8,14 +8,15 @@ import threading
 import numpy as np
 import pytest
 
-from thetastore import choice, codecs
+from thetastore import codecs
 from thetastore.backends.memory import MemoryBackend
 from thetastore.digest import Digest, Kind, checksum_of, digest_of
 from thetastore.errors import ObjectCorruptError, ObjectMissingError
 from thetastore.objects import Objects
 from thetastore.packs import upkeep
 from thetastore.packs.records import MAX_DEPTH, Entry
-from thetastore.verify import Level, verify
+from thetastore.representations import choice
+from thetastore.upkeep.verify import Level, verify
 
 COUNT = 20_000
 

@@ -13,7 +13,7 @@ from thetastore.backends.directory import DirectoryBackend
 from thetastore.digest import Kind
 from thetastore.errors import BackendError
 from thetastore.objects import Objects
-from thetastore.verify import Level, verify
+from thetastore.upkeep.verify import Level, verify
 
 
 @pytest.fixture

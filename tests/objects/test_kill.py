@@ -12,7 +12,7 @@ import pytest
 from thetastore.backends.directory import DirectoryBackend
 from thetastore.digest import Digest, Kind
 from thetastore.objects import Objects
-from thetastore.verify import Level, verify
+from thetastore.upkeep.verify import Level, verify
 
 CHILD = """
 import os, random, signal, sys

@@ -5,9 +5,9 @@ import pytest
 from thetastore.backends.memory import MemoryBackend
 from thetastore.digest import Kind, digest_of
 from thetastore.errors import ObjectCorruptError, ObjectMissingError
-from thetastore.mending import set_aside_damage
 from thetastore.objects import Objects
-from thetastore.verify import Level, verify
+from thetastore.upkeep.mending import set_aside_damage
+from thetastore.upkeep.verify import Level, verify
 
 RAWS = [b"one", b"two" * 400, b"three"]
 

@@ -12,7 +12,7 @@ from thetastore.digest import Digest, Kind, digest_of
 from thetastore.errors import ObjectMissingError
 from thetastore.objects import Objects, Prepared
 from thetastore.packs import upkeep
-from thetastore.verify import Level, verify
+from thetastore.upkeep.verify import Level, verify
 
 kinds = st.sampled_from(list(Kind))
 raws = st.one_of(st.binary(max_size=40), st.integers(0, 255).map(lambda byte: bytes([byte]) * 3000))

@@ -13,20 +13,21 @@ import numpy as np
 import pytest
 from checkpoints import safetensors_bytes
 
-from thetastore import cli, codecs
+from thetastore import codecs
 from thetastore.backends.directory import DirectoryBackend
+from thetastore.cli import main as cli
 from thetastore.codecs.copies import Patch, Range, Recipe
 from thetastore.digest import Digest, Kind, checksum_of, digest_of
 from thetastore.errors import BackendError
-from thetastore.holdings import Holdings
 from thetastore.objects import Objects
 from thetastore.packs import upkeep
 from thetastore.packs.index import Run, write_run
 from thetastore.packs.records import Entry
 from thetastore.packs.writer import PackWriter, SealedPack
-from thetastore.repack import AGGRESSIVE, HOT, Effort, Repacked, repack
 from thetastore.store import Store
-from thetastore.verify import Level, verify
+from thetastore.upkeep.holdings import Holdings
+from thetastore.upkeep.repack import AGGRESSIVE, HOT, Effort, Repacked, repack
+from thetastore.upkeep.verify import Level, verify
 
 
 def model(seed: int = 0, rows: int = 60) -> dict[str, np.ndarray]:
@@ -409,7 +410,7 @@ def test_the_command_reports_before_and_after(store_path, capsys):
 
 CHILD = """
 import os, signal, sys
-from thetastore.repack import AGGRESSIVE, HOT, repack
+from thetastore.upkeep.repack import AGGRESSIVE, HOT, repack
 from thetastore.store import Store
 
 path, last = sys.argv[1], int(sys.argv[2])
@@ -478,7 +479,7 @@ from checkpoints import safetensors_bytes
 from test_repack import content, model, tuned
 from thetastore.errors import BackendError
 from thetastore.digest import Digest
-from thetastore.repack import AGGRESSIVE, HOT, repack
+from thetastore.upkeep.repack import AGGRESSIVE, HOT, repack
 from thetastore.store import Store
 
 role, path, seed = sys.argv[1], sys.argv[2], int(sys.argv[3])

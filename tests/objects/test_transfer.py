@@ -12,7 +12,7 @@ from thetastore.digest import Kind, checksum_of, digest_of
 from thetastore.errors import ObjectCorruptError, ObjectMissingError
 from thetastore.objects import Objects
 from thetastore.packs.records import Entry
-from thetastore.transfer import CopyReport, copy_objects
+from thetastore.transfers.transfer import CopyReport, copy_objects
 
 RAWS = [b"abcd" * 5000, b"small", bytes(100_000)]
 

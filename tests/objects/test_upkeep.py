@@ -15,7 +15,7 @@ from thetastore.digest import Digest, Kind, checksum_of, digest_of
 from thetastore.objects import Objects
 from thetastore.packs import upkeep
 from thetastore.packs.records import Entry
-from thetastore.verify import Level, verify
+from thetastore.upkeep.verify import Level, verify
 
 
 def raw_of(number: int) -> bytes:

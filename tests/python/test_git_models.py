@@ -25,7 +25,7 @@ from gitbridge.pointers import is_pointer
 from gitbridge.remotes import places
 from gitbridge.revisions import parse_name, tracked_file
 from thetastore.arrays import new_tensor
-from thetastore.compose import safetensors_source
+from thetastore.checkpoints.compose import safetensors_source
 from thetastore.errors import NoSuchTensorError, UnsupportedError
 
 

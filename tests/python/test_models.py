@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import thetastore
 import thetastore.models
 from thetastore.arrays import array_form, parse_index
-from thetastore.compose import NewTensor, safetensors_source
+from thetastore.checkpoints.compose import NewTensor, safetensors_source
 from thetastore.digest import Kind
 from thetastore.dtypes import DTYPES
 from thetastore.errors import (

@@ -12,7 +12,7 @@ import pytest
 from gitbridge import parts
 from gitbridge.pointers import is_pointer
 from gitbridge.revisions import parse_name, tracked_file
-from thetastore.compose import NewTensor, safetensors_source
+from thetastore.checkpoints.compose import NewTensor, safetensors_source
 from thetastore.formats.safetensors import Safetensors
 
 ROWS = 700

@@ -6,7 +6,7 @@ import numpy as np
 
 from thetastore.arrays import new_tensor
 from thetastore.backends.remote import RemoteBackend
-from thetastore.compose import safetensors_source
+from thetastore.checkpoints.compose import safetensors_source
 from thetastore.models import Model
 from thetastore.store import Store
 from thetastore.testing.faults import MemoryRequests

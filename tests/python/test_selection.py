@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thetastore.compose import NewTensor, safetensors_source
+from thetastore.checkpoints.compose import NewTensor, safetensors_source
 from thetastore.digest import digest_of
 from thetastore.errors import ObjectMissingError
 from thetastore.manifest import Tensor

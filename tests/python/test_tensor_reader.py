@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from thetastore.compose import NewTensor, safetensors_source
+from thetastore.checkpoints.compose import NewTensor, safetensors_source
+from thetastore.checkpoints.tensors import TensorReader
 from thetastore.digest import Kind, digest_of
 from thetastore.errors import (
     MalformedError,
@@ -23,7 +24,6 @@ from thetastore.errors import (
 from thetastore.manifest import Chunk, Manifest, Tensor, encode_page, paginate
 from thetastore.manifest import PageRef as Page
 from thetastore.store import Store
-from thetastore.tensors import TensorReader
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from checkpoints import safetensors_bytes
 
-from thetastore import cli
+from thetastore.cli import main as cli
 from thetastore.digest import Digest, Kind, digest_of
 from thetastore.packs.records import encode_head
 from thetastore.store import Store
-from thetastore.usage import Amount, File, Group, Usage
+from thetastore.upkeep.usage import Amount, File, Group, Usage
 
 Weights = dict[str, "np.ndarray"]
 

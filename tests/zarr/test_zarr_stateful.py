@@ -11,7 +11,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from zarr.testing.stateful import ZarrHierarchyStateMachine, ZarrStoreStateMachine
 
 from thetastore.arrays import new_tensor
-from thetastore.compose import safetensors_source
+from thetastore.checkpoints.compose import safetensors_source
 from thetastore.store import Store
 from thetastore.zarr_view import ZarrStore
 

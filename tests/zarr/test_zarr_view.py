@@ -14,7 +14,7 @@ from zarr.testing.store import StoreTests
 
 import thetastore
 from thetastore.arrays import new_tensor
-from thetastore.compose import safetensors_source
+from thetastore.checkpoints.compose import safetensors_source
 from thetastore.digest import Kind
 from thetastore.errors import MalformedError
 from thetastore.store import Store

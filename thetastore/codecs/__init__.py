@@ -135,7 +135,7 @@ def encode_copies(raw: Buffer, recipe: Recipe, dtype: str | None = None) -> Code
 
     Args:
         raw: as for `encode`.
-        recipe: which ranges of which bases: `thetastore.matching.find_copies` finds and compares them.
+        recipe: which ranges of which bases: `thetastore.representations.matching.find_copies` finds and compares them.
         dtype: as for `encode`, for the literals.
     """
     from thetastore.codecs import copies

@@ -11,10 +11,10 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO
 
-from thetastore.compose import NewTensor, safetensors_source
+from thetastore.checkpoints.compose import NewTensor, safetensors_source
+from thetastore.checkpoints.ingest import Source
 from thetastore.digest import Buffer, Digest, new_hasher
 from thetastore.formats.zip_checksums import mend_checksums
-from thetastore.ingest import Source
 from thetastore.layout import Tensor
 from thetastore.merging import MergeError
 from thetastore.merging.checkpoints import Checkpoint

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple, Protocol
 
+from thetastore.checkpoints.rebuild import iter_chunks
 from thetastore.digest import Buffer, Digest, Kind, new_hasher
 from thetastore.dtypes import DTYPES, raw_bytes_of
 from thetastore.errors import NotThisFormat
@@ -17,7 +18,6 @@ from thetastore.merging import MergeError
 from thetastore.merging.three_way import Content, Table
 from thetastore.objects import Objects
 from thetastore.open_file import OpenFile
-from thetastore.rebuild import iter_chunks
 from thetastore.store import Store
 from thetastore.strided import iter_c_order
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from thetastore.ingest import Source
+from thetastore.checkpoints.ingest import Source
 from thetastore.merging import MergeError
 from thetastore.merging.assembling import composed, metadata_of
 from thetastore.merging.checkpoints import Checkpoint

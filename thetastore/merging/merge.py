@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import IO, NamedTuple
 
-from thetastore.ingest import Source
+from thetastore.checkpoints.ingest import Source
 from thetastore.layout import Tensor
 from thetastore.merging import MergeError
 from thetastore.merging import assembling as assembly

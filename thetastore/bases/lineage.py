@@ -14,11 +14,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from thetastore import codecs
-from thetastore.bases import Candidate
+from thetastore.bases.families import family_keys
+from thetastore.bases.finding import Candidate
 from thetastore.digest import Digest, Kind
 from thetastore.dtypes import raw_bytes_of
 from thetastore.errors import ThetaError
-from thetastore.families import family_keys
 from thetastore.manifest import Manifest, Tensor, parse_manifest
 from thetastore.objects import Objects
 

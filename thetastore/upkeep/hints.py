@@ -10,19 +10,19 @@ import errno
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from thetastore.anchor_table import MERGE_LOCK, AnchorTable
-from thetastore.anchors import MIN_CHUNK_BYTES, Anchor, to_remember
-from thetastore.bases import TensorMap
+from thetastore.bases.families import family_keys, form_keys, register
+from thetastore.bases.finding import TensorMap
+from thetastore.bases.lineage import read_manifest
+from thetastore.checkpoints.rebuild import iter_chunks
 from thetastore.codecs.copies import read_recipe
-from thetastore.copying import Copying
 from thetastore.digest import Digest, Kind
 from thetastore.errors import BackendError, MalformedError, ThetaError, UnsupportedError
-from thetastore.families import family_keys, form_keys, register
-from thetastore.lineage import read_manifest
 from thetastore.objects import Objects
 from thetastore.packs.catalog import records_of
 from thetastore.pool import Pool
-from thetastore.rebuild import iter_chunks
+from thetastore.representations.anchor_table import MERGE_LOCK, AnchorTable
+from thetastore.representations.anchors import MIN_CHUNK_BYTES, Anchor, to_remember
+from thetastore.representations.copying import Copying
 
 
 class Rebuilt(NamedTuple):

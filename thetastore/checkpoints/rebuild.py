@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from thetastore.ahead import ahead
 from thetastore.buffers import Buffers
+from thetastore.checkpoints.ahead import ahead
 from thetastore.chunking import MAX_GRID_CHUNK_BYTES
 from thetastore.digest import Digest, Kind, new_hasher
 from thetastore.errors import ObjectCorruptError, ObjectMissingError

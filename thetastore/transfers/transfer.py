@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from thetastore.choice import Choice
 from thetastore.digest import Digest, Kind
 from thetastore.errors import ObjectCorruptError, UnsupportedError
 from thetastore.objects import Objects
 from thetastore.packs.records import MAX_DEPTH, Entry
-from thetastore.shipment import Shipment
+from thetastore.representations.choice import Choice
+from thetastore.transfers.shipment import Shipment
 
 _MOST_STAND_INS = 1 << 16
 

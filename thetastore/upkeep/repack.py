@@ -19,13 +19,11 @@ from functools import partial
 from typing import NamedTuple
 
 from thetastore import codecs
-from thetastore.bases import Candidate, TensorMap
-from thetastore.choice import HOT_DEPTH, LEAST_DIFFERENCE_BYTES, MOST_READ
-from thetastore.copying import Copying
+from thetastore.bases.finding import Candidate, TensorMap
+from thetastore.bases.lineage import Leaning, lineage, read_manifest
+from thetastore.checkpoints.rebuild import iter_chunks
 from thetastore.digest import Buffer, Digest, Kind, checksum_of
 from thetastore.errors import BackendError, MalformedError, ObjectCorruptError, ThetaError, UnsupportedError
-from thetastore.holdings import Held, Holdings
-from thetastore.lineage import Leaning, lineage, read_manifest
 from thetastore.objects import Objects
 from thetastore.packs.catalog import records_of
 from thetastore.packs.records import MAX_DEPTH, Entry, most_base_bytes
@@ -33,7 +31,9 @@ from thetastore.packs.retirement import retire, sweep_locked
 from thetastore.packs.upkeep import LITTER_AGE_S, MERGE_LOCK, SMALL_PACK_BYTES, Upkeep, stored_bytes_of
 from thetastore.packs.writer import PackWriter
 from thetastore.pool import Pool
-from thetastore.rebuild import iter_chunks
+from thetastore.representations.choice import HOT_DEPTH, LEAST_DIFFERENCE_BYTES, MOST_READ
+from thetastore.representations.copying import Copying
+from thetastore.upkeep.holdings import Held, Holdings
 
 _PLAIN = ("literal", "planes", "zstd")
 _LEAST_SAVED = 32

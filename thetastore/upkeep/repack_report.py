@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from thetastore.repack import Amount, Repacked, State
 from thetastore.tables import count_text, printable, size_text, table
+from thetastore.upkeep.repack import Amount, Repacked, State
 
 
 def repack_values(repacked: Repacked, is_dry: bool, elapsed_s: float) -> dict[str, Any]:

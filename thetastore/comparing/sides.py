@@ -7,6 +7,8 @@ import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from thetastore.checkpoints.rebuild import iter_chunks
+from thetastore.checkpoints.tensors import TensorReader
 from thetastore.digest import Digest, new_hasher
 from thetastore.errors import NoSuchTensorError, NotThisFormat
 from thetastore.formats import MAX_HEADER_BYTES, SNIFF_BYTES, Format, HeaderFormat, NeedBytes, next_prefix_bytes
@@ -16,10 +18,8 @@ from thetastore.manifest import Tensor as NamedTensor
 from thetastore.objects import Objects
 from thetastore.open_file import OpenFile
 from thetastore.pool import Pool
-from thetastore.rebuild import iter_chunks
 from thetastore.selection import Ranges
 from thetastore.strided import iter_c_order
-from thetastore.tensors import TensorReader
 
 OPAQUE = "opaque"
 """The format of a file of which nothing is known."""

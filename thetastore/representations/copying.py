@@ -11,15 +11,15 @@ import _thread
 from collections.abc import Callable, Container, Sequence
 from typing import NamedTuple
 
-from thetastore.anchor_table import AnchorTable
-from thetastore.anchors import Anchor, anchors_of, to_remember
 from thetastore.backends import Backend
 from thetastore.digest import Digest
 from thetastore.dtypes import DTYPES
 from thetastore.errors import BackendError, ThetaError
-from thetastore.matching import CopyPlan, find_copies
 from thetastore.packs.records import base_cost_bytes, most_base_bytes
-from thetastore.representations import Decoded, Representations
+from thetastore.representations.anchor_table import AnchorTable
+from thetastore.representations.anchors import Anchor, anchors_of, to_remember
+from thetastore.representations.matching import CopyPlan, find_copies
+from thetastore.representations.reading import Decoded, Representations
 
 MOST_READ = 4
 """Raw bytes of bases, theirs included, by those of the chunk that is made of copies of them."""

@@ -18,14 +18,14 @@ from math import prod
 from typing import Protocol
 
 from thetastore import codecs
-from thetastore.choice import LEAST_DIFFERENCE_BYTES
+from thetastore.bases.families import Described, family_keys, find_relatives, form_keys, register
+from thetastore.bases.renamed import Renamed
 from thetastore.digest import Digest, Kind
 from thetastore.dtypes import raw_bytes_of
 from thetastore.errors import ThetaError
-from thetastore.families import Described, family_keys, find_relatives, form_keys, register
 from thetastore.manifest import Chunk, Manifest, parse_manifest, parse_page
 from thetastore.objects import Objects, Prepared
-from thetastore.renamed import Renamed
+from thetastore.representations.choice import LEAST_DIFFERENCE_BYTES
 
 BaseHint = Digest | Callable[[], Digest | None] | None
 """The manifest of the parent version, or what finds it when it is needed; None where there is none."""

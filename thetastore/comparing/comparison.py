@@ -16,12 +16,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from thetastore.buffers import Buffers
-from thetastore.changes import Change
 from thetastore.chunking import MAX_GRID_CHUNK_BYTES
+from thetastore.comparing.changes import Change
+from thetastore.comparing.sides import Part, Side
 from thetastore.dtypes import DTYPES
 from thetastore.elements import bits_of, components, has_values, is_floating, values_of
 from thetastore.pool import Pool
-from thetastore.sides import Part, Side
 from thetastore.statistics import MakeMetric, Metric, Pair, Piece, TensorKind, metric_named
 from thetastore.statistics.looks import Looks, looks_of
 from thetastore.statistics.moments import Moments

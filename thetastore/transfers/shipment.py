@@ -6,9 +6,9 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 
-from thetastore.bases import Bases, TensorMap
+from thetastore.bases.families import family_keys
+from thetastore.bases.finding import Bases, TensorMap
 from thetastore.digest import Digest, Kind
-from thetastore.families import family_keys
 from thetastore.manifest import Chunk, Manifest, parse_manifest, parse_page
 from thetastore.objects import Objects
 from thetastore.selection import Ranges, Wants

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from typing import IO, NamedTuple, Protocol
 
-from thetastore.bases import BaseHint, Bases
+from thetastore.bases.finding import BaseHint, Bases
 from thetastore.buffers import Buffers
 from thetastore.chunking import CONTENT_MAX_BYTES, MAX_GRID_CHUNK_BYTES, content_cut, grid_lengths
 from thetastore.digest import Buffer, Digest, Kind, new_hasher

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from thetastore.tables import count_text, printable, size_text, table
-from thetastore.usage import Amount, Contents, Group, Row, Totals, Usage
+from thetastore.upkeep.usage import Amount, Contents, Group, Row, Totals, Usage
 
 _MOST_BASES = 20
 

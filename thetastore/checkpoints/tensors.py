@@ -11,8 +11,9 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 
-from thetastore.ahead import ahead
 from thetastore.buffers import Buffers
+from thetastore.checkpoints.ahead import ahead
+from thetastore.checkpoints.rebuild import INLINE_WORK_BYTES, PlacedChunk
 from thetastore.chunking import MAX_GRID_CHUNK_BYTES
 from thetastore.digest import Digest, Kind, new_hasher
 from thetastore.dtypes import DTYPES
@@ -21,7 +22,6 @@ from thetastore.layout import Tensor as LaidTensor
 from thetastore.manifest import Chunk, Manifest, Tensor, parse_page
 from thetastore.objects import Objects
 from thetastore.pool import Pool
-from thetastore.rebuild import INLINE_WORK_BYTES, PlacedChunk
 from thetastore.selection import reach_bytes
 
 _KEPT_BYTES = 64 << 20

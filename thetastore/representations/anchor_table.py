@@ -14,15 +14,15 @@ import struct
 from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any, Final
 
-from thetastore.anchors import IDENTITY_BYTES, Anchor
 from thetastore.backends import Backend, Range
 from thetastore.chunking import MAX_CHUNK_BYTES
 from thetastore.digest import Digest, checksum_of
 from thetastore.errors import BackendError, MalformedError, UnsupportedError
-from thetastore.matching import Hit
 from thetastore.packs.levels import of_one_size
 from thetastore.packs.preamble import PREAMBLE_BYTES, check_preamble, checksum64, preamble
 from thetastore.packs.writer import new_id
+from thetastore.representations.anchors import IDENTITY_BYTES, Anchor
+from thetastore.representations.matching import Hit
 
 RUN_MAGIC: Final = b"\xa7thanc\n\0"
 RUN_END: Final = b"\xa7thaend\n"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from thetastore.digest import Digest
 
 if TYPE_CHECKING:
-    from thetastore.bases import Candidate, PlacedTensor
+    from thetastore.bases.finding import Candidate, PlacedTensor
 
 _FREE_MISSES = 24
 """Comparisons in vain, 1 ms each, until there are no more."""

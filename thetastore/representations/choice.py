@@ -19,11 +19,11 @@ from thetastore import codecs
 from thetastore.digest import Buffer, Digest
 from thetastore.errors import ThetaError
 from thetastore.packs.records import MAX_DEPTH
-from thetastore.representations import Representations
+from thetastore.representations.reading import Representations
 
 if TYPE_CHECKING:
-    from thetastore.anchors import Anchor
-    from thetastore.copying import Copying
+    from thetastore.representations.anchors import Anchor
+    from thetastore.representations.copying import Copying
 
 HOT_DEPTH = 2
 """Depth of what is written by adding; archives may go deeper."""

@@ -6,10 +6,14 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from thetastore.dtypes import DTYPES
-from thetastore.elements import components, has_values, values_of
+from thetastore.elements import components, has_values, is_floating, values_of
 
 if TYPE_CHECKING:
-    from thetastore.tensors import TensorReader
+    from collections.abc import Iterator
+
+    from thetastore.checkpoints.tensors import TensorReader
+    from thetastore.elements import Floats
+    from thetastore.manifest import Tensor
 
 _BLOCK_BYTES = 4 << 20
 
@@ -39,18 +43,41 @@ def summarise(reader: TensorReader, name: str) -> Summary | None:
     tensor = reader.tensor(name)
     if not has_values(tensor.dtype):
         return None
+    running = _Running()
+    for values in _blocks(reader, tensor):
+        running.take(values)
+    return running.summary()
+
+
+def not_finite(reader: TensorReader, name: str) -> tuple[int, int]:
+    """Return how many numbers of a tensor are NaN, and how many infinite; none where its type has no single numbers.
+
+    Memory is a few megabytes. Raises as `TensorReader.read_range` does.
+    """
+    tensor = reader.tensor(name)
+    nan_count = infinite_count = 0
+    if is_floating(tensor.dtype):
+        import numpy
+
+        for values in _blocks(reader, tensor):
+            if not numpy.isfinite(values).all():
+                nan_count += int(numpy.isnan(values).sum())
+                infinite_count += int(numpy.isinf(values).sum())
+    return nan_count, infinite_count
+
+
+def _blocks(reader: TensorReader, tensor: Tensor) -> Iterator[Floats]:
+    """Yield the numbers of a tensor in order, a block at a time, each in the same buffer."""
     import numpy
 
     item_bytes = DTYPES[tensor.dtype].bits // 8
     step = _BLOCK_BYTES // item_bytes * item_bytes
-    buffer = numpy.empty(step // item_bytes * components(tensor.dtype), "f8")
-    running = _Running()
+    buffer = numpy.empty(min(step, tensor.raw_bytes) // item_bytes * components(tensor.dtype), "f8")
     for start in range(0, tensor.raw_bytes, step):
         stop = min(start + step, tensor.raw_bytes)
         values = buffer[: (stop - start) // item_bytes * components(tensor.dtype)]
-        values_of(reader.read_range(name, start, stop), tensor.dtype, values)
-        running.take(values)
-    return running.summary()
+        values_of(reader.read_range(tensor.name, start, stop), tensor.dtype, values)
+        yield values
 
 
 class _Running:

@@ -2,14 +2,16 @@
 
 A store never takes an object that it has, and it cannot know that what it has is rotten without reading it: adding
 or fetching the same bytes again would change nothing. So damage is mended in two steps. Here the sound records of a
-damaged pack go into a new one, and the pack moves to `damaged/`, whole, where nothing reads it; then whatever is
-missing can be fetched, or added again.
+damaged pack go into a new one, and the pack moves to `damaged/`, whole, where nothing reads it; damaged index runs move
+there, too, and the index is made anew. Then whatever is missing can be fetched, or added again.
+
+A record whose base is lost may be sound: nobody can tell before the base is back. It is kept.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -17,11 +19,13 @@ from thetastore.digest import Digest, Kind
 from thetastore.errors import BackendError, MalformedError, ObjectCorruptError, ObjectMissingError, UnsupportedError
 from thetastore.objects import Objects
 from thetastore.packs.catalog import id_of, records_of
-from thetastore.packs.index import Place, write_run
+from thetastore.packs.index import Place, Run, write_run
 from thetastore.packs.reader import Pack, Record
 from thetastore.packs.upkeep import MERGE_LOCK, stored_bytes_of
 from thetastore.packs.writer import PackWriter
-from thetastore.suspects import acquit, list_suspects
+from thetastore.representations.suspects import acquit, list_suspects, suspect
+from thetastore.upkeep.losses import lost_objects
+from thetastore.upkeep.verify import stands_on_loss
 
 
 class SetAside(NamedTuple):
@@ -35,10 +39,16 @@ class SetAside(NamedTuple):
     """Objects that were not, and that no other pack gives; there may be more in what cannot be read at all."""
 
 
-def set_aside_damage(objects: Objects) -> list[SetAside]:
-    """Read everything that is sealed, and set damaged packs aside; return which.
+def set_aside_damage(objects: Objects, names: Collection[str] | None = None) -> list[SetAside]:
+    """Read what is sealed, and set damaged packs and index runs aside; return which packs.
+
+    Objects that are lost by that become suspects, so that later checks go on naming them until they are back.
 
     May be killed at any point: a pack goes only after its sound records are durable and indexed.
+
+    Args:
+        objects: of the store.
+        names: file names of the packs to read, for a caller who has looked at the others; None for all.
 
     Raises:
         BackendError: the store cannot be written, or (`EAGAIN`) another process is merging its packs.
@@ -49,14 +59,46 @@ def set_aside_damage(objects: Objects) -> list[SetAside]:
             raise BackendError(errno.EAGAIN, "another process is merging the packs", backend.url)
         objects.catalog.refresh(thorough=True)
         snapshot = objects.catalog.snapshot()
+        gone = lost_objects(objects)  # the index that names them is about to be made anew
         # What is retired is elsewhere; put into a new pack it would count again.
-        found = [mended for name in sorted(snapshot.packs - snapshot.retired) for mended in _mend(objects, name)]
-    if found:
+        sealed = snapshot.packs - snapshot.retired
+        chosen = sealed if names is None else sealed.intersection(names)
+        found = [mended for name in sorted(chosen) for mended in _mend(objects, name)]
+        needs_index = _set_runs_aside(objects)
+    if found or gone or needs_index:
         objects.rebuild_index()
         found = [mended._replace(lost=tuple(filter(partial(_is_lost, objects), mended.lost))) for mended in found]
-    for digest in list_suspects(backend):
-        acquit(backend, digest)
+    _remember(objects, gone.union(*(mended.lost for mended in found)))
     return found
+
+
+def _remember(objects: Objects, lost: Collection[Digest]) -> None:
+    """Let the suspects be what is lost."""
+    suspected = list_suspects(objects.backend)
+    for digest in suspected:
+        if digest not in lost and not _is_lost(objects, digest):
+            acquit(objects.backend, digest)
+    for digest in lost:
+        if digest not in suspected and _is_lost(objects, digest):
+            suspect(objects.backend, digest)
+
+
+def _set_runs_aside(objects: Objects) -> bool:
+    """Move damaged runs to where nothing reads them; tell whether the index lacks or misplaces anything."""
+    backend, snapshot = objects.backend, objects.catalog.snapshot()
+    needs_index = any(loose.file_name in snapshot.packs for loose in snapshot.loose)
+    for name in sorted(backend.list("index")):
+        try:
+            if Run(backend.view(name), name).is_intact():
+                continue
+        except FileNotFoundError:
+            continue  # merged away
+        except UnsupportedError:
+            continue  # not ours to judge
+        except MalformedError:
+            pass
+        needs_index = _moved(objects, name) != name or needs_index
+    return needs_index
 
 
 def _mend(objects: Objects, name: str) -> Iterator[SetAside]:
@@ -76,11 +118,11 @@ def _mend(objects: Objects, name: str) -> Iterator[SetAside]:
 
 
 def _is_lost(objects: Objects, digest: Digest) -> bool:
-    """Tell whether no other record gives an object."""
+    """Tell whether no record gives an object."""
     try:
         kind = objects.entry(digest).kind
         if isinstance(kind, Kind):
-            objects.get(kind, digest)
+            objects.representations.get(kind, digest)
     except (ObjectCorruptError, ObjectMissingError):
         return True
     except UnsupportedError:
@@ -97,7 +139,7 @@ def _has_whole_table(pack: Pack) -> bool:
 
 
 def _is_sound(objects: Objects, pack: Pack, record: Record) -> bool:
-    """Tell whether a record gives its object; what only a newer version could read counts as sound."""
+    """Tell whether a record gives its object; what only a newer version, or a lost base, could tell counts as sound."""
     entry = record.entry
     try:
         stored_bytes_of(pack, record)
@@ -105,9 +147,19 @@ def _is_sound(objects: Objects, pack: Pack, record: Record) -> bool:
             objects.representations.get_at(Place(pack.name, record.offset, record.nbytes), entry.kind, entry.digest)
     except UnsupportedError:
         return True
-    except (ObjectCorruptError, ObjectMissingError, MalformedError):
+    except ObjectCorruptError as error:
+        return _has_checksum(pack, record) and error.digest == str(entry.digest) and stands_on_loss(objects, record)
+    except (ObjectMissingError, MalformedError):
         return False
     return True
+
+
+def _has_checksum(pack: Pack, record: Record) -> bool:
+    try:
+        stored_bytes_of(pack, record)
+        return next(pack.records(record.offset), None) == record
+    except ObjectCorruptError:
+        return False
 
 
 def _copy(objects: Objects, pack: Pack, records: list[Record]) -> None:
@@ -123,10 +175,15 @@ def _copy(objects: Objects, pack: Pack, records: list[Record]) -> None:
 
 
 def _moved(objects: Objects, name: str) -> str:
-    moved = f"damaged/{id_of(name)}.pack"
+    """Move a file to `damaged/`; return its new name, or its old one where the disk does not even let it be read."""
+    moved = f"damaged/{id_of(name)}.{name.rpartition('.')[2]}"
     try:
         objects.backend.create(moved, objects.backend.view(name))
     except FileExistsError:
         pass  # killed here, an earlier time
+    except BackendError as error:
+        if error.errno != errno.EIO:
+            raise
+        return name
     objects.backend.delete(name)
     return moved

@@ -2,7 +2,7 @@
 
 An anchor is an element that, hashed together with its successor, comes out among the highest of all hashes: one in
 8 KiB. Where rows were inserted, tensors joined or split, the same elements are chosen again, and the identity of the
-bytes that follow says which ranges of other objects are worth comparing (`thetastore.matching`).
+bytes that follow says which ranges of other objects are worth comparing (`thetastore.representations.matching`).
 
 All anchors of a new chunk are looked for, but only one in 40 KiB or so is remembered (`to_remember`): evenly spaced,
 so that hardly any range of 64 KiB is without. Were they chosen by content alone, as few of them would leave a third of

@@ -1,0 +1,1 @@
+"""Which object to take a difference against: found by place, name, shape or numbers; chosen for whole families."""

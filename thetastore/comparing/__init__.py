@@ -1,0 +1,1 @@
+"""What changed between the tensors of two files."""
