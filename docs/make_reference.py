@@ -8,7 +8,7 @@ from pathlib import Path
 from gitbridge.cli.main import COMMANDS, groups
 from gitbridge.cli.parsers import all_parsers
 from gitbridge.settings import CONFIGURATION, ENVIRONMENT, INTERNAL, Setting
-from thetastore.cli import make_parser
+from thetastore.cli.main import all_parsers as all_store_parsers
 from thetastore.reference import describe, manual_page, markdown
 
 ROOT = Path(__file__).parents[1]
@@ -77,7 +77,7 @@ def _setting_row(setting: Setting) -> str:
 def files() -> dict[Path, str]:
     """Return the content of each file that is generated, by its place."""
     bridge = [one for summary, parser in all_parsers().values() for one in describe(parser, summary)]
-    store = list(describe(make_parser()))[1:]
+    store = [one for summary, parser in all_store_parsers().values() for one in describe(parser, summary)]
     overview = "".join(
         f"\n| {heading} | |\n| --- | --- |\n"
         + "".join(f"| [`{name}`](#git-theta-{name}) | {COMMANDS[name].summary} |\n" for name in names)

@@ -9,7 +9,7 @@ import struct
 
 import pytest
 
-from thetastore.cli import main as mend
+from thetastore.cli.main import main as mend
 
 
 def checkpoint(*seeds: int) -> bytes:

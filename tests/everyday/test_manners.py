@@ -19,7 +19,7 @@ def test_colours_come_when_they_are_asked_for_and_never_into_a_file(work) -> Non
     assert "\x1b" not in work.theta("status").stdout
 
 
-@pytest.mark.parametrize("module", ["gitbridge.cli.main", "thetastore.cli"])
+@pytest.mark.parametrize("module", ["gitbridge.cli.main", "thetastore.cli.main"])
 def test_another_system_is_refused_in_words(module: str) -> None:
     program = f"import os, sys; import {module} as program; os.name = 'nt'; sys.exit(program.run())"
 

@@ -7,7 +7,7 @@ import io
 import numpy as np
 from checkpoints import safetensors_bytes
 
-from thetastore import cli
+from thetastore.cli import main as cli
 from thetastore.digest import Digest
 from thetastore.store import Store
 

@@ -1,0 +1,1 @@
+"""The command `thetastore`: a store without Git, one module a command."""

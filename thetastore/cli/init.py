@@ -1,0 +1,20 @@
+"""`thetastore init`."""
+
+from __future__ import annotations
+
+import sys
+
+from thetastore.cli.opening import EXIT_DONE, open_store, store_parser
+
+_REPLACES = "creating a file there replaces one that is there"
+
+
+def run(arguments: list[str]) -> int:
+    """Make a store."""
+    parser = store_parser("init", "Make a store in a directory or bucket.")
+    options = parser.parse_args(arguments)
+    with open_store(options, create=True) as store:
+        print(store.url)
+        if not store.is_for_many_writers:
+            print(f"thetastore: '{store.url}' is for one writer at a time: {_REPLACES}", file=sys.stderr)
+    return EXIT_DONE

@@ -1,0 +1,119 @@
+"""Find the command and run it. Only the standard library is imported before that.
+
+Exit status: 0 done, 1 found problems, 2 failed, 129 not understood (as git's), 130 interrupted, 141 nobody reads our
+output.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from typing import NamedTuple
+
+_USAGE = 129
+_FAILED = 2
+
+
+class Command(NamedTuple):
+    """Where a command lives: `run(arguments) -> exit status` of a module."""
+
+    module: str
+    summary: str
+
+
+COMMANDS = {
+    "init": Command("thetastore.cli.init", "make a store in a directory or bucket"),
+    "put": Command("thetastore.cli.put", "store a file; print the digest of its manifest"),
+    "get": Command("thetastore.cli.get", "write the file of a manifest"),
+    "show": Command("thetastore.cli.show", "list the tensors of a manifest"),
+    "verify": Command("thetastore.cli.verify", "check what is stored"),
+    "mend": Command("thetastore.cli.mend", "set damaged packs aside, so that what is lost can be stored again"),
+    "repack": Command("thetastore.cli.repack", "store everything anew where that takes fewer bytes"),
+    "du": Command("thetastore.cli.du", "say what takes how many bytes, file by file"),
+    "stats": Command("thetastore.cli.stats", "say the same of the whole store, by codec"),
+    "completion": Command("thetastore.cli.completion", "print what completes thetastore in a shell"),
+}
+
+
+def run() -> int:
+    """Run the command line of this process; return the exit status."""
+    if os.name != "posix":
+        print("thetastore: this needs a POSIX system: Linux, macOS, or WSL on Windows", file=sys.stderr)
+        return _FAILED
+    return main(sys.argv[1:])
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command.
+
+    Args:
+        arguments: what follows the program's name.
+
+    Returns:
+        The exit status.
+    """
+    name = arguments[0] if arguments else "help"
+    rest = list(arguments[1:])
+    if name in ("help", "-h", "--help"):
+        if not rest:
+            sys.stdout.write(_overview())
+            return 0
+        name, rest = rest[0], ["--help"]
+    if name not in COMMANDS:
+        return _unknown(name)
+    from thetastore.errors import ThetaError
+
+    try:
+        module = __import__(COMMANDS[name].module, fromlist=["run"])
+        status: int = module.run(rest)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
+    except (ThetaError, OSError) as error:
+        print(f"thetastore: {_words(error)}", file=sys.stderr)
+        return _FAILED
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+def all_parsers() -> dict[str, tuple[str, ArgumentParser]]:
+    """Return summary and parser of each command by name. Imports the module of every command."""
+    from thetastore.command_line import parser_of
+
+    return {
+        name: (command.summary, parser_of(__import__(command.module, fromlist=["run"]).run))
+        for name, command in COMMANDS.items()
+    }
+
+
+def _unknown(name: str) -> int:
+    from thetastore.errors import near_names
+
+    near = near_names(name, list(COMMANDS), 1)
+    hint = f"did you mean: {near[0]}" if near else "thetastore help lists the commands"
+    what = f"unknown option '{name}'" if name.startswith("-") else f"'{name}' is not a command"
+    print(f"thetastore: {what}\nhint: {hint}", file=sys.stderr)
+    return _USAGE
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = "".join(f"  {name.ljust(width)}  {command.summary}\n" for name, command in COMMANDS.items())
+    return (
+        "thetastore: a content-addressed store for model weights\n\nusage: thetastore <command> [<options>]\n\n"
+        f"{lines}\n'thetastore help <command>' explains a command.\n"
+    )
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"'{error.filename}': {error.strerror}"
+    return str(error)
+
+
+if __name__ == "__main__":
+    sys.exit(run())
