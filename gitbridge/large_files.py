@@ -60,9 +60,19 @@ class LargeFile(NamedTuple):
         return f"*{suffix}" if suffix in _SUFFIXES else self.path
 
 
+def is_large_checkpoint(path: str, nbytes: int, at_least: int) -> bool:
+    """Tell whether a file is one that git itself should not keep, by its name and length."""
+    return nbytes >= _ANY_BYTES or (nbytes >= at_least and os.path.splitext(path)[1].lower() in _SUFFIXES)
+
+
+def warned_size(repository: Repository) -> int:
+    """Return from which length on checkpoints are named; 0 for none."""
+    return parse_size(repository.config("theta.warnSize") or _DEFAULT) or 0
+
+
 def large_files(repository: Repository) -> list[LargeFile]:
     """Return the checkpoints of the work tree that no filter is for; what is ignored, or left to LFS, is none."""
-    at_least = parse_size(repository.config("theta.warnSize") or _DEFAULT)
+    at_least = warned_size(repository)
     if not at_least or repository.work_tree is None:
         return []
     found = [*_large(repository, at_least, is_in_git=True)]
@@ -80,7 +90,7 @@ def _large(repository: Repository, at_least: int, is_in_git: bool) -> Iterable[L
             nbytes = os.lstat(os.path.join(repository.work_tree or "", path)).st_size
         except OSError:
             continue
-        if nbytes >= _ANY_BYTES or (nbytes >= at_least and os.path.splitext(path)[1].lower() in _SUFFIXES):
+        if is_large_checkpoint(path, nbytes, at_least):
             yield LargeFile(path, nbytes, is_in_git)
 
 

@@ -379,15 +379,30 @@ def _committed_url(repository: Repository, treeish: str | None, remote: str | No
 
 
 def _url_in(repository: Repository, tree: str) -> str | None:
+    urls = committed_values(repository, tree, "theta.url")
+    return urls[-1] if urls and urls[-1] else None
+
+
+def committed_values(repository: Repository, tree: str, name: str) -> list[str]:
+    """Return every value that a setting has in the `.thetaconfig` of a tree, the last one last.
+
+    Args:
+        repository: whose tree it is.
+        tree: a revision; empty for the index.
+        name: of the setting, as `Setting.name`.
+
+    Raises:
+        ConfigError: the file is not written as git configuration is.
+    """
     try:
         oid = repository.cat_file().read(f"{tree}:{COMMITTED_NAME}").oid
         listing = repository.git("config", "-z", "--no-includes", "--blob", oid, "--list")
     except RevisionError:
-        return None
+        return []
     except GitError as error:
         raise ConfigError(f"{COMMITTED_NAME} cannot be read: {error}", "mend it: it has git config syntax") from None
-    urls = [line.partition("\n")[2] for line in os.fsdecode(listing).split("\0") if line.startswith("theta.url\n")]
-    return urls[-1] if urls and urls[-1] else None
+    lines = (line.partition("\n") for line in os.fsdecode(listing).split("\0"))
+    return [value for found, _, value in lines if found == name.lower()]
 
 
 def _places_of_origin(repository: Repository, path: str, asker: Repository, depth: int) -> list[Place]:

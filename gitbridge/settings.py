@@ -105,6 +105,19 @@ CONFIGURATION = (
         "From which size on `git theta status` and `doctor` name a checkpoint that git itself would take whole; "
         "0 names none.",
     ),
+    Setting(
+        "theta.checkAllow",
+        "nothing",
+        "What `git theta check` lets break a rule: `RULE` or `RULE:GLOB`. Repeatable.",
+        is_committed=True,
+    ),
+    Setting("theta.checkMaxSize", "any", "Of how many bytes a file may be for `git theta check`.", is_committed=True),
+    Setting(
+        "theta.checkMaxNew",
+        "any",
+        "How many bytes of weights may be new since the base for `git theta check`.",
+        is_committed=True,
+    ),
 )
 """What people set in git configuration."""
 

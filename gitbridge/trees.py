@@ -85,6 +85,21 @@ def tree_entries(repository: Repository, revision: str) -> Iterator[Entry]:
             yield Entry(os.fsdecode(path), oid.decode())
 
 
+def regular_entries(repository: Repository, revision: str) -> list[Entry]:
+    """Return all regular files of a revision, whatever their length.
+
+    Raises:
+        RevisionError: there is no such revision.
+    """
+    found = []
+    for item in _ls_tree(repository, revision).split(b"\0")[:-1]:
+        head, _, path = item.partition(b"\t")
+        mode, _, oid, _ = head.split()
+        if mode in _REGULAR:
+            found.append(Entry(os.fsdecode(path), oid.decode()))
+    return found
+
+
 def tree_sizes(repository: Repository, revision: str) -> dict[str, int]:
     """Return the length of every regular file of a revision, by path.
 

@@ -55,6 +55,7 @@ COMMANDS = {
         "gitbridge.cli.merge_models", "merge_models", "merge many models by a recipe of mergekit's"
     ),
     "doctor": Command("gitbridge.cli.doctor", "doctor", "what is wrong here, and the command that mends it"),
+    "check": Command("gitbridge.cli.check", "check", "look through what is new: in a hook, and in CI"),
     "repack": Command("gitbridge.cli.repack", "run", "store everything here anew, where that takes fewer bytes"),
     "logs": Command("gitbridge.cli.logs", "logs", "what was written down of failures that are bugs"),
     "completion": Command("gitbridge.cli.completion", "completion", "print what completes git theta in your shell"),
@@ -147,7 +148,7 @@ _GROUPS = (
     ("to look", ("status", "ls-files", "ls", "show", "cat", "diff", "log", "blame", "du")),
     ("to move weights", ("fetch", "pull", "push", "checkout")),
     ("to merge", ("mergetool", "merge-file", "merge-models")),
-    ("to take care", ("doctor", "repack")),
+    ("to take care", ("doctor", "check", "repack")),
 )
 
 
