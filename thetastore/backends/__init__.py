@@ -100,7 +100,7 @@ class Backend(Protocol):
         """Return `[offset, offset + nbytes)` of a file (to its end for None); shorter only at its end."""
 
     def open(self, name: str) -> Reader:
-        """Open a file for many range reads."""
+        """Open a file for many range reads; a far backend may find out that it is not there when it is first read."""
 
     def view(self, name: str) -> memoryview:
         """Return a whole file as read-only memory: mapped where that can be, so only what is touched is read."""
@@ -118,8 +118,12 @@ class Backend(Protocol):
     def expect(self, ranges: Iterable[Range]) -> None:
         """Say what will be read soon, of sealed files: a far backend begins to fetch it, neighbours together.
 
-        Only a hint; a few tens of megabytes are heeded.
+        Only a hint; a few tens of megabytes are heeded. A range may reach beyond the end of a file whose length nobody
+        was told, and the file need not be there.
         """
+
+    def expect_list(self, prefix: str) -> None:
+        """Say that a directory will be listed soon: a far backend begins; what is written later may be left out."""
 
     def list(self, prefix: str) -> Iterator[str]:
         """Yield the full names of all files below the directory `prefix`, recursively, in any order."""

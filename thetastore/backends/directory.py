@@ -68,6 +68,9 @@ class DirectoryBackend:
     def expect(self, ranges: Iterable[Range]) -> None:
         """See `Backend.expect`: the system reads ahead by itself."""
 
+    def expect_list(self, prefix: str) -> None:
+        """See `Backend.expect_list`."""
+
     def list(self, prefix: str) -> Iterator[str]:
         """See `Backend.list`."""
         if prefix:

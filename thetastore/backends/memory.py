@@ -56,6 +56,9 @@ class MemoryBackend:
     def expect(self, ranges: Iterable[Range]) -> None:
         """See `Backend.expect`: nothing is nearer than memory."""
 
+    def expect_list(self, prefix: str) -> None:
+        """See `Backend.expect_list`."""
+
     def list(self, prefix: str) -> Iterator[str]:
         """See `Backend.list`."""
         if prefix:

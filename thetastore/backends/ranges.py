@@ -21,7 +21,7 @@ _GAP_SHARE = 32
 
 
 class Block:
-    """Consecutive bytes of one file, on their way or here."""
+    """Consecutive bytes of one file, on their way or here; fewer where a file of unknown length ends before."""
 
     def __init__(self, name: str, start: int, stop: int, stored: Future[bytes]) -> None:
         self.name = name
@@ -70,24 +70,43 @@ class Held:
                 self._held_bytes += wanted.nbytes
 
     def take(self, name: str, offset: int, out: memoryview) -> bool:
-        """Fill `out` from what was announced, waiting for it; False where it was not, or did not come."""
-        stop = offset + out.nbytes
-        with self._lock:
-            block = self._find(name, offset, stop)
-        if block is None:
-            return False
-        try:
-            stored = block.stored.result()
-        except Exception:  # whoever asks for the range by itself is told what is wrong
-            stored = b""
-        found = memoryview(stored)[offset - block.start : stop - block.start]
-        if not stored:
-            with self._lock:
-                self._drop(block)
-        if found.nbytes != out.nbytes:
+        """Fill `out` from what was announced, waiting for it; False where it was not, or did not come.
+
+        Raises:
+            FileNotFoundError: the file is not there, so there is no use in asking again.
+        """
+        found = self.find(name, offset, offset + out.nbytes)
+        if found is None or found.nbytes != out.nbytes:
             return False
         out[:] = found
         return True
+
+    def find(self, name: str, start: int, stop: int) -> memoryview | None:
+        """Return what was announced of `[start, stop)`, waiting for it: fewer bytes where the file ended before.
+
+        Raises:
+            FileNotFoundError: the file is not there.
+        """
+        with self._lock:
+            block = self._find(name, start, stop)
+        if block is None:
+            return None
+        try:
+            stored = block.stored.result()
+        except FileNotFoundError:
+            self.forget(block)
+            raise
+        except Exception:  # whoever asks for the range by itself is told what is wrong
+            stored = b""
+        if not stored:
+            self.forget(block)
+            return None
+        return memoryview(stored)[start - block.start : stop - block.start]
+
+    def forget(self, block: Block) -> None:
+        """Make room for others."""
+        with self._lock:
+            self._drop(block)
 
     def _find(self, name: str, start: int, stop: int) -> Block | None:
         for block in self._blocks:

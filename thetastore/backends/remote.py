@@ -24,13 +24,15 @@ from typing import TYPE_CHECKING, TypeVar
 from thetastore.backends import Range, check_name
 from thetastore.backends.lease import Lease
 from thetastore.backends.ranges import MAX_BLOCK_BYTES, Held
-from thetastore.backends.requests import PassingError, Requests
+from thetastore.backends.requests import Listed, PassingError, Requests
 from thetastore.backends.spool import Spool
 from thetastore.digest import Buffer
 from thetastore.errors import BackendError, MalformedError
 from thetastore.pool import Pool
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from thetastore.backends import Appender, Reader
 
 T = TypeVar("T")
@@ -41,11 +43,12 @@ _FIRST_TRIES = 3
 _FIRST_PAUSE_S = 0.4
 _LONGEST_PAUSE_S = 20.0
 """The tries of one request are spread over some 12 seconds: as long as a server takes to restart."""
-PARALLEL_REQUESTS = 8
+PARALLEL_REQUESTS = 16
+"""2 % of a model may lie in a dozen places; with 8 at once these would take two round trips' time."""
 _KEPT_BYTES = 8 << 20
 _LONGEST_KEPT_BYTES = 256 << 10
 """Short reads are remembered: manifests are read by each step of a fetch, and files never change."""
-_UNKNOWN_READ_BYTES = 1 << 20
+_UNKNOWN_READ_BYTES = MAX_BLOCK_BYTES
 
 
 class RemoteBackend:
@@ -53,26 +56,35 @@ class RemoteBackend:
 
     is_remote = True
 
-    def __init__(self, requests: Requests, url: str, pause: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        requests: Requests,
+        url: str,
+        pause: Callable[[float], None] = time.sleep,
+        pool: Callable[[], Pool] = lambda: Pool(PARALLEL_REQUESTS),
+    ) -> None:
         """Use a place.
 
         Args:
             requests: the place.
             url: for messages, without secrets.
             pause: waits so many seconds before a request is tried again.
+            pool: makes what does several requests at once.
         """
         self.url = url
         self.requests = requests
         self._looks_before_creating = False
         self._was_reached = False
         self._pause = pause
-        self._pool = Pool(PARALLEL_REQUESTS)
+        self._new_pool = pool
+        self._pool = pool()
         self._spools: dict[str, Spool] = {}
         self._sizes: dict[str, int] = {}
         self._kept: OrderedDict[Range, bytes] = OrderedDict()
         self._kept_bytes = 0
         self._lock = threading.Lock()
-        self._held = Held(lambda wanted: self._pool.start(self._fetch, wanted))
+        self._held = Held(lambda wanted: self._pool.start(self._fetch_expected, wanted))
+        self._listed: dict[str, Future[list[Listed]]] = {}
 
     def read(self, name: str, offset: int = 0, nbytes: int | None = None) -> bytes:
         """See `Backend.read`."""
@@ -81,21 +93,20 @@ class RemoteBackend:
             out = memoryview(bytearray(max(0, self._spools[name].size() - offset)))
             return bytes(out[: self._spools[name].read_into(offset, out)][:nbytes])
         if nbytes is not None and 0 < nbytes <= _UNKNOWN_READ_BYTES:
-            return self._get(name, offset, offset + nbytes)
+            found = self._held.find(name, offset, offset + nbytes)
+            return bytes(found) if found is not None else self._get(name, offset, offset + nbytes)
         out = self._room(max(0, min(self.size(name) - offset, (1 << 62) if nbytes is None else nbytes)), name)
         self.fill(name, offset, out)
         return bytes(out)
 
     def open(self, name: str) -> Reader:
-        """See `Backend.open`: no request, where the length is known from a listing."""
+        """See `Backend.open`: no request, so whether it is there turns out when it is read."""
         check_name(name)
-        if name in self._spools:
-            return self._spools[name]
-        return _File(self, name, self._known_size(name))
+        return self._spools[name] if name in self._spools else _File(self, name)
 
     def view(self, name: str) -> memoryview:
         """See `Backend.view`: all of it, in memory."""
-        out = self._room(self._known_size(name), name)
+        out = self._room(self.known_size(name), name)
         self.fill(name, 0, out)
         return out.toreadonly()
 
@@ -113,10 +124,15 @@ class RemoteBackend:
         return self._patiently(lambda: self.requests.written_s(name))
 
     def expect(self, ranges: Iterable[Range]) -> None:
-        """See `Backend.expect`: of files whose length is known from a listing."""
+        """See `Backend.expect`."""
         self._held.expect(
-            wanted for wanted in ranges if wanted.offset + wanted.nbytes <= self._sizes.get(wanted.name, 0)
+            wanted for wanted in ranges if wanted.offset + wanted.nbytes <= self._sizes.get(wanted.name, 1 << 62)
         )
+
+    def expect_list(self, prefix: str) -> None:
+        """See `Backend.expect_list`."""
+        check_name(prefix)
+        self._listed[prefix] = self._pool.start(self._list, prefix)
 
     def list(self, prefix: str) -> Iterator[str]:
         """See `Backend.list`. A place may list what is no name of ours: that is left out."""
@@ -124,7 +140,8 @@ class RemoteBackend:
             check_name(prefix)
         below = f"{prefix}/" if prefix else ""
         names = []
-        for name, file_bytes in self._patiently(lambda: list(self.requests.list(prefix))):
+        begun = self._listed.pop(prefix, None)
+        for name, file_bytes in self._list(prefix) if begun is None else begun.result():
             if not name.startswith(below):
                 continue
             try:
@@ -139,6 +156,7 @@ class RemoteBackend:
     def create(self, name: str, stored: Buffer, durable: bool = True) -> None:
         """See `Backend.create`: always durable."""
         check_name(name)
+        self._listed.clear()  # they may lack this one
         view = memoryview(stored).cast("B")
         if self._looks_before_creating and self._is_there(name):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
@@ -224,7 +242,28 @@ class RemoteBackend:
             for at, stored in zip(starts, pool.map_bounded(self._fetch, wanted, lambda _: False), strict=True):
                 out[at : at + len(stored)] = stored
 
-    def kept(self, wanted: Range) -> bytes:
+    def fill_as_far_as_it_goes(self, name: str, offset: int, out: memoryview) -> int:
+        """Fill `out` from a file that may end before; return how many bytes were there.
+
+        Raises as `fill` does.
+        """
+        wanted = out[: max(0, self._sizes.get(name, 1 << 62) - offset)]
+        if not wanted.nbytes:
+            return 0
+        try:
+            self._fill_remembering(name, offset, wanted)
+        except _TooShortError:  # it ends there, or the answer was cut off
+            self.size(name)
+            return self.fill_as_far_as_it_goes(name, offset, out)
+        return wanted.nbytes
+
+    def _fill_remembering(self, name: str, offset: int, out: memoryview) -> None:
+        if out.nbytes <= _LONGEST_KEPT_BYTES:
+            out[:] = self._kept_range(Range(name, offset, out.nbytes))
+        else:
+            self.fill(name, offset, out)
+
+    def _kept_range(self, wanted: Range) -> bytes:
         """Return a short range of a file, remembered if it was read lately. Raises as `fill` does."""
         with self._lock:
             if wanted in self._kept:
@@ -248,11 +287,23 @@ class RemoteBackend:
             raise BackendError(errno.EFBIG, f"it is said to have {nbytes} bytes", f"{self.url}/{name}") from None
 
     def _pool_for_this_call(self) -> Pool:
-        return Pool(PARALLEL_REQUESTS)  # the other one's order of work is `expect`'s
+        return self._new_pool()  # the other one's order of work is `expect`'s
 
     def _fetch(self, wanted: Range) -> bytes:
         """Return exactly the bytes of a range."""
-        return self._get(wanted.name, wanted.offset, wanted.offset + wanted.nbytes, is_exact=True)
+        is_known = wanted.name in self._sizes
+        stored = self._get(wanted.name, wanted.offset, wanted.offset + wanted.nbytes, is_exact=is_known)
+        if len(stored) != wanted.nbytes:
+            raise _TooShortError
+        return stored
+
+    def _fetch_expected(self, wanted: Range) -> bytes:
+        """Return the bytes of a range that somebody announced; fewer where a file of unknown length ends before."""
+        is_known = wanted.name in self._sizes
+        return self._get(wanted.name, wanted.offset, wanted.offset + wanted.nbytes, is_exact=is_known)
+
+    def _list(self, prefix: str) -> list[Listed]:
+        return self._patiently(lambda: list(self.requests.list(prefix)))
 
     def _get(self, name: str, start: int, stop: int, is_exact: bool = False) -> bytes:
         def get() -> bytes:
@@ -314,7 +365,8 @@ class RemoteBackend:
         except FileNotFoundError:
             return False
 
-    def _known_size(self, name: str) -> int:
+    def known_size(self, name: str) -> int:
+        """Return the length of a file: without a request, if a listing told it."""
         known = self._sizes.get(name)
         return self.size(name) if known is None else known
 
@@ -337,23 +389,19 @@ class RemoteBackend:
         raise AssertionError("the last try returns or raises")
 
 
+class _TooShortError(Exception):
+    """A file of unknown length ended before the range that was asked for did."""
+
+
 class _File:
     """See `Reader`."""
 
-    def __init__(self, backend: RemoteBackend, name: str, file_bytes: int) -> None:
+    def __init__(self, backend: RemoteBackend, name: str) -> None:
         self._backend = backend
         self._name = name
-        self._file_bytes = file_bytes
 
     def size(self) -> int:
-        return self._file_bytes
+        return self._backend.known_size(self._name)
 
     def read_into(self, offset: int, out: memoryview) -> int:
-        wanted = out.cast("B")[: max(0, self._file_bytes - offset)]
-        if not wanted.nbytes:
-            return 0
-        if wanted.nbytes <= _LONGEST_KEPT_BYTES:
-            wanted[:] = self._backend.kept(Range(self._name, offset, wanted.nbytes))
-        else:
-            self._backend.fill(self._name, offset, wanted)
-        return wanted.nbytes
+        return self._backend.fill_as_far_as_it_goes(self._name, offset, out.cast("B"))

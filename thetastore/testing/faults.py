@@ -267,6 +267,10 @@ class FaultyBackend:
         """See `Backend.expect`."""
         self._inner.expect(ranges)
 
+    def expect_list(self, prefix: str) -> None:
+        """See `Backend.expect_list`."""
+        self._inner.expect_list(prefix)
+
     def list(self, prefix: str) -> Iterator[str]:
         """See `Backend.list`."""
         self.count("list", prefix)
