@@ -32,7 +32,11 @@ from thetastore.representations.suspects import acquit, list_suspects, suspect
 if TYPE_CHECKING:
     from thetastore.representations.anchors import Anchor
     from thetastore.representations.copying import Copying
+    from thetastore.representations.updating import Proposal
 
+_SMALL = 8
+"""An update that takes less than this part of a chunk is taken without looking for something better: whoever proposes
+it knows how the chunk was made."""
 _COPIES_FROM_BYTES = 16 << 10
 """Shorter chunks have no anchors; the modules and numpy are not imported for them."""
 
@@ -147,6 +151,7 @@ class Objects:
         dtype: str | None = None,
         bases: Iterable[Digest] = (),
         alone: Choice | None = None,
+        update: Proposal | None = None,
     ) -> Prepared:
         """Hash an object and code it for `add`, unless the store has it. Thread-safe.
 
@@ -159,6 +164,7 @@ class Objects:
             bases: Chunks to take a difference against, the best guess first; not asked for where the store has
                 the object. A guess that is wrong, gone or damaged costs some time and nothing else.
             alone: The object's representation without a base, where it is known from elsewhere.
+            update: How a chunk may be made from another one.
         """
         digest = digest_of(raw, kind)
         is_writer = self.begin()
@@ -167,7 +173,10 @@ class Objects:
         raw_bytes = memoryview(raw).nbytes
         if kind is Kind.CHUNK and is_writer:
             copying = self._opened_copying() if dtype is not None and raw_bytes >= _COPIES_FROM_BYTES else None
-            coded = choose(self.representations, raw, dtype, bases, alone, copying)
+            coded: Choice | None = self._updated(raw, dtype, update)
+            if coded is None or memoryview(coded.stored).nbytes > raw_bytes // _SMALL:
+                other = choose(self.representations, raw, dtype, bases, alone, copying)
+                coded = other if coded is None else min(coded, other, key=lambda one: memoryview(one.stored).nbytes)
         else:
             coded = plain(raw, dtype)
         stored_bytes = memoryview(coded.stored).nbytes
@@ -176,6 +185,13 @@ class Objects:
             kind, digest, coded.codec, coded.params, raw_bytes, stored_bytes, coded.bases, coded.depth, checksum
         )
         return Prepared(digest, entry, coded.stored, coded.anchors)
+
+    def _updated(self, raw: Buffer, dtype: str | None, update: Proposal | None) -> Choice | None:
+        if update is None or dtype is None:
+            return None
+        from thetastore.representations.updating import choose_update
+
+        return choose_update(self.representations, memoryview(raw), dtype, update)
 
     def share_anchors(self, target: Objects, chunks: Container[Digest]) -> None:
         """Let `target` find copies in chunks that it was given from here. It is no error if that fails."""

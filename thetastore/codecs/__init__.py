@@ -12,6 +12,7 @@ stored length is believed before it was checked.
 | `planes` | floats and most integers | byte planes, each as it is smallest (`thetastore.codecs.planes`) |
 | `difference` | a chunk whose base is known | what it has more than its base (`thetastore.codecs.difference`) |
 | `copies` | a chunk made of pieces of others | ranges of its bases, and what they lack (`thetastore.codecs.copies`) |
+| `update` | a chunk made from its base by a recipe | factors, and what they lack (`thetastore.codecs.update`) |
 
 No codec of this version has parameters: `Coded.params` is empty. The bytes are specified in
 `docs/format/codecs.md`. numpy is imported when the first typed chunk of `_PLANES_FROM_BYTES` comes, not before:
@@ -21,7 +22,7 @@ it costs 50 ms, and a filter that sees only opaque bytes never needs it.
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from thetastore.codecs import constant, frames
 from thetastore.dtypes import DTYPES
@@ -32,10 +33,20 @@ if TYPE_CHECKING:
 
     from thetastore.codecs.copies import Recipe
     from thetastore.digest import Buffer
+    from thetastore.updates.recipe import Window
 
-__all__ = ["CODEC_NAMES", "Coded", "decode", "encode", "encode_copies", "encode_difference"]
+__all__ = [
+    "CODEC_NAMES",
+    "SHARED_FROM",
+    "Coded",
+    "decode",
+    "encode",
+    "encode_copies",
+    "encode_difference",
+    "encode_update",
+]
 
-CODEC_NAMES = ("literal", "constant", "zstd", "planes", "difference", "copies")
+CODEC_NAMES = ("literal", "constant", "zstd", "planes", "difference", "copies", "update")
 """Every codec that this version writes and reads."""
 
 _PLANES_FROM_BYTES = 4096
@@ -45,9 +56,12 @@ checkout, and the import of numpy."""
 _DIFFERENCE_FROM_BYTES = 256
 """Below this headers outweigh what a difference saves, and a second record has to be read."""
 
-_BASE_COUNTS = {"difference": range(1, 2), "copies": range(1, 17)}
+_BASE_COUNTS = {"difference": range(1, 2), "copies": range(1, 17), "update": range(1, 3)}
 """How many bases a record must have; none, where the codec is not listed."""
 _NO_BASES = range(1)
+SHARED_FROM: Final = {"update": 1}
+"""From which of its bases on a record's bases are no objects of files, but parts that records of one tensor share: they
+exist for them alone, and go where they go."""
 
 _ZSTD_FROM_BYTES = 64
 _SAMPLE_PIECES = 2
@@ -144,6 +158,24 @@ def encode_copies(raw: Buffer, recipe: Recipe, dtype: str | None = None) -> Code
     return None if len(payload) >= memoryview(raw).nbytes else Coded("copies", b"", payload)
 
 
+def encode_update(
+    raw: Buffer, base: Buffer, dtype: str, window: Window, shared: tuple[int, int] | None = None
+) -> Coded | None:
+    """Code `raw` as what an update makes of `base`, or return None where that does not help. Thread-safe.
+
+    Args:
+        raw: as for `encode`.
+        base: as many bytes.
+        dtype: of both, of `thetastore.updates.recipe.DTYPES`.
+        window: the parts of the update.
+        shared: see `thetastore.codecs.update.encode`.
+    """
+    from thetastore.codecs import update
+
+    payload = update.encode(memoryview(raw).cast("B"), memoryview(base).cast("B"), dtype, window, shared)
+    return None if payload is None else Coded("update", b"", payload)
+
+
 def _zstd_suits_better(raw: memoryview, dtype: str) -> bool:
     """Tell by a sample whether whole values repeat, so that a dictionary coder beats the planes."""
     from thetastore.codecs import planes
@@ -172,7 +204,7 @@ def decode(codec: str, params: bytes, stored: Buffer, out: memoryview, bases: Se
         stored: as `encode` gave them; not kept.
         out: writable, contiguous, exactly as long as the raw bytes; its content is undefined after an error.
         bases: raw bytes of the objects that the record names as its bases, in that order: one for `difference`, which
-            may be `out` itself; 1 to 16 for `copies`, which share no memory with `out`; else none.
+            may be `out` itself; 1 to 16 for `copies`, 1 or 2 for `update`, none of which may; else none.
 
     Raises:
         MalformedError: `stored` is not what the codec writes for that many raw bytes, or the bases are not as many
@@ -195,6 +227,10 @@ def decode(codec: str, params: bytes, stored: Buffer, out: memoryview, bases: Se
         from thetastore.codecs import copies
 
         copies.decode(memoryview(stored).cast("B"), out.cast("B"), bases)
+    elif codec == "update":
+        from thetastore.codecs import update
+
+        update.decode(memoryview(stored).cast("B"), out.cast("B"), [memoryview(base).cast("B") for base in bases])
     else:
         _DECODERS[codec](memoryview(stored).cast("B"), out.cast("B"))
 
