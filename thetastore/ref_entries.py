@@ -221,5 +221,6 @@ def _check_files(files: tuple[RefFile, ...], where: str) -> None:
     for path in paths:
         check_path(path)
         parts = path.split("/")
-        if any("/".join(parts[:length]) in known for length in range(1, len(parts))):
-            raise MalformedError(f"{where} has a file below {path!a}, which is a file itself")
+        above = known.intersection("/".join(parts[:length]) for length in range(1, len(parts)))
+        if above:
+            raise MalformedError(f"{where} has a file below {above.pop()!a}, which is a file itself")

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from thetastore.backends import Backend
 
 DIRECTORY = "refs"
+_USUAL_BYTES = 256 << 10
+"""What is asked for first: a place far away takes one request for so much, and two for what may be longer."""
 _MOST_TRIES = 1000
 """Each is lost to somebody who got an entry in: so many in a row means that something else is wrong."""
 
@@ -57,13 +59,16 @@ class Refs:
             MalformedError: the name is none, or the entry breaks a rule.
             UnsupportedError: a newer version wrote it.
         """
-        number = self._latest_number(name)
+        number = self._latest_number(name, self._listed(name))
         return self.read(name, number) if number else None
 
     def read(self, name: str, number: int) -> Entry:
         """Return an entry. Raises as `latest`, and `FileNotFoundError` where there is no such number."""
         file_name = _file_name(name, number)
-        return parse_entry(self._backend.read(file_name, 0, MAX_ENTRY_BYTES + 1), name, number)
+        encoded = self._backend.read(file_name, 0, _USUAL_BYTES)
+        if len(encoded) == _USUAL_BYTES:
+            encoded = self._backend.read(file_name, 0, MAX_ENTRY_BYTES + 1)
+        return parse_entry(encoded, name, number)
 
     def append(self, name: str, draft: Callable[[Entry | None], Draft], known: Entry | None = None) -> Entry:
         """Add an entry; return it. What its files need must be durable before.
@@ -83,10 +88,10 @@ class Refs:
             entry = next_entry(name, before, draft(before))
             if self._create(entry):
                 return entry
-            before = self.latest(name)
-        raise BackendError(
-            errno.EAGAIN, f"it is written by others all the time: {_MOST_TRIES} tries were too few", name
-        )
+            # It is taken, whatever a listing that is late may say.
+            before = self.read(name, self._latest_number(name, [*self._listed(name), entry.number]))
+        words = f"others write it all the time: {_MOST_TRIES} tries were too few"
+        raise BackendError(errno.EAGAIN, words, name)
 
     def live(self) -> Iterator[Entry]:
         """Yield every entry whose files are to be kept; all of a ref at a time.
@@ -107,10 +112,17 @@ class Refs:
             except FileNotFoundError:
                 raise MalformedError(f"entry {number} of the ref '{name}' is missing") from None
 
-    def _latest_number(self, name: str, numbers: Iterable[int] | None = None) -> int:
-        """Return the highest number that counts, 0 if there is none."""
-        check_ref_name(name)
-        listed = set(self.numbers(name).get(name, ()) if numbers is None else numbers)
+    def _listed(self, name: str) -> list[int]:
+        return self.numbers(name).get(name, [])
+
+    def _latest_number(self, name: str, numbers: Iterable[int]) -> int:
+        """Return the highest number that counts, 0 if there is none.
+
+        Args:
+            name: of the ref.
+            numbers: those that are known to be there; a listing may lack some.
+        """
+        listed = set(numbers)
         most = max(listed, default=0)
         number = 0
         while number < most and (number + 1 in listed or self._is_there(name, number + 1)):
@@ -140,10 +152,7 @@ class Refs:
                 raise _unknown(error, entry) from error
             if not is_ours:
                 return False
-        if (
-            self._latest_number(entry.name, [*self.numbers(entry.name).get(entry.name, ()), entry.number])
-            < entry.number
-        ):
+        if self._latest_number(entry.name, [*self._listed(entry.name), entry.number]) < entry.number:
             words = f"entry {entry.number} was made, and does not count, since a lower one is gone"
             raise BackendError(errno.EIO, words, entry.name)
         return True
