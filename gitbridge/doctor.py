@@ -219,8 +219,7 @@ def _local_store(repository: Repository) -> Iterator[Finding]:
     with store:
         damaged = [str(found) for found in verify(store.objects, Level.TABLES)]
     if damaged:
-        mend = f"thetastore mend --store {shlex.quote(path)} && git theta fetch --all"
-        yield Finding("local-store", PROBLEM, f"it is damaged: {_some(damaged)}", mend)
+        yield Finding("local-store", PROBLEM, f"it is damaged: {_some(damaged)}", "git theta fsck --repair")
     if not os.access(path, os.W_OK | os.X_OK):
         yield Finding("local-store", PROBLEM, f"'{path}' cannot be written", f"chmod -R u+w {shlex.quote(path)}")
     free = free_bytes(path)

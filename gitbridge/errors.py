@@ -115,10 +115,7 @@ class UsageError(BridgeError):
 
 def how_to_replace(place: str) -> str:
     """Return how damaged objects are replaced: a store takes no object that it has, even if it is rotten."""
-    return (
-        f"thetastore mend --store <directory> sets '{place}' aside (git theta env says which store is where); "
-        "then git theta fetch --all, or git add --renormalize the file"
-    )
+    return f"git theta fsck --repair sets '{place}' aside and brings back what it can (of a remote: --remote)"
 
 
 def words_for(error: Exception) -> tuple[str, str]:

@@ -1,16 +1,20 @@
-"""Concurrency, in this one place: a bounded pool of threads over synchronous code.
+"""Concurrency, in this one place: a bounded pool of threads over synchronous code, and work for other executors.
 
 Threads pay because the bulk of the work (BLAKE3, zstandard, numpy on large arrays, `pread`) releases the
-GIL. Nothing else in the store or the bridge starts a thread for work.
+GIL. Nothing else in the store or the bridge starts a thread for work. Bulk work, in items that stand for
+themselves, goes to any `concurrent.futures.Executor` by `spread`.
 """
 
 from __future__ import annotations
 
 import _thread
+import errno
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
+
+from thetastore.errors import BackendError
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
@@ -20,6 +24,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 MAX_WORKERS = 8
+SPREAD_WINDOW = 64
+"""Enough to keep a cluster busy with items of seconds."""
 
 
 def default_workers() -> int:
@@ -86,6 +92,56 @@ class Pool:
         if self._executor is not None:
             self._executor.shutdown()
             self._executor = None
+
+
+def processes(count: int) -> Executor:
+    """Return an executor of so many processes of this machine; a context manager.
+
+    They begin afresh instead of being forked: a fork takes over locks that other threads held.
+    """
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"))
+
+
+def spread(
+    executor: Executor | None, function: Callable[[T], R], items: Iterable[T], window: int = SPREAD_WINDOW
+) -> Iterator[R]:
+    """Apply a function to each item by any executor, and yield the results in the order of the items.
+
+    This is how bulk work leaves this process: threads, processes, or the machines of a cluster. So function, items and
+    results have to be picklable, whatever the executor; items should take seconds, not microseconds.
+
+    Args:
+        executor: who does the work; its owner shuts it down. None for the caller's own thread.
+        function: a function of a module, or a `partial` of one.
+        items: pulled as they are needed.
+        window: how many items are in flight at most.
+
+    Raises:
+        BackendError: a worker died (`ECHILD`).
+        Exception: what the function raised, of the earliest item; what is in flight is cancelled or waited for.
+    """
+    if executor is None:
+        yield from map(function, items)
+        return
+    from concurrent.futures import BrokenExecutor
+
+    flying: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            flying.append(executor.submit(function, item))
+            if len(flying) >= window:
+                yield flying.popleft().result()
+        while flying:
+            yield flying.popleft().result()
+    except BrokenExecutor as error:
+        raise BackendError(errno.ECHILD, f"a worker died, maybe for lack of memory: {error}", "the executor") from error
+    finally:
+        for waiting in flying:
+            if not waiting.cancel():
+                _settle(waiting.result)
 
 
 def _constant(value: R) -> Callable[[], R]:

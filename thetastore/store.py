@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -38,6 +39,10 @@ _REMOTE_PACK_BYTES = 64 << 20
 """What a lost connection may cost; whoever wants one chunk does not read more of it for that."""
 
 
+Opener = Callable[[], "Store"]
+"""Opens a store once more, in another process too if it is a directory or far away."""
+
+
 class Store:
     """A content-addressed store of files. One thread at a time, but for reads through `objects`.
 
@@ -50,6 +55,8 @@ class Store:
         self.url = backend.url
         self.objects = Objects(backend, pack_bytes=_REMOTE_PACK_BYTES if backend.is_remote else _LOCAL_PACK_BYTES)
         self.pool = Pool()
+        self.opener: Opener = partial(type(self).at, backend)
+        """For work that leaves this thread; picklable where the store was opened by its path or URL."""
         self.is_for_many_writers = True
         """Whether several processes may write at once: not where the place replaces files that are there."""
 
@@ -69,7 +76,9 @@ class Store:
             UnsupportedError: the store was written by a newer version, or a package for the URL is missing.
             BackendError: the place cannot be made, read or reached.
         """
-        return cls.at(_backend_at(path, options), create)
+        store = cls.at(_backend_at(path, options), create)
+        store.opener = partial(cls.open, path if is_url(path) else store.url, options=options)
+        return store
 
     @classmethod
     def at(cls, backend: Backend, create: bool = False) -> Self:

@@ -56,7 +56,9 @@ COMMANDS = {
     ),
     "doctor": Command("gitbridge.cli.doctor", "doctor", "what is wrong here, and the command that mends it"),
     "check": Command("gitbridge.cli.check", "check", "look through what is new: in a hook, and in CI"),
+    "fsck": Command("gitbridge.cli.fsck", "run", "check that all stored weights are right; repair them"),
     "repack": Command("gitbridge.cli.repack", "run", "store everything here anew, where that takes fewer bytes"),
+    "migrate": Command("migrations.cli", "migrate", "bring a history in from git, Git LFS, Git-Theta, or back out"),
     "logs": Command("gitbridge.cli.logs", "logs", "what was written down of failures that are bugs"),
     "completion": Command("gitbridge.cli.completion", "completion", "print what completes git theta in your shell"),
     "env": Command("gitbridge.cli.about", "env", "what is used here: programs, settings, stores"),
@@ -148,7 +150,7 @@ _GROUPS = (
     ("to look", ("status", "ls-files", "ls", "show", "cat", "diff", "log", "blame", "du")),
     ("to move weights", ("fetch", "pull", "push", "checkout")),
     ("to merge", ("mergetool", "merge-file", "merge-models")),
-    ("to take care", ("doctor", "check", "repack")),
+    ("to take care", ("doctor", "fsck", "check", "repack")),
 )
 
 

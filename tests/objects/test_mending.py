@@ -131,12 +131,15 @@ def test_a_suspicion_without_a_ground_costs_a_read_and_no_more():
     assert objects.prepare(Kind.CHUNK, RAWS[0]).entry is None
 
 
-def test_mending_ends_all_suspicion():
+def test_what_is_lost_stays_suspect_until_it_is_back():
     backend = store_of(RAWS)
     rot(backend, RAWS[1])
-    with pytest.raises(ObjectCorruptError):
-        Objects(backend).get(Kind.CHUNK, digest_of(RAWS[1]))
+    backend.create(f"suspects/{digest_of(RAWS[0])}", b"")
 
     set_aside_damage(Objects(backend))
 
+    assert list(backend.list("suspects")) == [f"suspects/{digest_of(RAWS[1])}"]
+    with Objects(backend) as objects:
+        objects.put(Kind.CHUNK, RAWS[1])
+    set_aside_damage(Objects(backend))
     assert list(backend.list("suspects")) == []

@@ -3,31 +3,71 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from functools import partial
+from typing import TYPE_CHECKING
 
-from thetastore.cli.opening import EXIT_DONE, EXIT_FOUND, open_store, store_parser
+from thetastore.cli.opening import (
+    EXIT_DONE,
+    EXIT_FOUND,
+    add_json_option,
+    open_store,
+    storage_options,
+    store_parser,
+)
+from thetastore.command_line import print_json
+
+if TYPE_CHECKING:
+    from thetastore.checking.repair import Source
+
+_EPILOG = """\
+Everything is read. Damaged packs and index runs move to 'damaged/' in the store, after their sound records went into
+new packs; the index is made anew; what is lost is brought back from each --from in turn. Nothing is deleted.
+Exit status 1 if something was damaged, or is still lost.
+"""
 
 
 def run(arguments: list[str]) -> int:
-    """Set damage aside, or make tables anew."""
-    parser = store_parser("mend", "Set damaged packs aside, so that what is lost can be stored again.")
+    """Set damage aside and bring back what is lost, or make tables anew."""
+    parser = store_parser("mend", "Set damage aside, and bring back what is lost.", _EPILOG)
+    parser.add_argument(
+        "--from",
+        dest="places",
+        action="append",
+        default=[],
+        metavar="PLACE",
+        help="directory or URL of another store, or a file, with what is lost; may be given several times",
+    )
     parser.add_argument("--hints", action="store_true", help="make the tables of families and anchors anew instead")
+    add_json_option(parser)
     options = parser.parse_args(arguments)
-    return _rebuild_hints(options) if options.hints else _set_aside(options)
+    return _rebuild_hints(options) if options.hints else _mend(options)
 
 
-def _set_aside(options: argparse.Namespace) -> int:
-    from thetastore.upkeep.mending import set_aside_damage
+def _mend(options: argparse.Namespace) -> int:
+    from thetastore.checking.repair import repair
+    from thetastore.checking.report import lost_text, plain_name, repaired_text, repaired_values
 
+    sources = [_source(place) for place in options.places]
     with open_store(options) as store:
-        found = set_aside_damage(store.objects)
-    for pack in found:
-        print(f"{pack.file_name}: set aside; {pack.kept_count} sound objects were kept")
-        for digest in pack.lost:
-            print(f"object {digest} is lost: fetch it, or store its file again")
-    if not found:
-        print(f"{store.url}: nothing is damaged", file=sys.stderr)
-    return EXIT_FOUND if found else EXIT_DONE
+        repaired = repair(store, None, sources)
+    if options.json:
+        print_json({"store": store.url, **repaired_values(repaired, plain_name)})
+    else:
+        sys.stdout.write(repaired_text(repaired) + lost_text(repaired.lost, plain_name))
+        if not (repaired.set_aside or repaired.brought or repaired.lost_count):
+            print(f"'{store.url}': nothing is damaged", file=sys.stderr)
+    return EXIT_FOUND if repaired.set_aside or repaired.lost_count else EXIT_DONE
+
+
+def _source(place: str) -> Source:
+    from thetastore.checking.repair import FileSource, StoreSource
+    from thetastore.store import Store
+
+    if os.path.isfile(place):
+        return FileSource(place)
+    return StoreSource(place, partial(Store.open, place, options=storage_options(place)))
 
 
 def _rebuild_hints(options: argparse.Namespace) -> int:

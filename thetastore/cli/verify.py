@@ -4,21 +4,49 @@ from __future__ import annotations
 
 import sys
 
-from thetastore.cli.opening import EXIT_DONE, EXIT_FOUND, open_store, store_parser
+from thetastore.cli.opening import EXIT_DONE, EXIT_FOUND, add_json_option, open_store, store_parser
+from thetastore.command_line import print_json
+
+_EPILOG = """\
+levels, each with those before it:
+  listing  which files are there and how long they are, against the index
+  tables   the structure of every file, and that every base is there
+  stored   the checksum of everything stored
+  raw      the digest of everything, decoded
+
+With --budget, a run stops when that is spent, and the next one goes on there, until all packs had their turn.
+Exit status 1 if something is wrong: thetastore mend sets that aside and brings back what is lost.
+"""
 
 
 def run(arguments: list[str]) -> int:
     """Check a store."""
-    parser = store_parser("verify", "Check what is stored.")
-    parser.add_argument("--level", choices=["tables", "stored", "raw"], default="raw", help="how deep (default: raw)")
+    parser = store_parser("verify", "Check what is stored. Nothing of it is changed.", _EPILOG)
+    parser.add_argument(
+        "--level", choices=["listing", "tables", "stored", "raw"], default="raw", help="how deep (default: raw)"
+    )
+    parser.add_argument("--budget", metavar="AMOUNT", help="how much now, as in 10GB/10min; the next run goes on there")
+    parser.add_argument("-j", "--jobs", type=int, default=1, metavar="N", help="read with so many processes")
+    add_json_option(parser)
     options = parser.parse_args(arguments)
-    from thetastore.upkeep.verify import Level, verify
+    from contextlib import nullcontext
 
-    found = 0
-    with open_store(options) as store:
-        for finding in verify(store.objects, Level[options.level.upper()]):
-            print(finding)
-            found += 1
-    if not found:
-        print(f"{store.url}: no problems found", file=sys.stderr)
-    return EXIT_FOUND if found else EXIT_DONE
+    from thetastore.checking.budget import parse_budget
+    from thetastore.checking.check import Check
+    from thetastore.checking.report import check_values, lost_text, plain_name, summary
+    from thetastore.pool import processes
+    from thetastore.upkeep.verify import Level
+
+    budget = parse_budget(options.budget) if options.budget else None
+    with open_store(options) as store, processes(options.jobs) if options.jobs > 1 else nullcontext() as executor:
+        check = Check(store, Level[options.level.upper()], budget, executor)
+        for finding in check.findings():
+            if not options.json:
+                print(finding)
+        lost = check.lost_files()
+    if options.json:
+        print_json(check_values(check, lost, None, store.url, plain_name))
+    else:
+        sys.stdout.write(lost_text(lost, plain_name))
+        print(summary(check, lost, store.url), file=sys.stderr)
+    return EXIT_FOUND if check.found or lost else EXIT_DONE

@@ -68,12 +68,12 @@ def set_aside_damage(objects: Objects, names: Collection[str] | None = None) -> 
     if found or gone or needs_index:
         objects.rebuild_index()
         found = [mended._replace(lost=tuple(filter(partial(_is_lost, objects), mended.lost))) for mended in found]
-    _remember(objects, gone.union(*(mended.lost for mended in found)))
+    remember_lost(objects, gone.union(*(mended.lost for mended in found)))
     return found
 
 
-def _remember(objects: Objects, lost: Collection[Digest]) -> None:
-    """Let the suspects be what is lost."""
+def remember_lost(objects: Objects, lost: Collection[Digest]) -> None:
+    """Let the suspects of a store be what is lost, so that every later check names it."""
     suspected = list_suspects(objects.backend)
     for digest in suspected:
         if digest not in lost and not _is_lost(objects, digest):

@@ -52,6 +52,8 @@ class Problem(enum.StrEnum):
     """A record does not give its object."""
     BASE = "base"
     """A record is sound, but what it stands on cannot be had."""
+    MISSING = "missing"
+    """What has to be there by what somebody else says (a pin, a history) is not."""
 
 
 class Finding(NamedTuple):

@@ -1,0 +1,150 @@
+"""`git theta fsck`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+from gitbridge.cli.fsck_repair import Known, missing_findings, pinned, sources
+from gitbridge.cli.opening import open_repository
+from gitbridge.errors import ConfigError
+from gitbridge.remotes import Place, open_place, places
+from gitbridge.render import Progress, count_text, printable
+from gitbridge.repository import Repository
+from thetastore.checking.budget import parse_budget
+from thetastore.checking.check import Check, LostFile
+from thetastore.checking.repair import Repaired, repair
+from thetastore.checking.report import check_values, lost_text, repaired_text, set_aside_text, summary
+from thetastore.command_line import Parser, print_json
+from thetastore.errors import StoreMissingError
+from thetastore.pool import processes
+from thetastore.store import Store
+from thetastore.upkeep.verify import Finding, Level
+
+_EPILOG = """\
+levels, each with those before it:
+  listing  which files are there and how long they are, against the index
+  tables   the structure of every file, that every base is there, and what pins or the history need
+  stored   the checksum of everything stored
+  raw      the digest of everything, decoded
+
+--repair moves what is damaged to 'damaged/' in the store, after what is sound in it went elsewhere; makes the index
+anew; and brings back what is lost: from checked-out files, from each --from, from the stores of all remotes. Nothing
+is deleted. With --budget, a run stops when that is spent, and the next one goes on there.
+
+Exit status: 0 if nothing is wrong, or no more; 1 if something is damaged, or lost.
+"""
+
+
+def run(arguments: list[str]) -> int:
+    """Check the weights of this repository, and repair them."""
+    options = _parser().parse_args(arguments)
+    budget = parse_budget(options.budget) if options.budget else None
+    level = Level[(options.level or ("raw" if options.remote is None else "tables")).upper()]
+    executor_of = processes(options.jobs) if options.jobs > 1 else nullcontext()
+    progress = Progress("checking")
+    with open_repository() as repository, _store(repository, options.remote) as (store, place), executor_of as executor:
+        known = Known(repository)
+        check = Check(store, level, budget, executor, progress.of_bytes)
+        try:
+            for finding in check.findings():
+                if not options.json:
+                    print(printable(str(finding)))
+            if level > Level.LISTING:
+                for finding in _missing(repository, store, place, known):
+                    check.found.append(finding)
+                    if not options.json:
+                        print(printable(str(finding)))
+            lost = check.lost_files(known.manifests)
+        finally:
+            progress.done()
+        repaired = None
+        if options.repair:
+            found = sources(repository, known, options.places, place)
+            repaired = repair(store, check.found, found, known.manifests)
+            lost = repaired.lost
+        if options.json:
+            print_json(check_values(check, lost, repaired, store.url, known.names))
+        else:
+            _say(check, lost, repaired, store, known)
+    return _status(check, lost, repaired)
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="git theta fsck",
+        description="Check that all weights in the store of this repository can be read, and are the right ones.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--level",
+        choices=["listing", "tables", "stored", "raw"],
+        help="how deep (default: raw; of a remote store: tables)",
+    )
+    parser.add_argument(
+        "--remote", nargs="?", const="", metavar="REMOTE", help="the store of a git remote, not the local one"
+    )
+    parser.add_argument("--repair", action="store_true", help="set damage aside and bring back what is lost")
+    parser.add_argument(
+        "--from",
+        dest="places",
+        action="append",
+        default=[],
+        metavar="PLACE",
+        help="with --repair: a clone, store, URL or file that may have it; may be given several times",
+    )
+    parser.add_argument("--budget", metavar="AMOUNT", help="how much now, as in 10GB/10min; the next run goes on there")
+    parser.add_argument("-j", "--jobs", type=int, default=1, metavar="N", help="read with so many processes")
+    parser.add_argument("--json", action="store_true", help="for programs; schema 1")
+    return parser
+
+
+@contextmanager
+def _store(repository: Repository, remote: str | None) -> Iterator[tuple[Store, Place | None]]:
+    """Open the store that is meant, and say where it is if it is not the local one."""
+    if remote is not None:
+        found = places(repository, remote or None)
+        if not found:
+            raise ConfigError("no remote store is known here", "git config theta.url <where the weights are>")
+        with open_place(found[0]) as store:
+            yield store, found[0]
+        return
+    try:
+        local = repository.open_store(create=False)
+    except StoreMissingError:
+        raise ConfigError(
+            f"nothing is stored here: there is no local store at '{repository.store_path()}'", "git theta fetch"
+        ) from None
+    with local:
+        yield local, None
+
+
+def _missing(repository: Repository, store: Store, place: Place | None, known: Known) -> Iterator[Finding]:
+    """Yield what must be in the store and is not: what pins say, or, where there is no other store, all of history."""
+    if place is not None:
+        yield from missing_findings(store, pinned(store), known, "a pin says that it was pushed")
+    elif not places(repository, None):
+        yield from missing_findings(store, known.manifests, known, "no other store is known")
+
+
+def _say(check: Check, lost: list[LostFile], repaired: Repaired | None, store: Store, known: Known) -> None:
+    if repaired is not None:
+        sys.stdout.write(repaired_text(repaired))
+    sys.stdout.write(lost_text(lost, known.names))
+    aside = [(name, store.backend.size(name)) for name in store.backend.list("damaged")]
+    sys.stderr.write(set_aside_text(aside))
+    print(f"git theta: {summary(check, lost, store.url, repaired is not None)}", file=sys.stderr)
+    if repaired is None and (check.found or lost):
+        print("hint: git theta fsck --repair", file=sys.stderr)
+    elif lost:
+        where = count_text(len(lost), "file")
+        print(f"hint: git theta fsck --repair --from <clone, store or file that has {where}>", file=sys.stderr)
+
+
+def _status(check: Check, lost: list[LostFile], repaired: Repaired | None) -> int:
+    if repaired is not None:
+        return 1 if repaired.lost_count else 0
+    return 1 if check.found or lost else 0

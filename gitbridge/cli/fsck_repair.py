@@ -1,0 +1,133 @@
+"""Where `git theta fsck` finds what it has to repair, and what people call it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from functools import partial
+
+from gitbridge import usage
+from gitbridge.errors import BridgeError, RemoteError, RepositoryMissingError
+from gitbridge.pins import pin_names, read_pin
+from gitbridge.remotes import Place, is_store, open_place_if_there, places, remote_names
+from gitbridge.repository import Repository
+from gitbridge.trees import TrackedFile, tracked_in_index
+from thetastore.backends.urls import is_url
+from thetastore.checking.repair import FileSource, Source, StoreSource
+from thetastore.digest import Digest
+from thetastore.errors import StoreMissingError
+from thetastore.store import Store
+from thetastore.upkeep.verify import Finding, Problem
+
+
+class Known:
+    """The files that a history and the index know, by manifest."""
+
+    def __init__(self, repository: Repository) -> None:
+        """Read the history of all refs and the index."""
+        self._names: dict[Digest, list[str]] = {}
+        self.versions: dict[str, set[Digest]] = {}
+        """The manifests of all that was at a path."""
+        self.index: list[TrackedFile] = tracked_in_index(repository) if repository.work_tree else []
+        counted = usage.of_history(repository)
+        for group in counted.files:
+            self.versions[group.name] = {file.manifest_digest for file in group.files}
+        paths: dict[Digest, list[str]] = {}
+        for path, manifests in self.versions.items():
+            for manifest in manifests:
+                paths.setdefault(manifest, []).append(path)
+        for commit in counted.commits:
+            label = counted.labels.get(commit.name, commit.name)
+            for file in commit.files:
+                for path in paths.get(file.manifest_digest, []):
+                    self._names.setdefault(file.manifest_digest, []).append(f"'{path}' of commit {label}")
+        for tracked in self.index:
+            self._names.setdefault(tracked.manifest_digest, []).append(f"'{tracked.path}' as it is in the index")
+            self.versions.setdefault(tracked.path, set()).add(tracked.manifest_digest)
+
+    @property
+    def manifests(self) -> list[Digest]:
+        """All of them."""
+        return list(self._names)
+
+    def names(self, manifest_digest: Digest) -> list[str]:
+        """Return what people call a file: its path, and which revision it is of."""
+        found = list(dict.fromkeys(self._names.get(manifest_digest, [])))
+        return found or [f"a file that no revision has, manifest {manifest_digest}"]
+
+
+def missing_findings(store: Store, manifests: Iterable[Digest], names: Known, why: str) -> Iterator[Finding]:
+    """Yield what of some files has to be in a store, and is not."""
+    for manifest_digest, digest in store.missing_objects(manifests):
+        reason = f"it is not there, and {names.names(manifest_digest)[0]} needs it; {why}"
+        yield Finding("packs", digest, reason, Problem.MISSING)
+
+
+def pinned(store: Store) -> list[Digest]:
+    """Return the manifests that the pins of a store say are whole there."""
+    found: dict[Digest, None] = {}
+    for name in pin_names(store.backend):
+        found.update(dict.fromkeys(read_pin(store.backend, name).manifests))
+    return list(found)
+
+
+def sources(repository: Repository, known: Known, named: list[str], without: Place | None) -> Iterator[Source]:
+    """Yield where lost objects may be: the work tree, what the user names, the local store, the remote ones.
+
+    Args:
+        repository: whose they are.
+        known: its files.
+        named: URLs, directories, clones and files, as the user wrote them.
+        without: the store that is repaired; None for the local one.
+    """
+    if repository.work_tree is not None:
+        for file in known.index:
+            path = os.path.join(repository.work_tree, file.path)
+            if os.path.isfile(path) and not os.path.islink(path):
+                yield FileSource(path, known.versions[file.path])
+    for text in named:
+        yield _named_source(repository, text)
+    if without is not None:
+        yield StoreSource("the local store", partial(_local_store, repository))
+    seen = {without.location} if without else set()
+    for remote in [None, *remote_names(repository)]:
+        for place in places(repository, remote):
+            if place.location not in seen:
+                seen.add(place.location)
+                yield StoreSource(place.url, partial(open_place_if_there, place))
+
+
+def _local_store(repository: Repository) -> Store | None:
+    try:
+        return repository.open_store(create=False)
+    except StoreMissingError:
+        return None
+
+
+def _named_source(repository: Repository, text: str) -> Source:
+    """Return what the user names: a file, a clone, or a store by its directory or URL."""
+    if not is_url(text):
+        if os.path.isfile(text):
+            return FileSource(text)
+        if not is_store(text):
+            return StoreSource(text, partial(_store_of_clone, text))
+    from gitbridge.store_options import options_for
+    from thetastore.backends.urls import SCHEMES, parse_url
+
+    options = None
+    if is_url(text) and text.partition("://")[0].lower() in SCHEMES:
+        settings = {name: repository.config_all(name) for name in repository.config_names()}
+        options = options_for(parse_url(text), settings)
+    return StoreSource(text, partial(Store.open, text, options=options))
+
+
+def _store_of_clone(path: str) -> Store:
+    try:
+        with Repository.at(path) as clone:
+            return clone.open_store(create=False)
+    except (RepositoryMissingError, StoreMissingError):
+        raise RemoteError(
+            f"'{path}' is no file, store, or clone with a store", "git theta fsck --from PLACE names one"
+        ) from None
+    except BridgeError as error:
+        raise RemoteError(f"'{path}': {error}") from None

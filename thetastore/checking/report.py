@@ -1,0 +1,131 @@
+"""What a check found and a repair did, in words and as values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from thetastore.checking.check import Check, LostFile
+from thetastore.checking.repair import Repaired
+from thetastore.digest import Digest
+from thetastore.tables import count_text, printable, size_text
+from thetastore.upkeep.verify import Finding, Level
+
+NameOf = Callable[[Digest], list[str]]
+"""Returns what people call the file of a manifest: its paths and revisions."""
+_MOST_NAMES = 3
+_MOST_PARTS = 20
+_LEVEL_WORDS = {
+    Level.LISTING: "the listing",
+    Level.TABLES: "tables and graph",
+    Level.STORED: "stored checksums",
+    Level.RAW: "raw digests",
+}
+
+
+def plain_name(manifest_digest: Digest) -> list[str]:
+    """Return the only name that a store without Git has for a file."""
+    return [f"manifest {manifest_digest}"]
+
+
+def lost_text(files: Sequence[LostFile], name_of: NameOf) -> str:
+    """Return what is lost, file by file."""
+    lines = []
+    for file in files:
+        lines.append(f"lost: {_named(name_of(file.manifest_digest))}")
+        lines += [f"    {printable(str(part))}" for part in file.parts[:_MOST_PARTS]]
+        if len(file.parts) > _MOST_PARTS:
+            lines.append(f"    and {count_text(len(file.parts) - _MOST_PARTS, 'part')} more")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _named(names: list[str]) -> str:
+    more = len(names) - _MOST_NAMES
+    return printable(", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else ""))
+
+
+def repaired_text(repaired: Repaired) -> str:
+    """Return what a repair did, a line for each thing."""
+    lines = []
+    for mended in repaired.set_aside:
+        kept = count_text(mended.kept_count, "sound object was kept", "sound objects were kept")
+        lines.append(f"set aside: {mended.file_name}; {kept}")
+    for brought in repaired.brought:
+        what = count_text(brought.object_count, "object")
+        failed = f" ({brought.failure})" if brought.failure else ""
+        lines.append(f"brought back: {what} from '{printable(brought.source_name)}'{failed}")
+    if repaired.lost_count and not repaired.lost:
+        what = count_text(repaired.lost_count, "object")
+        lines.append(f"lost: {what} that no file needs which this store knows")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def summary(check: Check, lost: Sequence[LostFile], store_url: str, is_repaired: bool = False) -> str:
+    """Return one line about how far a check came and what it found, and that it was repaired."""
+    words = _LEVEL_WORDS[check.level]
+    if not check.is_whole:
+        done = check.skipped_count + check.done_count
+        words += f" of {done} of {count_text(check.pack_count, 'pack')}"
+        words += ", the next run with a budget goes on there" if check.is_remembered else ", which cannot be remembered"
+    found = count_text(len(check.found), "problem") if check.found else "no damage" if lost else "no problems"
+    found += " mended" if check.found and is_repaired and not lost else ""
+    losses = f", something of {count_text(len(lost), 'file')} is lost" if lost else ""
+    return f"'{store_url}': {found}{losses} ({words})"
+
+
+def check_values(
+    check: Check, lost: Sequence[LostFile], repaired: Repaired | None, store_url: str, name_of: NameOf
+) -> dict[str, Any]:
+    """Return all of it for programs."""
+    return {
+        "store": store_url,
+        "level": check.level.name.lower(),
+        "packs": {"count": check.pack_count, "checked": check.done_count, "checked_before": check.skipped_count},
+        "findings": [_finding_values(finding) for finding in check.found],
+        "lost": [_lost_values(file, name_of) for file in lost],
+        "repaired": None if repaired is None else repaired_values(repaired, name_of),
+    }
+
+
+def _finding_values(finding: Finding) -> dict[str, Any]:
+    return {
+        "file": finding.file_name,
+        "problem": str(finding.problem),
+        "object": None if finding.digest is None else str(finding.digest),
+        "reason": finding.reason,
+    }
+
+
+def _lost_values(file: LostFile, name_of: NameOf) -> dict[str, Any]:
+    parts = [
+        {"tensor": part.tensor, "first_row": part.first_row, "stop_row": part.stop_row, "raw_bytes": part.raw_bytes}
+        for part in file.parts
+    ]
+    names = name_of(file.manifest_digest)
+    return {"manifest": str(file.manifest_digest), "names": names, "raw_bytes": file.raw_bytes, "parts": parts}
+
+
+def repaired_values(repaired: Repaired, name_of: NameOf) -> dict[str, Any]:
+    """Return what a repair did, for programs."""
+    return {
+        "set_aside": [
+            {"file": mended.file_name, "kept_count": mended.kept_count, "lost": [str(one) for one in mended.lost]}
+            for mended in repaired.set_aside
+        ],
+        "brought_back": [
+            {"source": one.source_name, "object_count": one.object_count, "failure": one.failure}
+            for one in repaired.brought
+        ],
+        "lost_count": repaired.lost_count,
+        "lost": [_lost_values(file, name_of) for file in repaired.lost],
+    }
+
+
+def set_aside_text(names_and_bytes: Sequence[tuple[str, int]]) -> str:
+    """Return a line about what earlier repairs have set aside; empty where nothing is."""
+    if not names_and_bytes:
+        return ""
+    total = size_text(sum(nbytes for _, nbytes in names_and_bytes))
+    return (
+        f"{count_text(len(names_and_bytes), 'damaged file')} ({total}) set aside in 'damaged/', which nothing reads\n"
+    )
