@@ -18,7 +18,7 @@ from thetastore.backends.urls import SCHEMES, is_url, parse_url
 from thetastore.bases.families import register
 from thetastore.bases.finding import BaseHint
 from thetastore.checkpoints.ahead import ahead
-from thetastore.checkpoints.ingest import Ingested, Source, ingest
+from thetastore.checkpoints.ingest import Ingested, Source, Updates, ingest
 from thetastore.checkpoints.rebuild import iter_chunks, read_file, write_file
 from thetastore.checkpoints.tensors import TensorReader
 from thetastore.digest import Digest, Kind
@@ -95,7 +95,7 @@ class Store:
         store.is_for_many_writers = many
         return store
 
-    def put_file(self, source: Source, base: BaseHint = None) -> Ingested:
+    def put_file(self, source: Source, base: BaseHint = None, updates: Updates | None = None) -> Ingested:
         """Store a file's bytes, whatever they are; return the manifest and its digest.
 
         Memory: some tens of megabytes, however long the file.
@@ -105,12 +105,13 @@ class Store:
             base: the manifest of the version before this one, or what finds it, which is asked once, in this
                 thread, and only where the file has tensors worth it. Chunks are stored as differences from that
                 version, or from the nearest model of the same family, where that is smaller.
+            updates: knows how tensors were made from those of another file (`RecipeUpdates`).
 
         Raises:
             BackendError: the disk is full or failing; nothing that was stored before is lost.
         """
         scratch = self.url if os.path.isdir(self.url) else None
-        return ingest(self.objects, self.pool, source, scratch, base)
+        return ingest(self.objects, self.pool, source, scratch, base, updates)
 
     def get_manifest(self, digest: Digest) -> Manifest:
         """Return a manifest.

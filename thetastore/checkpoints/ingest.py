@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from typing import IO, NamedTuple, Protocol
 
-from thetastore.bases.finding import BaseHint, Bases
+from thetastore.bases.finding import BaseHint, Bases, PlacedTensor, TensorMap
 from thetastore.buffers import Buffers
 from thetastore.chunking import CONTENT_MAX_BYTES, MAX_GRID_CHUNK_BYTES, content_cut, grid_lengths
 from thetastore.digest import Buffer, Digest, Kind, new_hasher
@@ -24,6 +24,7 @@ from thetastore.manifest import Chunk, Manifest, PageRef, Tensor, encode_manifes
 from thetastore.objects import Objects, Prepared
 from thetastore.open_file import OpenFile
 from thetastore.pool import Pool
+from thetastore.representations.updating import Proposal
 from thetastore.tensor_digests import TensorDigests
 
 OPAQUE = Layout("opaque", 0, 0, (), ())
@@ -42,6 +43,19 @@ class Source(Protocol):
         """Write up to `len(view)` bytes into `view`; return how many, 0 at the end."""
 
 
+class Updates(Protocol):
+    """Knows how tensors of the file were made from those of another one."""
+
+    def proposal(self, tensor: PlacedTensor, offset: int, nbytes: int) -> Proposal | None:
+        """Return how the chunk of a tensor at an offset in the file may be made; None where nothing is known.
+
+        Called in the thread that adds to the store, for chunks in the order of the file.
+        """
+
+    def learn(self, prepared: Prepared) -> None:
+        """Take note of what became of a chunk for which there was a proposal."""
+
+
 class Ingested(NamedTuple):
     """A file that is in the store."""
 
@@ -50,7 +64,12 @@ class Ingested(NamedTuple):
 
 
 def ingest(
-    objects: Objects, pool: Pool, source: Source, scratch: str | None = None, parent: BaseHint = None
+    objects: Objects,
+    pool: Pool,
+    source: Source,
+    scratch: str | None = None,
+    parent: BaseHint = None,
+    updates: Updates | None = None,
 ) -> Ingested:
     """Store a file and return its manifest.
 
@@ -61,6 +80,7 @@ def ingest(
         source: the file's bytes, from the start; read to the end.
         scratch: a directory for spooled files, on a disk with room for the file; None for the system's.
         parent: the manifest of the version before this one, for differences; one that is missing or damaged is none.
+        updates: knows how some tensors were made; what it says is kept where it proves to be right, and small.
 
     Raises:
         BackendError: the store's disk is full or failing.
@@ -73,7 +93,7 @@ def ingest(
             if layout is None:
                 continue
             bases = Bases(objects, layout.tensors, parent)
-            run = _Run(objects, pool, stream, layout, bases)
+            run = _Run(objects, pool, stream, layout, bases, updates)
             manifest = run.manifest()
             if manifest is not None:
                 return _stored(objects, manifest, bases)
@@ -129,14 +149,25 @@ class _Piece(NamedTuple):
     dtype: str | None
     bases: Iterator[Digest]
     """What it may be a difference of; looked for when it is asked."""
+    update: Proposal | None
 
 
 class _Run:
     """One pass over a stream under one layout."""
 
-    def __init__(self, objects: Objects, pool: Pool, stream: _Stream, layout: Layout, bases: Bases) -> None:
+    def __init__(
+        self,
+        objects: Objects,
+        pool: Pool,
+        stream: _Stream,
+        layout: Layout,
+        bases: Bases,
+        updates: Updates | None = None,
+    ) -> None:
         self._objects = objects
         self._bases = bases
+        self._updates = updates
+        self._tensors = TensorMap(() if updates is None else layout.tensors)
         self._pool = pool
         self._stream = stream
         self._layout = layout
@@ -153,6 +184,8 @@ class _Run:
         for piece, prepared in self._pool.map_bounded(self._prepare, self._pieces(), _is_small):
             digest = self._objects.add(prepared)
             self._bases.learn(prepared)
+            if self._updates is not None and piece.update is not None:
+                self._updates.learn(prepared)
             self._chunks.append(Chunk(len(piece.raw), digest))
             self._tensor_digests.adopt(piece.offset, len(piece.raw), digest)
             self._buffers.give(piece.raw)
@@ -171,16 +204,24 @@ class _Run:
         yield self._tail
 
     def _prepare(self, piece: _Piece) -> tuple[_Piece, Prepared]:
-        return piece, self._objects.prepare(Kind.CHUNK, piece.raw, piece.dtype, piece.bases)
+        return piece, self._objects.prepare(Kind.CHUNK, piece.raw, piece.dtype, piece.bases, update=piece.update)
 
     def _pieces(self) -> Iterator[_Piece]:
         """Cut the stream; hash, in order, what goes by. Ends early where the stream does."""
         for raw, dtype in self._cuts():
-            piece = _Piece(self._offset, raw, dtype, self._bases.guess(self._offset, raw, dtype))
+            bases, update = self._bases.guess(self._offset, raw, dtype), self._proposal(len(raw))
+            piece = _Piece(self._offset, raw, dtype, bases, update)
             self._file_hasher.update(raw)
             self._tensor_digests.feed(piece.offset, raw)
             self._offset += len(raw)
             yield piece
+
+    def _proposal(self, nbytes: int) -> Proposal | None:
+        """Return how the chunk that comes next may be made from another one."""
+        if self._updates is None:
+            return None
+        tensor = self._tensors.at(self._offset, nbytes)
+        return None if tensor is None else self._updates.proposal(tensor, self._offset, nbytes)
 
     def _cuts(self) -> Iterator[tuple[memoryview, str | None]]:
         for span in self._layout.spans:

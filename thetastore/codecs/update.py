@@ -211,3 +211,8 @@ class _Sections:
         codecs.decode(SECTION_CODECS[codec], b"", self._stored[start : self.position], out)
         matrix: Array = np.frombuffer(out, self._work).reshape(rows, columns)
         return matrix
+
+
+def has_fix_up(stored: memoryview) -> bool:
+    """Tell whether a payload has more than its parts make."""
+    return bool(stored[2] & _FIX_UP)

@@ -154,6 +154,6 @@ def _standing(representations: Representations, guess: Digest, raw_bytes: int) -
             return
         if entry.depth < HOT_DEPTH:
             yield base
-        if entry.codec != "difference" or not entry.bases:
+        if entry.codec not in ("difference", "update") or not entry.bases:
             return
         base = entry.bases[0]

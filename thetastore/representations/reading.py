@@ -55,7 +55,7 @@ class Decoded(NamedTuple):
     read_bytes: int
     """Stored bytes of its record and of those of all its bases."""
     root_bytes: int
-    """Stored bytes of the last record that was decoded without a base."""
+    """Stored bytes of the longest record that was decoded without a base."""
 
 
 class _Effort:
@@ -79,7 +79,7 @@ class _Effort:
         """Count a record that is about to be decoded; tell whether there was enough left for it."""
         self.read_bytes += entry.stored_bytes
         if not entry.bases:
-            self.root_bytes = entry.stored_bytes
+            self.root_bytes = max(self.root_bytes, entry.stored_bytes)  # not that of what updates share
         if self.left_bytes is None:
             self.left_bytes = most_base_bytes(entry.raw_bytes)
         else:

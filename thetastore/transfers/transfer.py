@@ -3,7 +3,8 @@
 A delta goes as it is where the target has its base, or gets it because something else needs it too. A base that only
 deltas would need is not sent: an object coded by itself takes less than a base and a difference. What is coded again
 may become a difference from what the target has instead, so that of ten fine-tunes of a model that stays behind the
-first is whole, and the others are differences from that. And what has no base here may have one there: the model that
+first is whole, and the others are differences from that. Parts that records of one tensor share (`codecs.SHARED_FROM`)
+are of no file, and go with the records. And what has no base here may have one there: the model that
 it was made from, put into a shared store by somebody else.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
+from thetastore import codecs
 from thetastore.digest import Digest, Kind
 from thetastore.errors import ObjectCorruptError, UnsupportedError
 from thetastore.objects import Objects
@@ -68,6 +70,11 @@ def copy_objects(
     return total
 
 
+def _bases_of_files(entry: Entry) -> tuple[Digest, ...]:
+    """Return the bases of a record but for those that exist for records like it alone."""
+    return entry.bases[: codecs.SHARED_FROM.get(entry.codec, len(entry.bases))]
+
+
 class _Copying:
     """One copy from store to store."""
 
@@ -89,7 +96,7 @@ class _Copying:
             return
         entry, stored = self._source.representation(digest)
         is_too_deep = entry.depth >= below
-        if not is_too_deep and all(map(self._comes_along, entry.bases)):
+        if not is_too_deep and all(map(self._comes_along, _bases_of_files(entry))):
             for base in entry.bases:
                 yield from self.copy(base, entry.depth)
         if is_too_deep or self._may_be_better(entry) or not self._serves(entry) or not self._is_right(entry, stored):
