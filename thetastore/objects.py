@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from thetastore.representations.anchors import Anchor
     from thetastore.representations.copying import Copying
     from thetastore.representations.updating import Proposal
+    from thetastore.sessions import Session
 
 _SMALL = 8
 """An update that takes less than this part of a chunk is taken without looking for something better: whoever proposes
@@ -72,6 +73,7 @@ class Objects:
         self._copying: Copying | None = None
         self._suspects: set[Digest] | None = None
         self._counts_unsealed = True
+        self._session: Session | None = None
         self._lock = _thread.allocate_lock()
 
     def __enter__(self) -> Objects:
@@ -134,10 +136,51 @@ class Objects:
                     writer = self._new_writer()
                 except BackendError:
                     return False  # whatever has to be stored will say why it cannot
-                if not self.backend.is_remote:  # nobody sees a writer of a far store, and nobody retires packs there
+                if not self.backend.is_remote:
                     self.catalog.forget()
+                elif self._session is None:  # nobody sees what a writer of a far store has in the making
+                    self._begin_session()
                 self._writers.append(writer)
         return True
+
+    def begin_session(self) -> None:
+        """Have collectors keep what the store shows from now on, until `end_session`; see `thetastore.sessions`.
+
+        Raises:
+            BackendError: the store cannot be written to.
+        """
+        with self._lock:
+            if self._session is None:
+                self._begin_session()
+
+    def _begin_session(self) -> None:
+        from thetastore.sessions import Session
+
+        self._session = Session(self.backend)
+        self.catalog.forget()
+
+    def is_vouched_for(self) -> bool:
+        """Tell, after a ref or a pin was written, whether what it needs was kept all the time since the session began.
+
+        If not, the session begins anew, and the caller has to look whether everything is there.
+
+        Raises:
+            BackendError: the place does not answer.
+        """
+        if self._session is None or self._session.was_honoured():
+            return True
+        self._begin_session()
+        return False
+
+    def end_session(self) -> None:
+        """End the session, if there is one: refs or pins name what has to be kept by now.
+
+        Raises:
+            BackendError: the place does not answer.
+        """
+        session, self._session = self._session, None
+        if session is not None:
+            session.end()
 
     def _new_writer(self) -> PackWriter:
         writer = PackWriter.new(self.backend)
@@ -234,6 +277,8 @@ class Objects:
                 self._upkeep.seal_early(self._writers[-1])
                 self._writers.pop()
             self._writers.append(self._new_writer())
+        if self._session is not None:
+            self._session.keep_alive()
         writer = self._writers[-1]
         self._added[entry.digest] = writer, writer.append(entry, stored)
 
@@ -344,6 +389,7 @@ class Objects:
         if self._writers:
             self.seal()
         self.packs.keep(frozenset())
+        self.end_session()
 
     def _own_place(self, digest: Digest) -> Place | None:
         added = self._added.get(digest)

@@ -223,6 +223,25 @@ class Store:
         except ObjectMissingError:
             return other.objects.get(kind, digest)
 
+    def begin_session(self) -> None:
+        """Have collectors keep, until `close`, what the store shows from now on: before a push looks what is there.
+
+        Raises:
+            BackendError: the store cannot be written to.
+        """
+        self.objects.begin_session()
+
+    def lost_meanwhile(self, manifest_digests: Iterable[Digest]) -> list[tuple[Digest, Digest]]:
+        """Return (manifest, object) for what a collector may have taken; asked after a ref or a pin was written.
+
+        It is empty but for a writer that slept for longer than a session lasts. Whoever finds something here stores it
+        again before it reports success, and asks once more.
+
+        Raises:
+            BackendError: the place does not answer.
+        """
+        return [] if self.objects.is_vouched_for() else self.missing_objects(manifest_digests)
+
     def count_only_durable(self) -> None:
         """Take for there, from now on, only what is durable, and not what another process is about to make so."""
         self.objects.count_only_durable()

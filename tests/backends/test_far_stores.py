@@ -75,6 +75,7 @@ def test_a_push_lists_a_bucket_few_times():
             digest = put(here, checkpoint(seed, 30))
             requests = FaultyRequests(MemoryRequests(files))
             with Store.at(far(requests)) as target:
+                target.begin_session()
                 assert target.missing_objects([digest])
                 here.send_to(target, [digest])
             listings.append(sum("list" in operation for operation in requests.operations))

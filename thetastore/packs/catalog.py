@@ -17,7 +17,7 @@ from thetastore.backends import Backend, Range
 from thetastore.errors import MalformedError, ThetaError, UnsupportedError
 from thetastore.packs.index import Place, Run, word_of
 from thetastore.packs.reader import Pack, Packs, Record
-from thetastore.packs.retirement_notes import RetirementNote, read_note
+from thetastore.packs.retirement_notes import DIRECTORY, RetirementNote, Stage, read_note, stage_of
 from thetastore.packs.writer import Row, SealedPack, sealed_name
 
 _SMALL_RUN_COUNT = 1 << 13
@@ -63,14 +63,14 @@ class Snapshot:
         self.runs = runs
         self.loose = loose
         self.packs = packs
-        """File names of the sealed packs."""
+        """File names of the sealed packs, but for those in the trash."""
         self.incoming = incoming
         """File names of the packs in the making."""
         self.problems = problems
         """Packs and runs that could not be read at all, with the reason."""
         self.notes = notes
         """Which packs are about to go."""
-        self.retired = packs.intersection(sealed_name(pack_id) for note in notes for pack_id in note.retired)
+        self.retired = packs.intersection(name for note in notes for name in note.file_names)
         """File names of packs that will go: to be read only where nothing else serves, and to be relied on never."""
         self.lost = frozenset(sealed_name(pack.id) for run in runs for pack in run.packs) - packs
         """File names of packs that a run covers and that are not there."""
@@ -86,6 +86,10 @@ class Snapshot:
         yield from (place for place in places if place.file_name not in self.retired)
         yield from (place for place in places if place.file_name in self.retired)
 
+    def notes_of(self, stage: Stage) -> list[RetirementNote]:
+        """Return the notes of one stage, the oldest first."""
+        return [note for note in self.notes if note.stage is stage]
+
     def _find(self, digest: bytes) -> Iterator[Place]:
         word = word_of(digest)
         for run in self.runs:
@@ -98,7 +102,7 @@ class Snapshot:
                 yield found
 
     def contains(self, digest: bytes) -> bool:
-        """Tell whether `find` yields anything."""
+        """Tell whether `find` yields anything that will not go."""
         small_words = self._small_words
         if small_words is None:
             small = (run for run in self.runs if run.count <= _SMALL_RUN_COUNT)
@@ -110,8 +114,10 @@ class Snapshot:
                 if at < count and words[at] == word:
                     break
             else:
-                return any(digest in loose.places for loose in self.loose) if self.loose else False
-        return next(self.find(digest), None) is not None
+                if not any(digest in loose.places for loose in self.loose):
+                    return False
+        place = next(self.find(digest), None)
+        return place is not None and place.file_name not in self.retired
 
 
 class Catalog:
@@ -169,8 +175,8 @@ class Catalog:
     def _list_all(self) -> tuple[frozenset[str], ...]:
         # In a far store nobody sees what others have in the making.
         incoming: frozenset[str] = frozenset() if self._backend.is_remote else self._list("incoming", ".pack")
-        listed = ("index", ".run"), ("packs", ".pack"), ("retired", ".note")
-        return incoming, *(self._list(directory, suffix) for directory, suffix in listed)
+        runs, packs = self._list("index", ".run"), self._list("packs", ".pack")
+        return incoming, runs, packs, frozenset(filter(stage_of, self._backend.list(DIRECTORY)))
 
     def _list(self, directory: str, suffix: str) -> frozenset[str]:
         """List the well-formed names in a directory; what else lies there is not ours."""
@@ -197,6 +203,7 @@ class Catalog:
         self._open_runs(index)
         self._notes = {name: self._notes.get(name) or read_note(self._backend, name) for name in sorted(retired)}
         notes = tuple(note for note in self._notes.values() if note is not None)
+        packs -= {name for note in notes if note.stage is Stage.TRASH for name in note.file_names}
         self._packs.keep(incoming | packs)
         runs = tuple(run for _, run in sorted(self._runs.items()) if isinstance(run, Run))
         covered = {sealed_name(pack.id) for run in runs for pack in run.packs}

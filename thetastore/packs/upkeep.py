@@ -80,7 +80,14 @@ class Upkeep:
         return orphanage.alive
 
     def replace(self, replaced: frozenset[str], sealed: list[SealedPack]) -> None:
-        """Delete packs all of whose records are in others, by way of one new run: over `sealed`, and what is kept."""
+        """Delete packs of which nothing is wanted that others do not hold, after they are out of the index."""
+        self.uncover(replaced, sealed)
+        for name in sorted(replaced):
+            self._backend.delete(name)
+        self._catalog.refresh()
+
+    def uncover(self, replaced: frozenset[str], sealed: list[SealedPack]) -> None:
+        """Take packs out of the index, by way of one new run: over `sealed`, and what is kept."""
         snapshot = self._catalog.snapshot()
         runs = _runs_to_merge(snapshot.runs, replaced)
         kept = _rows_by_pack(runs, snapshot.lost | replaced)
@@ -88,8 +95,6 @@ class Upkeep:
             write_run(self._backend, kept + sealed)
         for run in runs:
             self._backend.delete(run.name)
-        for name in sorted(replaced):
-            self._backend.delete(name)
         self._catalog.refresh()
 
     def rebuild_index(self) -> int:

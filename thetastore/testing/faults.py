@@ -290,6 +290,11 @@ class FaultyBackend:
         self.count("delete", name)
         self._inner.delete(name)
 
+    def delete_litter(self, age_s: float) -> int:
+        """See `Backend.delete_litter`."""
+        self.count("delete_litter", "")
+        return self._inner.delete_litter(age_s)
+
     def appender(self, name: str) -> Appender:
         """See `Backend.appender`."""
         self.count("appender", name)
