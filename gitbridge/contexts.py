@@ -75,6 +75,7 @@ class Contexts:
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
         self._hooks: dict[str, hooks.Hook] = {}
+        self._run: dict[str, bool] = {}
         self._leaves_work_tree: bool | None = None
 
     def answer(self, request: Request) -> Answer:
@@ -102,8 +103,10 @@ class Contexts:
         return any(not self._hook(name).has_ours for name in names if self._runs(name))
 
     def _runs(self, name: str) -> bool:
-        """Tell whether git will run a hook."""
-        return os.access(self._hook(name).path, os.X_OK)
+        """Tell whether git will run a hook; asked once, since there may be a thousand files."""
+        if name not in self._run:
+            self._run[name] = os.access(self._hook(name).path, os.X_OK)
+        return self._run[name]
 
     def _hook(self, name: str) -> hooks.Hook:
         if name not in self._hooks:

@@ -105,6 +105,22 @@ _LINE = re.compile(
 """Bounds what a line can claim before anything is made of it: a shape of 30 million commas took 800 MB."""
 
 
+class PointerClaim(NamedTuple):
+    """What the head of a pointer claims, before the rest of it was looked at."""
+
+    file_bytes: int
+    manifest_digest: Digest
+
+
+def claim_of(text: bytes) -> PointerClaim | None:
+    """Return what the head of a pointer claims; None where it is none of this version.
+
+    Where the text turns out to be what `render_pointer` makes of that manifest, there is nothing left to parse.
+    """
+    head = _HEAD.match(text, MIN_POINTER_BYTES) if text.startswith(_VERSION_LINE) else None
+    return None if head is None else PointerClaim(int(head[3]), Digest.parse(head[5]))
+
+
 def parse_pointer(text: bytes) -> Pointer:
     """Read a pointer.
 
@@ -119,7 +135,7 @@ def parse_pointer(text: bytes) -> Pointer:
         raise PointerVersionError(f"this pointer has version {version!a}, this thetastore reads version 0: update it")
     if len(text) > MAX_POINTER_BYTES:
         raise PointerError(f"a pointer of {len(text)} bytes is longer than the limit of {MAX_POINTER_BYTES}")
-    head = _HEAD.match(text, len(_VERSION_LINE + _COMMENT))
+    head = _HEAD.match(text, MIN_POINTER_BYTES)
     if head is None:
         raise PointerError(
             "the head of this pointer was edited or cut: expected format, size, digest, manifest, tensors"
