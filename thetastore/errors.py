@@ -6,6 +6,7 @@
     ├── ObjectCorruptError              stored bytes do not decode to their digest: repair or fetch again
     ├── ObjectMissingError(KeyError)    no representation of a digest is in the store: fetch it
     ├── NoSuchTensorError(KeyError)     a file has no tensor of this name: the message has near ones
+    ├── NoSuchModelError(KeyError)      a store has no such model, or the model no such version: the message has others
     ├── OutOfRangeError(IndexError)     a part of a tensor was asked for that it does not have
     ├── StoreMissingError(FileNotFoundError)  there is no store at this place: create it, or mend the URL
     ├── UnsupportedError                written by a newer version, or by a plug-in that is not installed
@@ -144,6 +145,15 @@ def did_you_mean(near: Sequence[str]) -> str:
     """Return what near names add to a message; empty where there are none."""
     quoted = " or ".join(f"'{one}'" for one in near)
     return f"; did you mean {quoted}?" if near else ""
+
+
+class NoSuchModelError(ThetaError, KeyError):
+    """A store has no model of a name, or a model no such version; the message says which there are."""
+
+    code = "no-such-model"
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class OutOfRangeError(ThetaError, IndexError):
