@@ -93,6 +93,14 @@ class Refs:
         words = f"others write it all the time: {_MOST_TRIES} tries were too few"
         raise BackendError(errno.EAGAIN, words, name)
 
+    def mirror(self, entry: Entry) -> bool:
+        """Make an entry of another store be here, as it is; tell whether it is here now, and no other of its number.
+
+        Raises:
+            BackendError: the place refused, or it is unknown whether the entry was made.
+        """
+        return self._create(entry)
+
     def live(self) -> Iterator[Entry]:
         """Yield every entry whose files are to be kept; all of a ref at a time.
 
