@@ -71,7 +71,7 @@ def test_the_store_alone_has_the_same_manners() -> None:
     assert (unknown.returncode, level.returncode, missing.returncode) == (129, 129, 129)
     assert "did you mean: verify" in unknown.stderr
     assert "did you mean: tables" in level.stderr
-    assert "missing: --store" in missing.stderr
+    assert "missing: PLACE" in missing.stderr
     assert run("help", "verify").stdout == run("verify", "--help").stdout != ""
 
 

@@ -41,7 +41,7 @@ def test_the_plugin_passes_its_own_tests(environment: dict[str, str], tmp_path: 
 
 
 def thetastore(environment: dict[str, str], folder: Path, *arguments: object) -> str:
-    command = [Path(sys.executable).parent / "thetastore", *arguments, "--store", folder / "store"]
+    command = [Path(sys.executable).parent / "thetastore", *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -51,12 +51,12 @@ def test_a_store_sees_the_tensors_of_a_file_that_only_the_plugin_knows(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "scan.nrrd").write_bytes(NRRD)
-    thetastore(environment, tmp_path, "init")
-    digest = thetastore(environment, tmp_path, "put", "scan.nrrd")
+    thetastore(environment, tmp_path, "init", "store")
+    thetastore(environment, tmp_path, "put", "store/scan", "scan.nrrd")
 
-    shown = thetastore(environment, tmp_path, "show", digest)
+    shown = thetastore(environment, tmp_path, "show", "store/scan")
     without = {name: value for name, value in environment.items() if name != "PYTHONPATH"}
-    thetastore(without, tmp_path, "get", digest, "back.nrrd")
+    thetastore(without, tmp_path, "get", "store/scan@v1", "--to", "back.nrrd")
 
     assert "nrrd" in shown
     assert "weights" in shown

@@ -2,28 +2,114 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+import sys
+from typing import TYPE_CHECKING
 
-from thetastore.cli.opening import EXIT_DONE, open_store, store_parser
+from thetastore.cli.naming import find_model, model_text
+from thetastore.cli.opening import EXIT_DONE, add_json_option
+from thetastore.command_line import Parser, print_json
+from thetastore.errors import MalformedError, ObjectMissingError
+from thetastore.tables import count_text, size_text
+
+if TYPE_CHECKING:
+    from thetastore.ref_entries import Entry
+    from thetastore.store import Store
+
+_EPILOG = """\
+A model of one file becomes that file; one of several, a directory named after the model. Files that are there with the
+right bytes stay as they are, so a get that was broken off goes on where it was.
+
+With --tensors only the chunks of these tensors are read, and they become one safetensors file, whatever the format of
+the model. In a GLOB, * matches dots and slashes, too.
+
+  thetastore get s3://bucket/zoo/bert
+  thetastore get /srv/zoo/org/bert@v2 --to /tmp/bert
+  thetastore get s3://bucket/zoo/bert@prod --tensors 'encoder.layer.0.*' --to layer0.safetensors
+"""
 
 
 def run(arguments: list[str]) -> int:
-    """Write a file."""
-    parser = store_parser("get", "Write the file of a manifest.")
-    parser.add_argument("manifest", help="digest of the manifest, as `put` printed it")
-    parser.add_argument("file", help="where to write it; must not exist")
+    """Write the files of a version."""
+    parser = Parser(
+        prog="thetastore get",
+        usage="thetastore get [-I GLOB]... [--tensors GLOB]... [--to PATH] [--force] [--json] PLACE/NAME[@VERSION]",
+        description="Write the files of a version of a model, or some of its tensors.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--to", metavar="PATH", help="where to write; a directory for a model of several files")
+    parser.add_argument("--tensors", action="append", metavar="GLOB", help="only tensors whose names match; repeatable")
+    parser.add_argument(
+        "-I", "--include", action="append", default=[], metavar="GLOB", help="only files whose paths match; repeatable"
+    )
+    parser.add_argument("--force", action="store_true", help="replace files that have other bytes")
+    add_json_option(parser)
+    parser.add_argument("model", metavar="PLACE/NAME[@VERSION]", help="v3, a tag, or no version: the newest")
     options = parser.parse_args(arguments)
-    from thetastore.digest import Digest
+    from thetastore.versions.names import resolve
+    from thetastore.versions.writing import chosen_files
 
-    digest = Digest.parse(options.manifest)
-    with open_store(options) as store:
-        manifest = store.get_manifest(digest)
-        temporary = f"{options.file}.theta-{os.getpid()}"
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    store, wanted = find_model(options.model)
+    with store:
+        entry = resolve(store, wanted)
+        files = chosen_files(entry, options.include)
         try:
-            store.write_file(manifest, digest, descriptor)
-            os.link(temporary, options.file)
-        finally:
-            os.close(descriptor)
-            os.unlink(temporary)
+            if options.tensors:
+                _get_part(store, entry, files, options)
+            else:
+                _get_files(store, entry, files, options)
+        except ObjectMissingError:
+            _explain_missing(store, entry)
+            raise
     return EXIT_DONE
+
+
+def _last(entry: Entry) -> str:
+    return entry.name.rpartition("/")[2]
+
+
+def _get_files(store: Store, entry: Entry, files, options: argparse.Namespace) -> None:  # type: ignore[no-untyped-def]
+    from thetastore.versions.writing import Written, places_below, write_files
+
+    if len(entry.files) == 1:
+        path = os.path.basename(files[0].path)
+        into = options.to is not None and (os.path.isdir(options.to) or options.to.endswith("/"))
+        places = [os.path.join(options.to, path) if into else options.to or path]
+    else:
+        places = places_below(options.to or _last(entry), files)
+
+    def say(written: Written) -> None:
+        if not options.json:
+            kept = "" if written.is_new else ", was there"
+            print(f"{written.place}  {size_text(written.file_bytes)}{kept}")
+
+    found = write_files(store, files, places, options.force, say)
+    if options.json:
+        print_json({"model": model_text(entry), "files": [one._asdict() for one in found]})
+
+
+def _get_part(store: Store, entry: Entry, files, options: argparse.Namespace) -> None:  # type: ignore[no-untyped-def]
+    from thetastore.versions.writing import write_part
+
+    place = options.to or f"{_last(entry)}.safetensors"
+    if os.path.isdir(place):
+        place = os.path.join(place, f"{_last(entry)}.safetensors")
+    if os.path.lexists(place) and not options.force:
+        raise MalformedError(f"'{place}' exists: --force replaces it, --to FILE names another")
+    part = write_part(store, files, options.tensors, place)
+    if options.json:
+        print_json({"model": model_text(entry), **part._asdict()})
+    else:
+        of = f"{part.tensor_count} of {count_text(part.of_count, 'tensor')}"
+        print(f"{part.place}  {size_text(part.file_bytes)}, {of}")
+
+
+def _explain_missing(store: Store, entry: Entry) -> None:
+    """Say so where weights are gone because nobody wants them any more."""
+    from thetastore.refs import Refs
+
+    latest = Refs(store.backend).latest(entry.name)
+    if latest is not None and entry.number < latest.oldest:
+        print(f"thetastore: {model_text(entry)} was let go of, and its weights were collected", file=sys.stderr)

@@ -25,9 +25,15 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "init": Command("thetastore.cli.init", "make a store in a directory or bucket"),
-    "put": Command("thetastore.cli.put", "store a file; print the digest of its manifest"),
-    "get": Command("thetastore.cli.get", "write the file of a manifest"),
-    "show": Command("thetastore.cli.show", "list the tensors of a manifest"),
+    "put": Command("thetastore.cli.put", "store files as the next version of a model"),
+    "get": Command("thetastore.cli.get", "write the files of a version, or some of its tensors"),
+    "show": Command("thetastore.cli.show", "show what a version is, or a tensor of it"),
+    "ls": Command("thetastore.cli.ls", "list the models of a store, or the files of a version"),
+    "log": Command("thetastore.cli.log", "list the versions of a model"),
+    "tag": Command("thetastore.cli.tag", "give a version a name; list names"),
+    "rm": Command("thetastore.cli.rm", "remove a model"),
+    "cp": Command("thetastore.cli.cp", "copy a version to another store, or to another name"),
+    "sync": Command("thetastore.cli.sync", "send all versions that a store has to another one"),
     "verify": Command("thetastore.cli.verify", "check what is stored"),
     "mend": Command("thetastore.cli.mend", "set damaged packs aside, so that what is lost can be stored again"),
     "repack": Command("thetastore.cli.repack", "store everything anew where that takes fewer bytes"),

@@ -23,14 +23,24 @@ def store_parser(name: str, description: str, epilog: str = "") -> Parser:
         description: what it does, a sentence or some.
         epilog: what follows the options, as it is.
     """
-    parser = Parser(
+    parser = _StoreParser(
         prog=f"thetastore {name}",
         description=description,
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--store", required=True, metavar="PLACE", help="directory or URL of the store")
+    parser.add_argument("store", metavar="PLACE", help="directory or URL of the store")
     return parser
+
+
+class _StoreParser(Parser):
+    """Takes `--store PLACE` for PLACE: so it was once, and so scripts have it."""
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]  # four overloads in typeshed
+        if args and "--store" in args[:-1]:
+            at = args.index("--store")
+            args = [*args[:at], *args[at + 2 :], args[at + 1]]
+        return super().parse_known_args(args, namespace)
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,79 @@
+"""`thetastore ls`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from thetastore.cli.naming import date_text, entry_values, model_text
+from thetastore.cli.opening import EXIT_DONE, add_json_option, storage_options
+from thetastore.command_line import Parser, print_json
+from thetastore.tables import count_text, printable, size_text, table
+
+if TYPE_CHECKING:
+    from thetastore.store import Store
+    from thetastore.versions.history import Listed
+
+_EPILOG = """\
+  thetastore ls s3://bucket/zoo          all models of a store
+  thetastore ls s3://bucket/zoo/org      those whose names begin so
+  thetastore ls s3://bucket/zoo/org/bert@v2    the files of a version
+"""
+
+
+def run(arguments: list[str]) -> int:
+    """List models, or the files of a version."""
+    parser = Parser(
+        prog="thetastore ls",
+        description="List the models of a store, or the files of a version of one.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_json_option(parser)
+    parser.add_argument("place", metavar="PLACE[/NAME[@VERSION]]", help="a store, and perhaps a model in it")
+    options = parser.parse_args(arguments)
+    from thetastore.versions.history import Versions
+    from thetastore.versions.names import find, parse_name
+
+    store, rest = find(options.place, storage_options)
+    with store:
+        below = parse_name(rest) if rest else None
+        found = Versions(store).models(below.name if below else "") if not below or not below.version else []
+        if below and not any(listed.name != below.name for listed in found):
+            return _list_files(store, rest, options)
+        return _list_models(store, found, options)
+
+
+def _list_models(store: Store, found: list[Listed], options: argparse.Namespace) -> int:
+    if options.json:
+        models = [{**entry_values(listed.latest), "version_count": listed.version_count} for listed in found]
+        print_json({"store": store.url, "models": models})
+        return EXIT_DONE
+    rows = [
+        (
+            model_text(listed.latest),
+            size_text(listed.latest.file_bytes),
+            date_text(listed.latest),
+            printable(listed.latest.message.partition("\n")[0]),
+        )
+        for listed in found
+    ]
+    sys.stdout.write(table(rows, right=(1,)))
+    if not found:
+        print(f"thetastore: '{store.url}' has no models yet: thetastore put {store.url}/NAME FILE...", file=sys.stderr)
+    return EXIT_DONE
+
+
+def _list_files(store: Store, rest: str, options: argparse.Namespace) -> int:
+    from thetastore.versions.names import parse_name, resolve
+
+    entry = resolve(store, parse_name(rest))
+    if options.json:
+        print_json({"store": store.url, **entry_values(entry)})
+        return EXIT_DONE
+    rows = [(size_text(file.file_bytes), printable(file.path)) for file in entry.files]
+    sys.stdout.write(table(rows, right=(0,)))
+    if len(rows) > 1:
+        print(f"{count_text(len(rows), 'file')}, {size_text(entry.file_bytes)}")
+    return EXIT_DONE
