@@ -6,6 +6,7 @@
 | `thetastore.codecs` | name of the codec | `decode(params, stored, out, bases)`: see `thetastore.codecs` |
 | `thetastore.backends` | scheme of a URL, such as `s3` | `open(url) -> Backend`: see `thetastore.backends` |
 | `thetastore.merge_methods` | name of the method | a `Method`: see `thetastore.merging` |
+| `thetastore.updates` | name of the update type | an `UpdateType`: see `thetastore.adapters` |
 | `thetastore.metrics` | name of the metric | `(pair) -> Metric or None`: see `thetastore.statistics` |
 
 What is built in is listed in the code, and comes first. Reading entry points costs 40 ms: it is done only for what
@@ -25,6 +26,7 @@ FORMATS = "thetastore.formats"
 CODECS = "thetastore.codecs"
 BACKENDS = "thetastore.backends"
 MERGE_METHODS = "thetastore.merge_methods"
+UPDATES = "thetastore.updates"
 METRICS = "thetastore.metrics"
 
 

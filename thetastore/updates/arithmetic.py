@@ -18,11 +18,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from thetastore.dtypes import DTYPES
 from thetastore.elements import numbers_of
 from thetastore.updates.recipe import Window, work_dtype
 
 if TYPE_CHECKING:
-    from thetastore.updates.recipe import Array
+    from collections.abc import Iterable, Iterator
+
+    from thetastore.updates.recipe import Array, Recipe
 
 _TARGETS = {"float16": "<f2", "float32": "<f4", "float64": "<f8"}
 _NANS = {"float16": 0x7E00, "bfloat16": 0x7FC0, "float32": 0x7FC00000, "float64": 0x7FF8000000000000}
@@ -38,6 +41,42 @@ def apply(window: Window, base: memoryview, dtype: str, out: memoryview) -> None
         dtype: their type, of `recipe.DTYPES`.
         out: as many bytes as `base` has; may be its memory.
     """
+    for start, stop, _, numbers in _blocks(window, base, dtype):
+        out[start:stop] = rounded(numbers, dtype)
+
+
+def row_norms(recipe: Recipe, pieces: Iterable[memoryview], dtype: str, of_columns: bool = False) -> Array:
+    """Return the Euclidean norm of each row, or column, of what a recipe makes, before it is rounded; in `work_dtype`.
+
+    Sums are in float64, and not in the same order everywhere: what comes of them has to be stored.
+
+    Args:
+        recipe: of a whole tensor.
+        pieces: the tensor, some whole rows at a time.
+        dtype: its element type.
+        of_columns: of columns, not rows.
+    """
+    norms: list[Array] = []
+    sums = np.zeros(recipe.columns)
+    at = 0
+    for piece in pieces:
+        count = piece.nbytes // (DTYPES[dtype].bits // 8)
+        window = recipe.window(at, count)
+        assert window is not None, "whole rows"
+        of_rows = np.zeros(window.rows)
+        for _, _, (rows, columns), numbers in _blocks(window, piece, dtype):
+            squares = np.square(numbers, dtype="f8")
+            of_rows[rows] += squares.sum(axis=1)
+            sums[columns] += squares.sum(axis=0)
+        norms.append(of_rows)
+        at += count
+    total = sums if of_columns else np.concatenate(norms)
+    roots: Array = np.sqrt(total).astype(work_dtype(dtype))
+    return roots
+
+
+def _blocks(window: Window, base: memoryview, dtype: str) -> Iterator[tuple[int, int, tuple[slice, slice], Array]]:
+    """Yield what a window makes of its base, block by block: its first and last byte, its place, its numbers."""
     width = base.nbytes // (window.rows * window.columns)
     wide = None if window.right is None else window.right.astype("f8")
     left = None if window.left is None else window.left.astype("f8")
@@ -57,7 +96,7 @@ def apply(window: Window, base: memoryview, dtype: str, out: memoryview) -> None
                     numbers = numbers * window.row_factors[rows, None]
                 if window.column_factors is not None:
                     numbers = numbers * window.column_factors[columns]
-                out[start:stop] = rounded(numbers, dtype)
+                yield start, stop, (rows, columns), numbers
 
 
 def _product(left: Array, right: Array, window: Window, dtype: str) -> Array:
