@@ -26,12 +26,12 @@ class Known:
     def __init__(self, repository: Repository) -> None:
         """Read the history of all refs and the index."""
         self._names: dict[Digest, list[str]] = {}
-        self.versions: dict[str, set[Digest]] = {}
-        """The manifests of all that was at a path."""
+        self.versions: dict[str, dict[Digest, int]] = {}
+        """By path: the manifests of all that was there, with the length of the file then."""
         self.index: list[TrackedFile] = tracked_in_index(repository) if repository.work_tree else []
         counted = usage.of_history(repository)
         for group in counted.files:
-            self.versions[group.name] = {file.manifest_digest for file in group.files}
+            self.versions[group.name] = {file.manifest_digest: file.file_bytes for file in group.files}
         paths: dict[Digest, list[str]] = {}
         for path, manifests in self.versions.items():
             for manifest in manifests:
@@ -43,7 +43,7 @@ class Known:
                     self._names.setdefault(file.manifest_digest, []).append(f"'{path}' of commit {label}")
         for tracked in self.index:
             self._names.setdefault(tracked.manifest_digest, []).append(f"'{tracked.path}' as it is in the index")
-            self.versions.setdefault(tracked.path, set()).add(tracked.manifest_digest)
+            self.versions.setdefault(tracked.path, {})[tracked.manifest_digest] = tracked.file_bytes
 
     @property
     def manifests(self) -> list[Digest]:

@@ -38,7 +38,7 @@ def parse_budget(text: str) -> Budget:
         match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?(?:([KMGT]?i?)B|(s|min|h))", part.strip())
         name = "seconds" if match is not None and match[3] else "nbytes"
         unit = 0.0 if match is None else _SECONDS[match[3]] if match[3] else _UNITS.get(match[2].upper(), 0)
-        if match is None or not unit or name in found:
+        if match is None or not unit * float(match[1]) or name in found:
             raise MalformedError(f"'{text}' is no budget, expected something like 10GB/10min, 500MB or 2h")
         found[name] = float(match[1]) * unit
     return Budget(int(found["nbytes"]) if "nbytes" in found else None, found.get("seconds"))

@@ -7,7 +7,7 @@ that somebody checked out, or copied, before. Nothing is deleted: what was damag
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from thetastore.checking.check import LostFile, lost_files
@@ -79,30 +79,48 @@ def repair(
     set_aside = set_aside_damage(objects, names)
     damaged = {finding.digest for finding in found or () if finding.digest is not None}
     lost = lost_objects(objects, damaged.union(*(mended.lost for mended in set_aside)))
+    required = {finding.digest for finding in found or () if finding.problem is Problem.MISSING}
     brought = []
     for source in sources:
         if not lost:
             break
-        holes = [hole for file in lost_files(store, lost, also) for hole in file.holes]
-        brought.append(_bring(store, source, lost, holes))
-        objects.catalog.refresh(thorough=True)
-        lost = lost_objects(objects, lost)
+        got, lost = _bring(store, source, lost, also, required)
+        brought.append(got)
     remember_lost(objects, lost)
     return Repaired(set_aside, brought, len(lost), lost_files(store, lost, also) if lost else [])
 
 
-def _bring(store: Store, source: Source, lost: set[Digest], holes: list[Hole]) -> Brought:
-    failure = ""
-    try:
-        source.bring(store, sorted(lost), holes)
-    except (ThetaError, OSError) as error:
-        if isinstance(error, BackendError) and (error.filename or "").startswith(store.url):
-            raise  # it is our own store that cannot be written to
-        failure = str(error)
-    store.seal()
-    store.objects.catalog.refresh(thorough=True)
-    left = lost_objects(store.objects, lost)
-    return Brought(source.name, len(lost) - len(left & lost), failure)
+def _bring(
+    store: Store, source: Source, lost: set[Digest], also: Sequence[Digest], required: Container[Digest | None]
+) -> tuple[Brought, set[Digest]]:
+    """Bring from one source; return what it gave, and what is lost now.
+
+    What a manifest lists that has to be whole is known only once the manifest is back; then the source is asked again.
+    """
+    object_count, failure = 0, ""
+    while lost and not failure:
+        holes = [hole for file in lost_files(store, lost, also) for hole in file.holes]
+        try:
+            source.bring(store, sorted(lost), holes)
+        except (ThetaError, OSError) as error:
+            if isinstance(error, BackendError) and (error.filename or "").startswith(store.url):
+                raise  # it is our own store that cannot be written to
+            failure = str(error)
+        store.seal()
+        store.objects.catalog.refresh(thorough=True)
+        left = lost_objects(store.objects, lost) & lost
+        back = lost - left
+        object_count += len(back)
+        lost = left | _listed(store, [digest for digest in back if digest in required])
+        if not back:
+            break
+    return Brought(source.name, object_count, failure), lost
+
+
+def _listed(store: Store, digests: Iterable[Digest]) -> set[Digest]:
+    """Return what the manifests among some objects list and the store lacks."""
+    manifests = [digest for digest in digests if store.objects.entry(digest).kind == Kind.MANIFEST]
+    return {digest for _, digest in store.missing_objects(manifests)}
 
 
 class StoreSource:
@@ -132,12 +150,12 @@ class StoreSource:
 class FileSource:
     """A file with weights in it: a checked-out one, or a copy from elsewhere, of any version."""
 
-    def __init__(self, path: str, versions: Container[Digest] | None = None) -> None:
+    def __init__(self, path: str, versions: Mapping[Digest, int] | None = None) -> None:
         """Bring from a file.
 
         Args:
             path: where it is.
-            versions: manifests of what the file is, or was at some time. None where that is not known: then pieces of
+            versions: manifests of what the file is, or was at some time, with its length then. None where that is not known: then pieces of
                 every file are looked for, and if some are still lost, all of it is stored: so weights are found that
                 lie elsewhere, in another format too.
         """
@@ -159,7 +177,10 @@ class FileSource:
                     if digest_of(raw) == hole.digest:
                         back.add(store.objects.put(Kind.CHUNK, raw, hole.dtype))
             # Pages and manifests are made of the whole file, and come out the same.
-            if any(hole.kind is not Kind.CHUNK for hole in ours) or (
-                self._versions is None and not back.issuperset(lost)
-            ):
+            if self._versions is None:
+                is_wanted = not back.issuperset(lost)
+            else:
+                lacking = {hole.manifest_digest for hole in ours if hole.kind is not Kind.CHUNK}
+                is_wanted = any(self._versions[digest] == file_bytes for digest in lacking)
+            if is_wanted:
                 store.put_file(file)
