@@ -72,10 +72,15 @@ def matcher(pattern: str) -> Callable[[str], object]:
     """Return what tells whether a pattern matches a path; one without a slash looks at the last part alone."""
     if pattern.endswith("/"):
         return lambda path: None  # git gives a directory's attributes to nothing in it
+    matches = re.compile(_expression(_as_bytes(pattern.removeprefix("/"))), re.DOTALL).fullmatch
     if "/" not in pattern:
-        matches = re.compile(_expression(pattern), re.DOTALL).fullmatch
-        return lambda path: matches(path.rpartition("/")[2])
-    return re.compile(_expression(pattern.removeprefix("/")), re.DOTALL).fullmatch
+        return lambda path: matches(_as_bytes(path.rpartition("/")[2]))
+    return lambda path: matches(_as_bytes(path))
+
+
+def _as_bytes(text: str) -> str:
+    """Return a text with a character for each byte, since git's `?` stands for a byte."""
+    return text if text.isascii() else text.encode("utf-8", "surrogateescape").decode("latin-1")
 
 
 _TOKEN = re.compile(r"^\*\*/|/\*\*/|/\*\*$|\*+|\?|\[[!^]?\]?(?:\\.|\[:[a-z]+:\]|[^\]])*\]|\\.|.", re.DOTALL)
@@ -92,6 +97,8 @@ def _expression(pattern: str) -> str:
             text += "[^/]*"
         elif token[0] == "[" and len(token) > 1:
             text += _class(token[1:-1])
+        elif token == "[":
+            return "(?!)"
         else:
             text += re.escape(token[-1])
     return text

@@ -67,12 +67,14 @@ def _head(pattern: str) -> str:
     return render_line(pattern).removesuffix(" ".join(("", *ATTRIBUTES)))
 
 
-def check_patterns(patterns: Sequence[str]) -> None:
-    """Refuse what attributes cannot have for a pattern.
+def files_below(patterns: Sequence[str]) -> list[str]:
+    """Return patterns as attributes need them: those of directories as those of all files below.
 
     Raises:
-        UsageError: which one.
+        UsageError: attributes cannot have one.
     """
-    for pattern in patterns:
+    found = [pattern + "**" if pattern.endswith("/") else pattern for pattern in patterns]
+    for pattern in found:
         if not pattern or not rules_of([_line(pattern, OURS)], ""):
             raise UsageError(f"'{pattern}' is not a pattern of files", "as in .gitattributes: '*.bin', 'models/**'")
+    return found

@@ -10,7 +10,7 @@ from gitbridge.render import Progress, count_text, size_text
 from gitbridge.repository import Repository
 from gitbridge.sync import fetch_manifests
 from gitbridge.trees import TrackedFile
-from migrations.conversions import LFS, OURS, Change, check_patterns
+from migrations.conversions import LFS, OURS, Change, files_below
 from migrations.git_objects import NewObjects
 from migrations.importing import checked_scope, confirmed, land_and_tell
 from migrations.migrating import add_commit, look_through, replaced_by, rewrite
@@ -21,8 +21,7 @@ _GIT_WARNS_BYTES = 100 << 20
 
 def run(repository: Repository, options: argparse.Namespace) -> int:
     """Convert pointers back; return the exit status."""
-    check_patterns([*options.include, *options.exclude])
-    change = Change(OURS, options.target, options.include, options.exclude)
+    change = Change(OURS, options.target, files_below(options.include), files_below(options.exclude))
     scope = checked_scope(repository, options)
     finder = Finder(repository)
     look_through(repository, scope, change, finder)

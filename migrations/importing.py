@@ -14,7 +14,7 @@ from gitbridge.render import Progress, count_text, size_text
 from gitbridge.repository import Repository
 from gitbridge.setup import configure
 from migrations import git_theta
-from migrations.conversions import GIT, OURS, Change, check_patterns
+from migrations.conversions import GIT, OURS, Change, files_below
 from migrations.git_objects import NewObjects
 from migrations.incoming import Converter, Finder, Missing, ObjectsMissingError, Wanted
 from migrations.landing import directory_of, land, next_number
@@ -63,7 +63,7 @@ def change_of(source: str, include: Sequence[str], exclude: Sequence[str]) -> Ch
     Raises:
         UsageError: a pattern that attributes cannot have, or none where one is needed.
     """
-    check_patterns([*include, *exclude])
+    include, exclude = files_below(include), files_below(exclude)
     if source == "git-theta":
         return git_theta.GitThetaChange(exclude)
     if source == GIT and not include:
