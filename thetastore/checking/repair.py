@@ -155,9 +155,9 @@ class FileSource:
 
         Args:
             path: where it is.
-            versions: manifests of what the file is, or was at some time, with its length then. None where that is not known: then pieces of
-                every file are looked for, and if some are still lost, all of it is stored: so weights are found that
-                lie elsewhere, in another format too.
+            versions: manifests of what the file is, or was at some time, with its length then. None where that is not
+                known: then pieces of every file are looked for, and if some are still lost, all of it is stored: so
+                weights are found that lie elsewhere, in another format too.
         """
         self.name = path
         self._path = path
