@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thetastore import chunking
-from thetastore.codecs import Coded, decode, difference, encode, encode_difference, places
+from thetastore.codecs import Coded, decode, difference, encode, encode_difference, ordered, places
 from thetastore.dtypes import DTYPES
 
 DATA = Path(__file__).parents[3] / "shared/data"
@@ -103,6 +103,68 @@ def test_every_bit_pattern_comes_back_from_every_neighbour_and_from_every_specia
         payload = payload_of(raw, base.tobytes(), dtype, monkeypatch)
 
         assert decoded(Coded("difference", b"", payload), base.tobytes()) == raw
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("share", [0.03, 0.2, 0.6, 1.0])
+def test_every_bit_pattern_comes_back_from_its_neighbours_in_the_order_of_exponents(dtype, share) -> None:
+    rng = np.random.default_rng(6)
+    base = np.arange(1 << 16).astype("<u2")
+    shift = ordered.MANTISSA_BITS[dtype]
+    for steps in (rng.integers(-2, 3, base.size), rng.integers(0, 1 << 16, base.size), np.ones(base.size, np.int64)):
+        differences = (steps * (rng.random(base.size) < share)).astype("<u2")
+        differs = differences != 0
+        raw = (base + differences).tobytes() + b"!"
+
+        stored = ordered.encode(differences, differs, int(differs.sum()), base, shift, memoryview(b"!"))
+
+        payload = bytes((0, 2, 2, shift)) + bytes(stored)
+        assert decoded(Coded("difference", b"", payload), base.tobytes() + b"?") == raw
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    base=st.binary(min_size=2, max_size=3000),
+    changes=st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(1, (1 << 16) - 1)), min_size=1, max_size=300),
+    shift=st.integers(7, 14),
+)
+def test_any_changes_of_any_elements_come_back_in_the_order_of_exponents(base, changes, shift) -> None:
+    words = np.frombuffer(base, "<u2", len(base) // 2)
+    differences = np.zeros_like(words)
+    for place, difference_ in changes:
+        differences[place % words.size] = difference_
+    tail = memoryview(base)[words.nbytes :]
+    differs = differences != 0
+
+    stored = ordered.encode(differences, differs, int(differs.sum()), words, shift, tail)
+
+    payload = bytes((0, 2, 2, shift)) + bytes(stored)
+    assert decoded(Coded("difference", b"", payload), base) == (words + differences).tobytes() + bytes(tail)
+
+
+def small_steps(dtype: str, scale: float, weights_of) -> tuple[bytes, bytes]:
+    """Weights, and what they become where all move by normal noise, in double precision, and are rounded again."""
+    base = weights_of(dtype, 300_000)
+    shift = ordered.MANTISSA_BITS[dtype]
+    words = np.frombuffer(base, "<u2")
+    units = np.exp2(np.maximum((words & 0x7FFF) >> shift, 1).astype(float) - np.float64((1 << 14 - shift) - 1 + shift))
+    steps = np.rint(np.clip(np.random.default_rng(3).standard_normal(words.size) * scale / units, -300, 300))
+    return base, (words + steps.astype(np.int64).astype("<u2")).astype("<u2").tobytes()
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [("bfloat16", 3e-5), ("float16", 4e-6)])
+def test_steps_of_one_size_take_a_sixth_less_where_exponents_are_known(dtype, scale, weights_of, monkeypatch) -> None:
+    base, raw = small_steps(dtype, scale, weights_of)
+    coded = encode_difference(raw, base, dtype)
+    assert coded is not None
+    assert decoded(coded, base) == raw
+    monkeypatch.setattr(ordered, "MANTISSA_BITS", {})
+
+    without = encode_difference(raw, base, dtype)
+
+    assert without is not None
+    assert (coded.stored[1], without.stored[1]) == (2, 1)
+    assert len(coded.stored) < len(without.stored) * 5 / 6
 
 
 @settings(max_examples=200, deadline=None)

@@ -7,14 +7,15 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thetastore.codecs import decode, encode_difference
+from thetastore.codecs import decode, encode_difference, ordered
 from thetastore.errors import MalformedError, UnsupportedError
 
 RAW_BYTES = 4003
-DENSE, SPARSE = 0, 1
+DENSE, SPARSE, ORDERED = 0, 1, 2
 BITMAP, GAPS, BITMAP_ZSTD = 0, 1, 2
 PLANES = struct.Struct("<BBBBI")
 GROUP = struct.Struct("<BBI")
@@ -44,12 +45,25 @@ def stored_by_layout() -> dict[str, bytes]:
         assert coded is not None
         made[name] = bytes(coded.stored)
         assert decode_to(made[name], base.tobytes()) == raw.tobytes()
-    assert [stored[1] for stored in made.values()] == [SPARSE, SPARSE, SPARSE, DENSE]
-    assert [stored[3] for stored in made.values()] == [GAPS, BITMAP, BITMAP_ZSTD, 0]
+    made["ordered"] = made_in_order(base.tobytes(), rng)
+    assert [stored[1] for stored in made.values()] == [SPARSE, SPARSE, SPARSE, DENSE, ORDERED]
+    assert [stored[3] for stored in made.values()] == [GAPS, BITMAP, BITMAP_ZSTD, 0, 7]
     return made
 
 
-LAYOUTS = ["gaps", "bitmap", "bitmap in a frame", "dense"]
+def made_in_order(base: bytes, rng: np.random.Generator) -> bytes:
+    """Code changes of most elements of low exponents, and of few of high ones."""
+    words = np.frombuffer(base, "<u2", RAW_BYTES // 2)
+    steps = rng.choice(np.array([1, 0xFFFF, 7], "<u2"), words.size)
+    differs = rng.random(words.size) < np.where((words & 0x7FFF) < 0x2000, 0.7, 0.01)
+    differences = (steps * differs).astype("<u2")
+    stored = ordered.encode(differences, differs, int(differs.sum()), words, 7, memoryview(b"!"))
+    payload = bytes((0, ORDERED, 2, 7)) + bytes(stored)
+    assert decode_to(payload, base) == (words + differences).tobytes() + b"!"
+    return payload
+
+
+LAYOUTS = ["gaps", "bitmap", "bitmap in a frame", "dense", "ordered"]
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -118,6 +132,39 @@ def sparse(
     return struct.pack("<BBBBIII", 0, SPARSE, 1, coding, raw_bytes, changed_count, length) + places + digits
 
 
+def frame_of(raw: bytes) -> bytes:
+    return zstandard.ZstdCompressor(write_content_size=True).compress(raw)
+
+
+def in_order(
+    mantissa_bits: int = 7,
+    raw_bytes: int = 16,
+    head: int = 3,
+    named: int = 2,
+    others: int = 1,
+    codes: bytes | None = b"\x39\1",
+    gaps: bytes = b"\0\3",
+    digits: bytes = raw_planes(b"\x85\0", 2),
+) -> bytes:
+    """Return a payload of eight elements: less, digits, more; the last one less too."""
+    code_frame = frame_of(codes) if codes is not None else b"\x39\1"
+    fields = struct.pack(
+        "<BBBBIIIIIII",
+        0,
+        ORDERED,
+        2,
+        mantissa_bits,
+        raw_bytes,
+        head,
+        named,
+        others,
+        len(gaps),
+        len(code_frame),
+        len(frame_of(gaps)),
+    )
+    return fields + code_frame + frame_of(gaps) + digits
+
+
 TWO_GAPS = raw_planes(struct.pack("<II", 3, 5), 4)
 TWO = raw_planes(b"\1\2")
 
@@ -127,6 +174,7 @@ def test_payloads_made_here_are_right_where_they_are_not_made_wrong() -> None:
     assert decode_to(sparse(2, GAPS, TWO_GAPS, TWO), bytes(16)) == changed
     assert decode_to(sparse(2, BITMAP, b"\x08\x02", TWO), bytes(16)) == changed
     assert decode_to(b"\0\0\1\0" + raw_planes(changed), bytes(16)) == changed
+    assert decode_to(in_order(), bytes(16)) == struct.pack("<8H", 0xFFFF, 5, 1, 0, 0, 0, 0, 0xFFFF)
     assert decode_to(sparse(0, BITMAP, bytes(2), planes_of(0, [(1, 0, 0)], b"")), bytes(16)) == bytes(16)
 
 
@@ -134,7 +182,22 @@ def test_payloads_made_here_are_right_where_they_are_not_made_wrong() -> None:
     ("why", "payload"),
     [
         ("nothing", b""),
-        ("unknown layout", b"\0\2\1\0" + raw_planes(bytes(16))),
+        ("unknown layout", b"\0\3\1\0" + raw_planes(bytes(16))),
+        ("bytes in order", b"\0\2\1\7" + in_order()[4:]),
+        ("exponents of 9 bits", in_order(mantissa_bits=6)),
+        ("no exponents", in_order(mantissa_bits=15)),
+        ("another raw length in order", in_order(raw_bytes=15)),
+        ("codes of more elements than there are", in_order(head=9)),
+        ("more elements named than there are", in_order(named=6)),
+        ("fewer elements named than gaps have", in_order(named=1)),
+        ("more digits than codes", in_order(others=6)),
+        ("other digits than codes say", in_order(others=0, digits=raw_planes(b"", 2))),
+        ("gaps longer than elements", in_order(gaps=b"\0\0\xff")),
+        ("a gap beyond the end of the order", in_order(gaps=b"\0\4")),
+        ("gaps that end with an escape", in_order(gaps=b"\0\xff")),
+        ("codes that are no frame", in_order(codes=None)),
+        ("codes of another length", in_order(codes=b"\x39\1\0")),
+        ("digits of another width in order", in_order(digits=raw_planes(b"\5"))),
         ("width 3", b"\0\0\3\0" + raw_planes(bytes(16))),
         ("width 0", b"\0\0\0\0" + raw_planes(bytes(16))),
         ("a fourth byte in a dense one", b"\0\0\1\1" + raw_planes(bytes(16))),
@@ -180,7 +243,7 @@ def test_a_later_version_asks_for_an_upgrade() -> None:
 
 @settings(max_examples=500, deadline=None)
 @given(
-    header=st.tuples(st.integers(0, 1), st.integers(0, 2), st.sampled_from([1, 2, 4, 8, 3]), st.integers(0, 3)),
+    header=st.tuples(st.integers(0, 1), st.integers(0, 3), st.sampled_from([1, 2, 4, 8, 3]), st.integers(0, 8)),
     counts=st.tuples(st.sampled_from([16, 0, 15]), st.integers(0, 18), st.integers(0, 60)),
     pieces=st.lists(
         st.sampled_from([TWO_GAPS, TWO, b"\x08\x02", raw_planes(bytes(16)), raw_planes(bytes(2), 2), b"\0\xff"]),
@@ -205,6 +268,10 @@ def test_huge_claims_take_no_memory() -> None:
         sparse(
             2, BITMAP_ZSTD, b"\x28\xb5\x2f\xfd\xc0\xff" + struct.pack("<Q", 1 << 62) + b"\3\0\0", TWO, raw_bytes=4096
         ),
+        in_order(raw_bytes=4096, head=(1 << 32) - 1),
+        in_order(raw_bytes=4096, named=(1 << 32) - 1),
+        in_order(raw_bytes=4096, others=(1 << 32) - 1),
+        in_order(raw_bytes=(1 << 32) - 1),
         b"\0\0\1\0" + planes_of((1 << 32) - 1, [(1, 0, (1 << 32) - 1)], b""),
     ]
     base, out = bytes(4096), memoryview(bytearray(4096))

@@ -92,6 +92,15 @@ def moved(share: float) -> bytes:
     return words.tobytes() + b"x"
 
 
+def moved_by_exponents() -> bytes:
+    """Move most elements of low exponents, and few of others."""
+    rng = np.random.default_rng(5)
+    words = np.frombuffer(BASE, "<u2").copy()
+    share = np.where((words & 0x7FFF) >> 7 < 120, 0.7, 0.01)
+    words += ((rng.random(words.size) < share) * rng.choice([1, 0xFFFF, 9], words.size)).astype("<u2")
+    return words.tobytes() + b"x"
+
+
 @functools.cache
 def coded_samples() -> dict[str, list[tuple[bytes, int]]]:
     """Return payloads and raw lengths by codec."""
@@ -108,6 +117,7 @@ def coded_samples() -> dict[str, list[tuple[bytes, int]]]:
         (encode(weights(2000, "<u4") + b"xyz", "float32"), 8003),
         (encode(weights(3000, "<u4"), "float16"), 12_000),
         *((encode_difference(moved(share), BASE + b"y", "bfloat16"), 20_001) for share in (0.003, 0.05, 0.4, 1.0)),
+        (encode_difference(moved_by_exponents(), BASE + b"y", "bfloat16"), 20_001),
         (encode_copies(bytes(copied), recipe, "bfloat16"), 18_000),
     ]
     samples: dict[str, list[tuple[bytes, int]]] = {}

@@ -21,11 +21,12 @@ integers do. Where enough elements are equal to the base's, only the others do, 
 from __future__ import annotations
 
 import struct
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
-from thetastore.codecs import places, planes, sampling
+from thetastore.codecs import ordered, places, sampling
+from thetastore.codecs.digits import BIASES, WIDTHS, decode_digits, encode_digits
 from thetastore.codecs.payload import MAX_RAW_BYTES
 from thetastore.codecs.scratch import scratch, words_of
 from thetastore.codecs.splitting import Words
@@ -35,15 +36,9 @@ from thetastore.errors import MalformedError, UnsupportedError
 VERSION: Final = 0
 _DENSE: Final = 0
 _SPARSE: Final = 1
+_ORDERED: Final = 2
 _HEADER: Final = struct.Struct("<BBBB")
 _SPARSE_FIELDS: Final = struct.Struct("<III")
-_WIDTHS: Final = (1, 2, 4, 8)
-_PLANES_WIDTH_AT: Final = 2  # see `payload`
-
-_BIASES: Final[dict[int, Any]] = {
-    width: np.dtype(f"<u{width}").type(sum(0x80 << 8 * byte for byte in range(width - 1))) for width in _WIDTHS
-}
-"""By width: 0x80 in every byte but the highest."""
 
 _SPARSE_UP_TO: Final = {1: 0.25, 2: 0.5, 4: 0.75, 8: 0.75}
 """By width: the share of differing elements up to which places + values are smaller than all differences. A bit an
@@ -51,6 +46,13 @@ element weighs less, the wider the elements are."""
 
 _SAMPLING_ERROR: Final = 0.05
 """Where the sample has this much more than that, the elements are not compared: three deviations of 1024 of them."""
+
+_ORDERED_FROM: Final = 1000
+_ORDERED_FROM_SHARE: Final = 0.02
+"""By how many elements, and by which share of all, have to have changed that their order is worth its while: fewer are
+often rows that were trained among rows that were not, which gaps between neighbours tell better."""
+_GAIN_OF_ORDER: Final = 0.1
+"""What the order has to save of the places' bits."""
 
 _ADVANTAGE: Final = 0.97
 """A difference is tried only where a sample of it takes this much less: a base costs its readers a second read."""
@@ -69,7 +71,7 @@ def encode(raw: memoryview, base: memoryview, dtype: str | None) -> memoryview |
         return None
     words, base_words = words_of(raw, width, "target"), words_of(base, width, "base")
     sampled = _sampled_differences(words, base_words)
-    bits = sampling.bits_of_planes(sampled + _BIASES[width])
+    bits = sampling.bits_of_planes(sampled + BIASES[width])
     if not _promises_to_pay(bits, words, exponent_first):
         return None
     tail = raw[words.nbytes :]
@@ -82,13 +84,24 @@ def encode(raw: memoryview, base: memoryview, dtype: str | None) -> memoryview |
         np.not_equal(differences, 0, out=differs[: words.size])
         changed_count = int(np.count_nonzero(differs))
         if 0 < changed_count <= _SPARSE_UP_TO[width] * words.size:
+            shift = ordered.MANTISSA_BITS.get(dtype or "")
+            if shift is not None and _suits_order(sampled, base_words, shift, changed_count):
+                header = _HEADER.pack(VERSION, _ORDERED, width, shift)
+                named = differs[: words.size]
+                return memoryview(header + ordered.encode(differences, named, changed_count, base_words, shift, tail))
             return _encode_sparse(differences, differs, changed_count, tail)
-    return memoryview(_HEADER.pack(VERSION, _DENSE, width, 0) + _encode_digits(digits, differences, bits, tail))
+    return memoryview(_HEADER.pack(VERSION, _DENSE, width, 0) + encode_digits(digits, differences, bits, tail))
 
 
 def _sampled_differences(words: Words, base: Words) -> Words:
     sampled: Words = sampling.spread_sample(words) - sampling.spread_sample(base)
     return sampled
+
+
+def _suits_order(sampled: Words, base: Words, shift: int, changed_count: int) -> bool:
+    if changed_count < max(_ORDERED_FROM, _ORDERED_FROM_SHARE * base.size):
+        return False
+    return ordered.gain_by_order(sampled, sampling.spread_sample(base), shift) >= _GAIN_OF_ORDER
 
 
 def _promises_to_pay(bits: list[float], words: Words, exponent_first: bool) -> bool:
@@ -109,17 +122,8 @@ def _encode_sparse(differences: Words, differs: Words, changed_count: int, tail:
     raw_bytes = differences.nbytes + tail.nbytes
     fields = _SPARSE_FIELDS.pack(raw_bytes, changed_count, len(stored))
     header = _HEADER.pack(VERSION, _SPARSE, width, coding) + fields
-    bits = sampling.bits_of_planes(sampling.spread_sample(values) + _BIASES[width])
-    return memoryview(b"".join((header, stored, _encode_digits(digits, values, bits, tail))))
-
-
-def _encode_digits(digits: Words, differences: Words, bits: list[float], tail: memoryview) -> memoryview:
-    """Code differences and tail by planes of about so many bits. `differences` begins `digits`, and is overwritten."""
-    np.add(differences, _BIASES[differences.itemsize], out=differences)
-    digits.data[differences.nbytes :] = tail
-    payload = planes.encode(digits.data, sampling.plan_of_bits(bits), at_any_size=True)
-    assert payload is not None, "a payload at any size was asked for"
-    return payload
+    bits = sampling.bits_of_planes(sampling.spread_sample(values) + BIASES[width])
+    return memoryview(b"".join((header, stored, encode_digits(digits, values, bits, tail))))
 
 
 def decode(payload: memoryview, base: memoryview, out: memoryview) -> None:
@@ -133,8 +137,11 @@ def decode(payload: memoryview, base: memoryview, out: memoryview) -> None:
     base_words = words_of(base, width, "base")
     words: Words = np.frombuffer(out, dtype=base_words.dtype, count=base_words.size)
     stored = payload[_HEADER.size :]
+    if layout == _ORDERED:
+        out[words.nbytes :] = ordered.decode(stored, coding, base_words, out)
+        return
     if layout == _DENSE:
-        differences, tail = _decode_digits(stored, base_words.size, width, out.nbytes - words.nbytes)
+        differences, tail = decode_digits(stored, base_words.size, width, out.nbytes - words.nbytes)
     else:
         differences, tail = _decode_sparse(stored, coding, base_words, out)
     np.add(base_words, differences, out=words)
@@ -150,7 +157,8 @@ def _read_header(payload: memoryview, base: memoryview, out: memoryview) -> tupl
     version, layout, width, coding = _HEADER.unpack_from(payload)
     if version != VERSION:
         raise UnsupportedError(f"difference is of version {version}, this version reads {VERSION}: upgrade")
-    if layout > _SPARSE or width not in _WIDTHS or (layout == _DENSE and coding):
+    is_listed = layout <= _ORDERED and width in WIDTHS and (layout != _ORDERED or width == ordered.WIDTH)
+    if not is_listed or (layout == _DENSE and coding):
         raise MalformedError(f"difference has layout {layout}, width {width}, fourth byte {coding}")
     return layout, width, coding
 
@@ -167,19 +175,8 @@ def _decode_sparse(stored: memoryview, coding: int, base: Words, out: memoryview
             f"{stored.nbytes}; {out.nbytes} raw bytes with {base.size} elements were expected"
         )
     changed = places.decode(stored[_SPARSE_FIELDS.size : end], coding, changed_count, base.size)
-    values, tail = _decode_digits(stored[end:], changed_count, base.itemsize, out.nbytes - base.nbytes)
+    values, tail = decode_digits(stored[end:], changed_count, base.itemsize, out.nbytes - base.nbytes)
     differences: Words = scratch("differences", base.nbytes).view(base.dtype)
     differences.fill(0)
     differences[changed] = values
     return differences, tail
-
-
-def _decode_digits(stored: memoryview, count: int, width: int, tail_bytes: int) -> tuple[Words, memoryview]:
-    """Return `count` differences, and the tail, in scratch memory."""
-    digits = scratch("digits", count * width + tail_bytes)
-    planes.decode(stored, digits.data)
-    if stored[_PLANES_WIDTH_AT] != width:
-        raise MalformedError(f"difference of width {width} has planes of width {stored[_PLANES_WIDTH_AT]}")
-    differences: Words = digits[: count * width].view(f"<u{width}")
-    np.subtract(differences, _BIASES[width], out=differences)
-    return differences, digits.data[differences.nbytes :]

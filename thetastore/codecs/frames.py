@@ -18,6 +18,8 @@ import zstandard
 from thetastore.errors import MalformedError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from thetastore.digest import Buffer
 
 _MAGIC: Final = b"\x28\xb5\x2f\xfd"
@@ -61,9 +63,25 @@ def compress(raw: Buffer) -> bytes:
     return _contexts.general.compress(raw)
 
 
-def compress_plane(plane: Buffer) -> bytes:
-    """Compress a byte plane by the frequencies of its bytes alone."""
-    return _contexts.huffman.compress(plane)
+def compress_plane(plane: Buffer, ends: Sequence[int] = ()) -> bytes:
+    """Compress a byte plane by the frequencies of its bytes alone.
+
+    Args:
+        plane: one byte or more.
+        ends: where bytes of other frequencies begin, ascending: there a block ends, and the next has its own table.
+    """
+    if not ends:
+        return _contexts.huffman.compress(plane)
+    view = memoryview(plane)
+    sink = _contexts.huffman.compressobj(size=view.nbytes)
+    blocks: list[bytes] = []
+    begin = 0
+    for end in ends:
+        if begin < end < view.nbytes:
+            blocks += (sink.compress(view[begin:end]), sink.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK))
+            begin = end
+    blocks += (sink.compress(view[begin:]), sink.flush())
+    return b"".join(blocks)
 
 
 def pays(stored_bytes: int, raw_bytes: int) -> bool:

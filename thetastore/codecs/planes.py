@@ -32,13 +32,14 @@ def plan(raw: memoryview, dtype: str) -> Plan:
     return plan_for(words_of(raw, arrangement_of(dtype)[0], "words"), dtype)
 
 
-def encode(raw: memoryview, plan: Plan, *, at_any_size: bool = False) -> memoryview | None:
+def encode(raw: memoryview, plan: Plan, *, at_any_size: bool = False, ends: Sequence[int] = ()) -> memoryview | None:
     """Return the payload, in memory of its own, or None where it is not worth its while.
 
-    `at_any_size` gives a payload even where nothing is saved, for users who have no other codec to fall back on.
+    `at_any_size` gives a payload even where nothing is saved, for users who have no other codec to fall back on; `ends`
+    says after which elements others begin that are distributed otherwise.
     """
     elements = _Elements.of(words_of(raw, plan.width, "words"), plan.exponent_first)
-    coded = [_code_plane(elements, plane) if pays else None for plane, pays in enumerate(plan.pays)]
+    coded = [_code_plane(elements, plane, ends) if pays else None for plane, pays in enumerate(plan.pays)]
     groups = _join_raw_planes(coded, elements)
     header = Header(plan.width, plan.exponent_first, raw.nbytes, groups)
     pays = at_any_size or frames.pays(header.payload_bytes, raw.nbytes)
@@ -89,12 +90,12 @@ class _Elements(NamedTuple):
             splitting.take_exponent(self.tops, out)
 
 
-def _code_plane(elements: _Elements, plane: int) -> _Coded | None:
+def _code_plane(elements: _Elements, plane: int, ends: Sequence[int]) -> _Coded | None:
     split = scratch("plane", elements.words.size)
     elements.take(plane, 1, split)
     if split[0] == split[-1] and split.min() == split.max():
         return Coding.CONSTANT, split[:1].tobytes()
-    frame = frames.compress_plane(split.data)
+    frame = frames.compress_plane(split.data, ends)
     return (Coding.ZSTD, frame) if frames.pays(len(frame), split.size) else None
 
 
