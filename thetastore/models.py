@@ -68,16 +68,22 @@ class StoreOrigin(NamedTuple):
 
     def open(self) -> Session:
         """Open the store in this process."""
-        return _StoreSession(Store.open(self.url), self.manifest_digests)
+        return StoreSession(Store.open(self.url), self.manifest_digests)
 
     def __str__(self) -> str:
         return f"{self.url}#{self.manifest_digests[0]}"
 
 
-class _StoreSession:
+class StoreSession:
+    """Files of a store, open in one process."""
+
     def __init__(self, store: Store, digests: Iterable[Digest]) -> None:
         self._store = store
-        self.readers: Sequence[TensorReader] = [store.tensors(store.get_manifest(digest), digest) for digest in digests]
+        wanted = list(digests)
+        manifests = store.pool.map_bounded(store.get_manifest, wanted, lambda _: not store.backend.is_remote)
+        self.readers: Sequence[TensorReader] = [
+            store.tensors(manifest, digest) for manifest, digest in zip(manifests, wanted, strict=True)
+        ]
 
     def bring(self, number: int, names: Sequence[str]) -> None:
         """Do nothing: there is no other place to ask."""
