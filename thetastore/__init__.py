@@ -1,7 +1,8 @@
 """thetastore: a content-addressed storage engine for model parameters. Bytes in, digests out.
 
-`thetastore.open(url)` returns a model, a mapping from names to lazy tensors; `Store` is what holds it. Errors are in
-`thetastore.errors`; each has a builtin base where one fits.
+`thetastore.open(url)` returns a model, a mapping from names to lazy tensors; `Models` are the named ones of a store,
+with their versions; `Store` is what holds them. Errors are in `thetastore.errors`; each has a builtin base where one
+fits.
 """
 
 from __future__ import annotations
@@ -9,12 +10,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from thetastore.models import Model, Tensor, open
+    from thetastore.models import Model, Tensor
+    from thetastore.named_models import Models, NamedModel, open
     from thetastore.store import Store
 
-__all__ = ["open", "Model", "Tensor", "Store"]
+__all__ = ["open", "Models", "NamedModel", "Model", "Tensor", "Store"]
 
-_PLACES = {"open": "models", "Model": "models", "Tensor": "models", "Store": "store"}
+_PLACES = {
+    "open": "named_models",
+    "Models": "named_models",
+    "NamedModel": "named_models",
+    "Model": "models",
+    "Tensor": "models",
+    "Store": "store",
+}
 
 
 def __getattr__(name: str) -> Any:

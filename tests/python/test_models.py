@@ -295,7 +295,7 @@ def test_what_is_not_there_is_said_by_errors_that_are_builtins(place, tmp_path):
         thetastore.open(f"{tmp_path}/nowhere#{place[1]}")
     with pytest.raises(ObjectMissingError) as absent:
         thetastore.open(place[0], "ab" * 32)
-    with pytest.raises(MalformedError, match="names a store, and no manifest in it") as no_digest:
+    with pytest.raises(MalformedError, match="is a store: name a model in it") as no_digest:
         thetastore.open(place[0])
     with pytest.raises(ValueError, match="is not a digest"):
         thetastore.open(place[0], "abc")

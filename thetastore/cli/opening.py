@@ -40,7 +40,7 @@ class _StoreParser(Parser):
         if args and "--store" in args[:-1]:
             at = args.index("--store")
             args = [*args[:at], *args[at + 2 :], args[at + 1]]
-        return super().parse_known_args(args, namespace)
+        return super().parse_known_args(args, namespace)  # type: ignore[no-untyped-call]
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
