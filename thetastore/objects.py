@@ -370,6 +370,11 @@ class Objects:
 
             sweep(self.backend, self.catalog, self.packs, self._upkeep, self.code_alone)
 
+    @property
+    def is_writing(self) -> bool:
+        """Whether something was added that the next seal makes durable."""
+        return any(not writer.is_empty for writer in self._writers)
+
     def _discard_empty(self) -> None:
         """End a writer that has written nothing; a first pack is empty only where there is no second."""
         if len(self._writers) == 1 and self._writers[0].is_empty:

@@ -21,8 +21,17 @@ from thetastore.checkpoints.ahead import ahead
 from thetastore.checkpoints.ingest import Ingested, Source, Updates, ingest
 from thetastore.checkpoints.rebuild import iter_chunks, read_file, write_file
 from thetastore.checkpoints.tensors import TensorReader
+from thetastore.descriptor import (
+    DESCRIPTOR,
+    Descriptor,
+    check_descriptor,
+    check_is_still,
+    check_nothing_is_under_way,
+    encode_descriptor,
+    read_descriptor,
+)
 from thetastore.digest import Digest, Kind
-from thetastore.errors import MalformedError, ObjectMissingError, StoreMissingError, UnsupportedError
+from thetastore.errors import ObjectMissingError, StoreMissingError
 from thetastore.manifest import Manifest, parse_manifest
 from thetastore.merge_records import send_records
 from thetastore.objects import Objects
@@ -31,9 +40,6 @@ from thetastore.selection import Wants
 from thetastore.transfers.shipment import Shipment
 from thetastore.transfers.transfer import CopyReport, copy_objects
 
-DESCRIPTOR = "thetastore.json"
-MAX_DESCRIPTOR_BYTES = 64 << 10
-_DESCRIPTOR_TEXT = b'{"format": "thetastore", "version": 0, "required_features": [], "optional_features": []}\n'
 _LOCAL_PACK_BYTES = 256 << 20
 _REMOTE_PACK_BYTES = 64 << 20
 """What a lost connection may cost; whoever wants one chunk does not read more of it for that."""
@@ -57,6 +63,7 @@ class Store:
         self.pool = Pool()
         self.opener: Opener = partial(type(self).at, backend)
         """For work that leaves this thread; picklable where the store was opened by its path or URL."""
+        self._descriptor = Descriptor()
         self.is_for_many_writers = True
         """Whether several processes may write at once: not where the place replaces files that are there."""
 
@@ -76,7 +83,7 @@ class Store:
             UnsupportedError: the store was written by a newer version, or a package for the URL is missing.
             BackendError: the place cannot be made, read or reached.
         """
-        store = cls.at(_backend_at(path, options), create)
+        store = cls.at(backend_at(path, options), create)
         store.opener = partial(cls.open, path if is_url(path) else store.url, options=options)
         return store
 
@@ -84,15 +91,19 @@ class Store:
     def at(cls, backend: Backend, create: bool = False) -> Self:
         """Open the store behind a backend. Raises as `open` does."""
         try:
-            many = _check_descriptor(backend, backend.url)
+            descriptor = read_descriptor(backend)
+            check_descriptor(descriptor, backend.url)
         except FileNotFoundError:
+            check_nothing_is_under_way(backend)
             if not create:
                 raise StoreMissingError(f"there is no thetastore at '{backend.url}'") from None
-            many = _create_descriptor(backend)
+            descriptor = _create_descriptor(backend)
+        many = descriptor.is_for_many(backend.is_remote)
         if not many:
             backend.look_before_creating()
         store = cls(backend)
         store.is_for_many_writers = many
+        store._descriptor = descriptor
         return store
 
     def put_file(self, source: Source, base: BaseHint = None, updates: Updates | None = None) -> Ingested:
@@ -247,15 +258,27 @@ class Store:
         self.objects.count_only_durable()
 
     def seal(self) -> None:
-        """Make everything durable and indexed."""
+        """Make everything durable and indexed.
+
+        Raises:
+            BackendError: not all of it; see `Objects.seal`.
+            UnsupportedError: the store was upgraded since it was opened: what was written counts for nothing.
+        """
+        self._check_version()
         self.objects.seal()
 
     def close(self) -> None:
         """Seal, and free threads and files."""
         try:
+            self._check_version()
             self.objects.close()
         finally:
             self.pool.close()
+
+    def _check_version(self) -> None:
+        """Look again what the store is, before anything that was written for it is made to count."""
+        if self.objects.is_writing:
+            check_is_still(self.backend, self._descriptor)
 
     def __enter__(self) -> Self:
         return self
@@ -266,7 +289,7 @@ class Store:
         self.close()
 
 
-def _backend_at(url: str, options: Mapping[str, object] | None) -> Backend:
+def backend_at(url: str, options: Mapping[str, object] | None) -> Backend:
     """Return the backend for a path, a `file://` URL, or a URL that we, a plug-in or fsspec know."""
     if not is_url(url):
         return DirectoryBackend(url.removeprefix("file://"))
@@ -283,40 +306,19 @@ def _backend_at(url: str, options: Mapping[str, object] | None) -> Backend:
     return open_remote(parse_url(url), options)
 
 
-def _create_descriptor(backend: Backend) -> bool:
-    """Make a store of an empty place; tell whether it is for many writers."""
-    text, many = _DESCRIPTOR_TEXT, True
+def _create_descriptor(backend: Backend) -> Descriptor:
+    """Make a store of an empty place."""
+    descriptor = Descriptor()
     if backend.is_remote:
         from thetastore.backends.probe import keeps_what_is_there
 
         many = keeps_what_is_there(backend)
         if not many:
             backend.look_before_creating()
-        text = _DESCRIPTOR_TEXT.replace(b"}", b', "writers": "many"}' if many else b', "writers": "one"}')
+        descriptor = Descriptor(writers="many" if many else "one")
     try:
-        backend.create(DESCRIPTOR, text)
+        backend.create(DESCRIPTOR, encode_descriptor(descriptor))
     except FileExistsError:  # another process was faster
-        return _check_descriptor(backend, backend.url)
-    return many
-
-
-def _check_descriptor(backend: Backend, path: str) -> bool:
-    """Tell whether a store is for many writers, once it is one that this version reads."""
-    stored = backend.read(DESCRIPTOR, 0, MAX_DESCRIPTOR_BYTES + 1)
-    if stored == _DESCRIPTOR_TEXT:  # the common case, without the import of json
-        return not backend.is_remote
-    import json
-
-    try:
-        descriptor = json.loads(stored if len(stored) <= MAX_DESCRIPTOR_BYTES else b"")
-        name, version, required = descriptor["format"], descriptor["version"], descriptor["required_features"]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        descriptor, name, version, required = {}, None, None, None
-    if name != "thetastore":
-        raise MalformedError(f"'{path}/{DESCRIPTOR}' is not the descriptor of a thetastore")
-    if version != 0 or required:
-        raise UnsupportedError(
-            f"the store '{path}' has version {version!a} and requires the features {required!a}: this thetastore reads "
-            "version 0 without features; update it"
-        )
-    return bool(descriptor.get("writers", "one" if backend.is_remote else "many") == "many")
+        descriptor = read_descriptor(backend)
+        check_descriptor(descriptor, backend.url)
+    return descriptor
