@@ -115,11 +115,12 @@ def check_descriptor(descriptor: Descriptor, url: str) -> None:
         raise UnsupportedError(being_upgraded(url, upgrading_to))
     unknown = [name for name in descriptor.required if name not in FEATURES]
     if descriptor.version > VERSION or unknown:
-        with_features = f" and requires {', '.join(map(_printable, unknown[:5]))}" if unknown else ""
+        has = f"has version {descriptor.version}"
+        has += f" and requires {', '.join(map(_printable, unknown[:5]))}" if unknown else ""
         needs = _printable(descriptor.needs) or "a newer thetastore"
         raise UnsupportedError(
-            f"the store '{url}' has version {descriptor.version}{with_features}; this thetastore reads version {VERSION}: "
-            f"{needs} is needed (pip install --upgrade thetastore)"
+            f"the store '{url}' {has}; this thetastore reads version {VERSION}: {needs} is needed "
+            "(pip install --upgrade thetastore)"
         )
     if descriptor.version < VERSION:
         raise UnsupportedError(
