@@ -37,6 +37,7 @@ COMMANDS = {
     "verify": Command("thetastore.cli.verify", "check what is stored"),
     "mend": Command("thetastore.cli.mend", "set damaged packs aside, so that what is lost can be stored again"),
     "repack": Command("thetastore.cli.repack", "store everything anew where that takes fewer bytes"),
+    "upgrade": Command("migrations.upgrade_cli", "bring a store to the version that this thetastore writes"),
     "du": Command("thetastore.cli.du", "say what takes how many bytes, file by file"),
     "stats": Command("thetastore.cli.stats", "say the same of the whole store, by codec"),
     "completion": Command("thetastore.cli.completion", "print what completes thetastore in a shell"),
