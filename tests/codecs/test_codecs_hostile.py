@@ -119,7 +119,7 @@ def test_any_header_of_planes_is_an_error_of_ours_or_decodes(width, arrangement,
         pass
 
 
-RAW, CONSTANT, ZSTD = 0, 1, 2
+RAW, CONSTANT, ZSTD, CODES = 0, 1, 2, 3
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,8 @@ RAW, CONSTANT, ZSTD = 0, 1, 2
         ("a group with the exponent", planes_of([(2, RAW, 16), (2, RAW, 16)], bytes(32), arrangement=1)),
         ("a constant of two bytes", planes_of([(2, CONSTANT, 1), (2, RAW, 16)], bytes(17))),
         ("a coded group of two bytes", planes_of([(2, ZSTD, 7), (2, RAW, 16)], bytes(23))),
-        ("unknown coding", planes_of([(2, 3, 16), (2, RAW, 16)], bytes(32))),
+        ("codes of two bytes", planes_of([(2, CODES, 15), (2, RAW, 16)], bytes(31))),
+        ("unknown coding", planes_of([(2, 4, 16), (2, RAW, 16)], bytes(32))),
         ("raw group too short", planes_of([(2, RAW, 15), (2, RAW, 16)], bytes(31))),
         ("constant of two values", planes_of([(1, CONSTANT, 2)] * 4, bytes(8))),
         ("frame no shorter than its plane", planes_of([(1, ZSTD, 8)] * 4, bytes(32))),
@@ -152,6 +153,47 @@ RAW, CONSTANT, ZSTD = 0, 1, 2
 def test_a_header_of_planes_that_breaks_a_rule_is_refused(why, payload) -> None:
     with pytest.raises(MalformedError):
         decode_to("planes", payload, 32)
+
+
+def plane_frame(raw: bytes) -> bytes:
+    return zstandard.ZstdCompressor(write_content_size=True).compress(raw)
+
+
+def codes_of(
+    packed: bytes = b"\0" * 15 + b"\xe4", others: bytes = b"\7", other_count: int = 1, after: bytes = b"", zero: int = 0
+) -> bytes:
+    """Return a plane of 64 elements: 0 but for the last ones, which are 1, 2 and another."""
+    frame = plane_frame(packed)
+    stored = struct.pack("<II4B", other_count, len(frame), 0, 1, 2, zero) + frame
+    stored += (plane_frame(others) if others else b"") + after
+    return planes_of([(1, CODES, len(stored))], stored, width=1, raw_bytes=64)
+
+
+def test_a_plane_of_codes_that_is_right_comes_back() -> None:
+    assert decode_to("planes", codes_of(), 64) == bytes(61) + b"\1\2\7"
+    assert decode_to("planes", codes_of(b"\0" * 16, b"", 0), 64) == bytes(64)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        codes_of(other_count=0),
+        codes_of(other_count=2),
+        codes_of(other_count=(1 << 32) - 1),
+        codes_of(others=b"", other_count=1),
+        codes_of(others=b"\7\7"),
+        codes_of(b"\0" * 16),
+        codes_of(b"\0" * 16, b"", 0, after=b"x"),
+        codes_of(after=b"x"),
+        codes_of(b"\0" * 14 + b"\xe4"),
+        codes_of(zero=1),
+        planes_of([(1, CODES, 11)], bytes(11), width=1, raw_bytes=64),
+        planes_of([(1, CODES, 20)], struct.pack("<II", 0, 1 << 31) + bytes(12), width=1, raw_bytes=64),
+    ],
+)
+def test_a_plane_of_codes_that_breaks_a_rule_is_refused(payload) -> None:
+    with pytest.raises(MalformedError):
+        decode_to("planes", payload, 64)
 
 
 def test_a_constant_plane_of_no_elements_is_refused() -> None:

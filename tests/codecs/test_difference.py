@@ -219,6 +219,21 @@ def test_decoding_in_place_over_the_base_gives_the_chunk(weights_of) -> None:
         assert memory == raw
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "uint16"])
+def test_planes_of_few_values_take_less_than_a_bit_an_element_each(dtype) -> None:
+    rng = np.random.default_rng(2)
+    width = DTYPES[dtype].bits // 8
+    base = rng.integers(0, 200, (300, 256)).astype(f"<u{width}")
+    raw = base + np.where(base < 150, 80, 120).astype(base.dtype)  # weight decay alone
+    raw[::50] = rng.integers(0, 255, (6, 256))  # rows that were trained
+
+    coded = encode_difference(raw, base, dtype)
+
+    assert coded is not None
+    assert decoded(coded, base.tobytes()) == raw.tobytes()
+    assert 8 * len(coded.stored) < 1.3 * base.size
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64", "float8_e4m3fn", "int8", None])
 def test_an_unrelated_base_is_refused(dtype, weights_of) -> None:
     kind = dtype if dtype and dtype.startswith(("float", "bfloat")) else "float32"

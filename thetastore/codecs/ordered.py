@@ -30,6 +30,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from thetastore.codecs import frames, sampling
+from thetastore.codecs.codes import PER_BYTE, pack, packed_bytes, unpack
 from thetastore.codecs.digits import BIASES, decode_digits, encode_digits
 from thetastore.codecs.scratch import scratch
 from thetastore.codecs.splitting import Words
@@ -44,10 +45,7 @@ _MAGNITUDE: Final = 0x7FFF
 _FIELDS: Final = struct.Struct("<IIIIIII")
 _OTHER: Final = 2
 _DIFFERENCES: Final = np.array([0, 0xFFFF, 0, 1], np.uint16)
-"""By code: equal, one less, other, one more."""
-_CODES_OF_BYTES: Final = (np.arange(256, dtype=np.uint32)[:, None] >> np.array([0, 2, 4, 6]) & 3).astype(np.uint8)
-_QUADS: Final = _CODES_OF_BYTES.view(np.uint32).reshape(-1)
-"""By a byte of four codes: one byte each."""
+"""By code: none, one less, other, one more."""
 _ESCAPE: Final = 255
 
 _CODES_FROM: Final = 0.25
@@ -140,7 +138,7 @@ def encode(
     changed = _Changed(ranks, np.bincount(exponents.take(places), minlength=of_all.size), of_all)
     head = _head_of(changed)
     values = differences.take(places)
-    codes = np.bitwise_xor(np.minimum(values + values.dtype.type(1), 3), 1).astype(np.uint8)
+    codes = _codes_of(values)
     code_frame = _encode_codes(codes, changed, head)
     gap_bytes, gap_frame = _encode_gaps(changed, head)
     other_count, planes = _encode_others(values, codes == _OTHER, changed.counts, tail)
@@ -156,16 +154,19 @@ def _head_of(changed: _Changed) -> _Head:
     return _Head(end, int(changed.of_all[:end].sum()), int(changed.counts[:end].sum()))
 
 
+def _codes_of(differences: Words) -> Words:
+    codes: Words = np.bitwise_xor(np.minimum(differences + differences.dtype.type(1), 3), 1).astype(np.uint8)
+    return codes
+
+
 def _encode_codes(codes: Words, changed: _Changed, head: _Head) -> bytes:
     """Return the frame of the head's codes, and of those that changed after it; `codes` are those that changed."""
     lengths = np.concatenate((changed.of_all[: head.exponents], changed.counts[head.exponents :]))
-    all_codes = scratch("codes", -(-int(lengths.sum()) // 4) * 4)
+    all_codes = scratch("codes", PER_BYTE * packed_bytes(int(lengths.sum())))
     all_codes.fill(0)
     all_codes[changed.ranks[: head.changed]] = codes[: head.changed]
     all_codes[head.elements : head.elements + codes.size - head.changed] = codes[head.changed :]
-    quads = all_codes.view("<u4")
-    packed = quads | quads >> 6 | quads >> 12 | quads >> 18
-    return _compress(packed.astype(np.uint8), lengths.cumsum() >> 2)
+    return _compress(pack(all_codes), lengths.cumsum() // PER_BYTE)
 
 
 def _encode_gaps(changed: _Changed, head: _Head) -> tuple[int, bytes]:
@@ -227,8 +228,8 @@ def decode(stored: memoryview, shift: int, base: Words, out: memoryview) -> memo
     gaps_at = _FIELDS.size + fields.code_stored_bytes
     planes_at = gaps_at + fields.gap_stored_bytes
     code_count = fields.head + fields.named
-    packed = _decompress(stored[_FIELDS.size : gaps_at], -(-code_count // 4), "packed")
-    codes = np.take(_QUADS, packed).view(np.uint8)[:code_count]
+    packed = _decompress(stored[_FIELDS.size : gaps_at], packed_bytes(code_count), "packed")
+    codes = unpack(packed)[:code_count]
     gaps = _decompress(stored[gaps_at:planes_at], fields.gap_bytes, "gaps")
     head_ranks = np.flatnonzero(codes[: fields.head] != 0)
     ranks = np.concatenate((head_ranks, _ranks_of_gaps(gaps, fields, base.size)))

@@ -37,6 +37,8 @@ class Coding(IntEnum):
     """One byte, which all elements have there; a group of one byte."""
     ZSTD = 2
     """One zstd frame; a group of one byte."""
+    CODES = 3
+    """Codes of two bits for three values, and others (`thetastore.codecs.palette`); a group of one byte."""
 
 
 class Group(NamedTuple):
@@ -133,7 +135,7 @@ def _read_groups(payload: memoryview, group_count: int) -> tuple[Group, ...]:
     first_byte = 0
     for index in range(group_count):
         byte_count, coding, stored_bytes = _GROUP.unpack_from(payload, _HEADER.size + _GROUP.size * index)
-        if coding > Coding.ZSTD:
+        if coding > Coding.CODES:
             raise MalformedError(f"planes have a group with the unknown coding {coding}")
         groups.append(Group(first_byte, byte_count, Coding(coding), stored_bytes))
         first_byte += byte_count

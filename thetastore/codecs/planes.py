@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from thetastore.codecs import frames, splitting
+from thetastore.codecs import frames, palette, splitting
 from thetastore.codecs.payload import MAX_RAW_BYTES, Coding, Group, Header, raw_bytes_of, read_header, write_header
 from thetastore.codecs.sampling import Plan, arrangement_of, plan_for
 from thetastore.codecs.scratch import scratch, words_of
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Plan", "decode", "encode", "plan", "raw_bytes_of"]
 
 _Coded = tuple[Coding, bytes]
-"""What a plane became: CONSTANT or ZSTD, and the bytes to store."""
+"""What a plane became: CONSTANT, ZSTD or CODES, and the bytes to store."""
 
 
 def plan(raw: memoryview, dtype: str) -> Plan:
@@ -95,6 +95,9 @@ def _code_plane(elements: _Elements, plane: int, ends: Sequence[int]) -> _Coded 
     elements.take(plane, 1, split)
     if split[0] == split[-1] and split.min() == split.max():
         return Coding.CONSTANT, split[:1].tobytes()
+    payload = palette.encode(split, ends)
+    if payload is not None and frames.pays(len(payload), split.size):
+        return Coding.CODES, payload
     frame = frames.compress_plane(split.data, ends)
     return (Coding.ZSTD, frame) if frames.pays(len(frame), split.size) else None
 
@@ -164,8 +167,10 @@ def _decode_elements(header: Header, payload: memoryview, out: Words) -> None:
 
 def _plane_of(group: Group, stored: memoryview, element_count: int) -> Words:
     """Return the group's bytes of every element; of one element, where they are the same in all."""
-    if group.coding is not Coding.ZSTD:
+    if group.coding in (Coding.RAW, Coding.CONSTANT):
         return np.frombuffer(stored, dtype=f"<u{group.byte_count}")
+    if group.coding is Coding.CODES:
+        return palette.decode(stored, element_count)
     plane = scratch("plane", element_count)
     frames.decompress_into(stored, plane.data)
     return plane
