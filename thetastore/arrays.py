@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from thetastore.checkpoints.compose import NewTensor
@@ -302,3 +302,57 @@ def copy_into(copy: Any, value: Any) -> None:
         import numpy
 
         numpy.copyto(copy, value, casting="no")
+
+
+class WritableTensor(NamedTuple):
+    """A tensor of the caller's as bytes that can be changed in place."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    raw: memoryview
+    """Its bytes in C order, or those of a copy on this machine; see `write_back`."""
+    address: int
+    """Where the bytes are: tensors that share their memory have the same."""
+    write_back: Callable[[], object] | None
+    """Brings a copy's bytes into the tensor; None where `raw` is the tensor's own memory."""
+
+
+def writable_tensor(name: str, value: Any) -> WritableTensor:
+    """Return the bytes of a numpy array or a torch tensor, for changing them in place.
+
+    What is not in this machine's memory, or not in C order, is copied, and has to be written back.
+
+    Raises:
+        UnsupportedError: it cannot be written to, or is of a type that has no name here.
+    """
+    if _is_torch(value):
+        dtype, shape, raw, write_back = _writable_torch(value)
+    else:
+        dtype, shape, raw, write_back = _writable_numpy(name, value)
+    if dtype not in DTYPES:
+        raise UnsupportedError(f"tensor '{name}' has elements of {dtype}, for which there is no name here")
+    # Empty tensors may lie anywhere.
+    address = raw.__array_interface__["data"][0] if raw.size else id(value)
+    return WritableTensor(dtype, shape, raw.data, address, write_back)
+
+
+def _writable_torch(value: Any) -> tuple[str, tuple[int, ...], Array, Callable[[], object] | None]:
+    import torch
+
+    inside = value.detach()
+    is_plain = inside.device.type == "cpu" and inside.is_contiguous() and not (inside.is_conj() or inside.is_neg())
+    here = inside if is_plain else torch.empty(inside.shape, dtype=inside.dtype, device="cpu").copy_(inside)
+    raw = here.reshape(-1).view(torch.uint8).numpy() if here.numel() else torch.empty(0, dtype=torch.uint8).numpy()
+    dtype = str(inside.dtype).removeprefix("torch.")
+    return dtype, tuple(inside.shape), raw, None if is_plain else lambda: inside.copy_(here)
+
+
+def _writable_numpy(name: str, value: Any) -> tuple[str, tuple[int, ...], Array, Callable[[], object] | None]:
+    import numpy
+
+    if not isinstance(value, numpy.ndarray) or not value.flags.writeable or value.dtype.byteorder == ">":
+        raise UnsupportedError(f"tensor '{name}' is no numpy array or torch tensor that can be changed in place")
+    is_plain = value.flags.c_contiguous
+    here = value if is_plain else numpy.ascontiguousarray(value)
+    raw = here.reshape(-1).view("u1") if here.size else numpy.empty(0, "u1")
+    return value.dtype.name, value.shape, raw, None if is_plain else lambda: numpy.copyto(value, here)
