@@ -25,6 +25,7 @@ from thetastore.ref_entries import Draft, Entry, RefFile
 from thetastore.store import Store
 from thetastore.versions.history import Put, Versions
 from thetastore.versions.names import MODELS, ModelName, find, parse_name, resolve, version_text
+from thetastore.versions.published import refuse_difference
 from thetastore.versions.sources import sources_of
 
 _TENSORS_IN = ".safetensors"
@@ -248,6 +249,7 @@ def open(url: str | os.PathLike[str], digest: str | None = None, storage_options
 
 
 def _open_entry(url: str, entry: Entry, storage_options: Options) -> NamedModel:
+    refuse_difference(entry)
     files = [file for file in entry.files if file.path.endswith(_TENSORS_IN)] or list(entry.files)
     model = ModelName(entry.name.removeprefix(f"{MODELS}/"), version_text(entry.number))
     return NamedModel(NamedOrigin(url, model, tuple(file.manifest_digest for file in files), storage_options))

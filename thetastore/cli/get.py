@@ -49,11 +49,13 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("model", metavar="PLACE/NAME[@VERSION]", help="v3, a tag, or no version: the newest")
     options = parser.parse_args(arguments)
     from thetastore.versions.names import resolve
+    from thetastore.versions.published import refuse_difference
     from thetastore.versions.writing import chosen_files
 
     store, wanted = find_model(options.model)
     with store:
         entry = resolve(store, wanted)
+        refuse_difference(entry)
         files = chosen_files(entry, options.include)
         try:
             if options.tensors:

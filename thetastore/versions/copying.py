@@ -7,15 +7,17 @@ So either may be interrupted anywhere, and goes on where it was when it is start
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 from thetastore.digest import Digest
-from thetastore.errors import MalformedError, NoSuchModelError
+from thetastore.errors import MalformedError, NoSuchModelError, ObjectMissingError
 from thetastore.ref_entries import Draft, Entry
 from thetastore.refs import Refs
 from thetastore.store import Store
-from thetastore.versions.history import Put
+from thetastore.versions.history import Put, Versions
 from thetastore.versions.names import MODELS, TAGS, ModelName, parse_name, resolve, version_text
+from thetastore.versions.published import refuse_difference
 
 Report = Callable[[int, int], None]
 COPIED_FROM = "copied_from"
@@ -65,19 +67,19 @@ def copy_version(
 
     Raises:
         NoSuchModelError: there is no such version.
+        UnsupportedError: it is there only as a difference.
         ObjectMissingError, ObjectCorruptError: it cannot be read; there is no new version then.
     """
     parse_name(name)
     entry = resolve(source, wanted)
-    copied = _send(source, target, [entry], report)
-    refs = Refs(target.backend)
-    latest = refs.latest(f"{MODELS}/{name}")
-    if latest is not None and not latest.is_tombstone and latest.files == entry.files:
-        return Put(latest, False), copied
+    refuse_difference(entry)
     came_from = {COPIED_FROM: f"{source.url}/{wanted.name}@{version_text(entry.number)}"}
     words = draft or Draft((), entry.message, entry.author)
-    made = words._replace(files=entry.files, metadata={**entry.metadata, **came_from})
-    return Put(refs.append(f"{MODELS}/{name}", lambda _: made), True), copied
+    versions = Versions(target)
+    with versions.session():
+        copied = _send(source, target, [entry], report)
+        put = versions.append_files(name, entry.files, words._replace(metadata={**entry.metadata, **came_from}))
+    return put, copied
 
 
 def sync(
@@ -108,14 +110,15 @@ def sync(
     numbers, there = ours.numbers(), theirs.numbers()
     chosen = _chosen(list(numbers), models, source.url)
     done = Synced([], Copied())
-    for name in sorted(chosen, key=lambda name: (not name.startswith(f"{MODELS}/"), name)):
-        latest = ours.latest(name)
-        if latest is None:
-            continue  # only numbers above a missing one
-        made, copied = _sync_ref(ours, theirs, latest, there.get(name, []), source, target, is_dry_run, report)
-        done = Synced([*done.refs, made], done.copied.plus(copied))
-        if each:
-            each(made)
+    with nullcontext() if is_dry_run else Versions(target).session():
+        for name in sorted(chosen, key=lambda name: (not name.startswith(f"{MODELS}/"), name)):
+            latest = ours.latest(name)
+            if latest is None:
+                continue  # only numbers above a missing one
+            made, copied = _sync_ref(ours, theirs, latest, there.get(name, []), source, target, is_dry_run, report)
+            done = Synced([*done.refs, made], done.copied.plus(copied))
+            if each:
+                each(made)
     return done
 
 
@@ -157,6 +160,10 @@ def _sync_ref(
     for entry in entries:
         if not theirs.mirror(entry):
             return SyncedRef(name, range(new.start, entry.number), entry.number), copied
+    if not target.objects.is_vouched_for():
+        kept = [file.manifest_digest for entry in entries if entry.number >= latest.oldest for file in entry.files]
+        for _, digest in target.missing_objects(kept):
+            raise ObjectMissingError(str(digest), target.url)
     return SyncedRef(name, new), copied
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from thetastore.checkpoints.ingest import Source
 from thetastore.digest import Digest
-from thetastore.errors import MalformedError, NoSuchModelError
+from thetastore.errors import MalformedError, NoSuchModelError, ObjectMissingError
 from thetastore.ref_entries import Draft, Entry, RefFile
 from thetastore.refs import Refs
 from thetastore.store import Store
@@ -77,28 +77,54 @@ class Versions:
         """
         known = self._latest(name)
         stored = []
-        for file in files:
-            with _opened(file.source) as stream:
-                stored.append(self._put(file.path, stream, base or known))
-            if report:
-                report(file, stored[-1])
-        return self._append(name, tuple(stored), draft)
+        with self.session():
+            for file in files:
+                with _opened(file.source) as stream:
+                    stored.append(self.store_file(file.path, stream, base_in(base or known, file.path)))
+                if report:
+                    report(file, stored[-1])
+            return self.append_files(name, tuple(stored), draft)
 
     def put_stream(self, name: str, path: str, source: Source, draft: Draft, base: Entry | None = None) -> Put:
         """Store one file, which comes from anywhere, as the next version. See `put_files`."""
-        return self._append(name, (self._put(path, source, base or self._latest(name)),), draft)
+        known = base or self._latest(name)
+        with self.session():
+            return self.append_files(name, (self.store_file(path, source, base_in(known, path)),), draft)
 
-    def _put(self, path: str, source: Source, base: Entry | None) -> RefFile:
-        ingested = self.store.put_file(source, base_in(base, path))
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """Have collectors keep what is stored until an entry names it: around all that leads to an `append`."""
+        self.store.objects.begin_session()
+        try:
+            yield
+        finally:
+            self.store.objects.end_session()
+
+    def store_file(self, path: str, source: Source, base: Digest | None = None) -> RefFile:
+        """Store a file for an entry that is yet to be written; `base` is a manifest to take differences from."""
+        ingested = self.store.put_file(source, base)
         return RefFile(path, ingested.manifest.file_bytes, ingested.manifest_digest)
 
-    def _append(self, name: str, files: tuple[RefFile, ...], draft: Draft) -> Put:
-        self.store.seal()
+    def append_files(self, name: str, files: tuple[RefFile, ...], draft: Draft) -> Put:
+        """Make stored files the next version of a model, unless the newest one has the very same."""
         ref = f"{MODELS}/{name}"
         latest = self.refs.latest(ref)
         if latest is not None and not latest.is_tombstone and latest.files == tuple(sorted(files)):
             return Put(latest, False)
-        return Put(self.refs.append(ref, lambda _: draft._replace(files=files)), True)
+        return Put(self.append(ref, lambda _: draft._replace(files=files), latest), True)
+
+    def append(self, ref: str, content: Callable[[Entry | None], Draft], known: Entry | None = None) -> Entry:
+        """Make what was stored durable, and add an entry; see `Refs.append`.
+
+        Raises:
+            ObjectMissingError: a collector took this process for dead, and something that the entry needs is gone.
+        """
+        self.store.seal()
+        entry = self.refs.append(ref, content, known)
+        if not self.store.objects.is_vouched_for():
+            for _, digest in self.store.missing_objects(file.manifest_digest for file in entry.files):
+                raise ObjectMissingError(str(digest), self.store.url)
+        return entry
 
     def _latest(self, name: str) -> Entry | None:
         parse_name(name)
