@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from thetastore.models import Model, Tensor
     from thetastore.named_models import Models, NamedModel, open
+    from thetastore.publishing.publisher import Publisher
+    from thetastore.publishing.subscriber import Subscriber, subscribe
     from thetastore.store import Store
 
-__all__ = ["open", "Models", "NamedModel", "Model", "Tensor", "Store"]
+__all__ = ["open", "Models", "NamedModel", "Model", "Tensor", "Store", "Publisher", "Subscriber", "subscribe"]
 
 _PLACES = {
     "open": "named_models",
@@ -23,6 +25,9 @@ _PLACES = {
     "Model": "models",
     "Tensor": "models",
     "Store": "store",
+    "Publisher": "publishing.publisher",
+    "Subscriber": "publishing.subscriber",
+    "subscribe": "publishing.subscriber",
 }
 
 

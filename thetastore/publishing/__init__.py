@@ -1,0 +1,1 @@
+"""Weights that are published while they change, and followed by others: `docs/weight-sync.md`."""
