@@ -13,11 +13,11 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-deep check bench bench-spine peers docs clean
+.PHONY: help demo test test-deep check bench bench-spine peers docs site recording release-check clean
 
 help: ## say what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | sort | while IFS="$$(printf '\t')" read -r target text; do \
-	  printf '  make %-10s  %s\n' "$$target" "$$text"; done
+	  printf '  make %-13s  %s\n' "$$target" "$$text"; done
 
 demo: $(VENV)/installed $(MINILM) ## put real weights through add, push, clone and checkout (2 minutes at most)
 	@$(BIN)/python examples/demo.py $(MINILM)
@@ -42,13 +42,24 @@ bench: $(VENV)/installed-bench $(MINILM) ## measure against peers, and write doc
 bench-spine: $(VENV)/installed-dev $(MINILM) ## measure add and checkout against git-lfs and cp; ARGS='--only add --size-mb 400'
 	$(BIN)/python -m benchmarks.spine --minilm $(MINILM) $(ARGS)
 
-docs: $(VENV)/installed ## write the reference of commands and settings, and the manual pages, from the code
+docs: $(VENV)/installed ## write the reference of commands and settings, manual pages and diagrams, from the code
 	$(BIN)/python docs/make_reference.py
+	$(BIN)/python docs/pictures/make_diagrams.py
+
+site: $(VENV)/installed-docs ## build the site of the documentation into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+recording: $(VENV)/installed $(MINILM) ## draw the demo anew, as README shows it
+	$(BIN)/python examples/record.py docs/pictures/demo.svg $(BIN)/python examples/demo.py $(MINILM)
 
 peers: ## install what bench compares with: zipnn, git-theta of PyPI, torch to train versions (4 GB, a compiler)
 	@$(PYTHON) -m venv .venv-peers
 	-.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check numcodecs zstandard zipnn
 	-.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check git-theta
+
+release-check: $(VENV)/installed $(MINILM) ## build wheel and sdist, and run the demo from each in an environment of its own
+	@$(PIP_INSTALL) 'build>=1.2'
+	$(BIN)/python tests/release/check.py $(MINILM)
 
 clean: ## remove .venv and what tools left behind
 	rm -rf $(VENV) .venv-peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
@@ -72,6 +83,10 @@ $(VENV)/installed-dev: pyproject.toml | $(BIN)/python
 	@echo "installing into $(VENV), with the tools for tests and checks ..."
 	@$(PIP_INSTALL) -e '.[test,check]'
 	@touch $@ $(VENV)/installed
+
+$(VENV)/installed-docs: pyproject.toml | $(BIN)/python
+	@$(PIP_INSTALL) -e '.[docs]'
+	@touch $@
 
 $(VENV)/installed-bench: pyproject.toml | $(BIN)/python
 	@echo "installing into $(VENV), with what benchmarks need ..."

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from thetastore.checkpoints.compose import NewTensor
 from thetastore.chunking import GRID_BYTES
 from thetastore.dtypes import BIG_ENDIAN, DTYPES, raw_bytes_of
-from thetastore.errors import OutOfRangeError, UnsupportedError
+from thetastore.errors import OutOfRangeError, PackageMissingError, UnsupportedError
 
 if TYPE_CHECKING:
     import numpy
@@ -66,8 +66,16 @@ def _ml_dtypes() -> Any:
 
 
 def torch_form(dtype: str, array: Array) -> Any:
-    """Return a torch tensor over an array's memory, which must be writable; bits are kept, whatever torch knows."""
-    import torch
+    """Return a torch tensor over an array's memory, which must be writable; bits are kept, whatever torch knows.
+
+    Raises:
+        PackageMissingError: torch is not installed.
+        UnsupportedError: its version has no such type.
+    """
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise PackageMissingError.of(error, "a torch tensor", "torch") from None
 
     plain = dtype.removesuffix(BIG_ENDIAN)
     if plain != dtype:
@@ -85,8 +93,15 @@ def torch_form(dtype: str, array: Array) -> Any:
 
 
 def jax_form(array: Array) -> Any:
-    """Return a jax array with an array's values."""
-    import jax.numpy
+    """Return a jax array with an array's values.
+
+    Raises:
+        PackageMissingError: jax is not installed.
+    """
+    try:
+        import jax.numpy
+    except ModuleNotFoundError as error:
+        raise PackageMissingError.of(error, "a jax array") from None
 
     return jax.numpy.asarray(array)
 

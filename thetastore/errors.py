@@ -10,6 +10,7 @@
     ├── OutOfRangeError(IndexError)     a part of a tensor was asked for that it does not have
     ├── StoreMissingError(FileNotFoundError)  there is no store at this place: create it, or mend the URL
     ├── UnsupportedError                written by a newer version, or by a plug-in that is not installed
+    │   └── PackageMissingError(ImportError)  a package that only some need is not installed: the message says how
     └── BackendError(OSError)           the place where files live said no: full disk, permission, network
 
 Every class has a stable `code` for programs; codes are appended, never reused. A bug of ours is an
@@ -172,6 +173,24 @@ class UnsupportedError(ThetaError):
     """Something valid that this version cannot read; the message names what is needed."""
 
     code = "unsupported"
+
+
+class PackageMissingError(UnsupportedError, ImportError):
+    """Something needs a package that is not installed; the message has the command that installs it."""
+
+    code = "package-missing"
+
+    @classmethod
+    def of(cls, error: ImportError, what: str, extra: str = "") -> PackageMissingError:
+        """Return the error for an import that failed.
+
+        Args:
+            error: what the import raised.
+            what: what needs the package.
+            extra: of ours, which brings it; empty for none.
+        """
+        wanted = f"'thetastore[{extra}]'" if extra else error.name
+        return cls(f"{what} needs {error.name}, which is not installed: pip install {wanted}")
 
 
 class BackendError(ThetaError, OSError):

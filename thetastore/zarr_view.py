@@ -24,9 +24,14 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any, NamedTuple, Self
 from urllib.parse import quote
 
-import zarr.abc.store
-from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, SuffixByteRequest
-from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
+from thetastore.errors import PackageMissingError
+
+try:
+    import zarr.abc.store
+    from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, SuffixByteRequest
+    from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
+except ModuleNotFoundError as missing:
+    raise PackageMissingError.of(missing, "a model as a Zarr group", "zarr") from None
 
 from thetastore.arrays import array_form
 from thetastore.chunking import GRID_BYTES, MAX_CHUNK_BYTES

@@ -6,6 +6,7 @@ files do not have: a check of a pull request reads what the pull request brings.
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +19,7 @@ from gitbridge.errors import PointerError
 from gitbridge.large_files import is_large_checkpoint, warned_size
 from gitbridge.pointers import Pointer, PointerTensor, is_pointer, parse_pointer
 from gitbridge.reading import open_reader
-from gitbridge.render import size_text
+from gitbridge.render import count_text, size_text
 from gitbridge.repository import Repository
 from gitbridge.states import ask_stores
 from gitbridge.trees import Entry, TrackedFile, tracked_blob
@@ -198,12 +199,14 @@ class Check:
                 yield from self._numbers(reader, file.path, name)
 
     def _numbers(self, reader: TensorReader, path: str, name: str) -> Iterator[Problem]:
-        counts = zip(not_finite(reader, name), ("NaN", "infinity"), strict=True)
+        nan_count, infinite_count = not_finite(reader, name)
         self.read_tensor_count += 1
-        said = " and ".join(f"{what} {count:,} times" for count, what in counts if count)
+        counts = ((nan_count, "NaN"), (infinite_count, "infinite"))
+        said = " and ".join(f"{count:,} {what}" for count, what in counts if count)
         if said:
             mend = f"where it is meant: --allow {shlex.quote(f'not-finite:{path}//{name}')}"
-            yield Problem("not-finite", path, name, said, mend)
+            elements = count_text(math.prod(reader.tensor(name).shape), "element")
+            yield Problem("not-finite", path, name, f"{said} among {elements}", mend)
 
 
 _PICKLES = (".pkl", ".pickle", ".joblib", ".dill")
@@ -243,8 +246,6 @@ def _readable(repository: Repository, entries: Iterable[Entry]) -> Iterator[_Fil
 
 
 def _raw_bytes(tensor: PointerTensor) -> int:
-    import math
-
     return raw_bytes_of(tensor.dtype, math.prod(tensor.shape))
 
 

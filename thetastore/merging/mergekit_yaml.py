@@ -119,7 +119,9 @@ def _compose(text: bytes, source: str) -> Any:
     try:
         import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
     except ImportError:
-        raise MergeError("recipes in YAML are read with PyYAML, which is not installed", "pip install pyyaml") from None
+        raise MergeError(
+            "recipes in YAML are read with PyYAML, which is not installed", "pip install 'thetastore[merge]'"
+        ) from None
     try:
         for token in yaml.scan(text.decode(), Loader=yaml.SafeLoader):
             if isinstance(token, yaml.AliasToken | yaml.AnchorToken | yaml.TagToken):
