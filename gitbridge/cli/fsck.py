@@ -6,8 +6,9 @@ import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import chain
 
-from gitbridge.cli.fsck_repair import Known, missing_findings, pinned, sources
+from gitbridge.cli.fsck_repair import Known, sources
 from gitbridge.cli.opening import open_repository
 from gitbridge.errors import ConfigError
 from gitbridge.remotes import Place, open_place, places
@@ -21,7 +22,7 @@ from thetastore.command_line import Parser, print_json
 from thetastore.errors import StoreMissingError
 from thetastore.pool import processes
 from thetastore.store import Store
-from thetastore.upkeep.verify import Finding, Level
+from thetastore.upkeep.verify import Level
 
 _EPILOG = """\
 levels, each with those before it:
@@ -48,22 +49,21 @@ def run(arguments: list[str]) -> int:
     with open_repository() as repository, _store(repository, options.remote) as (store, place), executor_of as executor:
         known = Known(repository)
         check = Check(store, level, budget, executor, progress.of_bytes)
+        # Where no other store has the history, this one has to.
+        is_alone = place is None and level > Level.LISTING and not places(repository, None)
+        needed = known.named() if is_alone else []
         try:
-            for finding in check.findings():
+            for finding in chain(check.findings(), check.missing(needed)):
                 if not options.json:
                     print(printable(str(finding)))
-            if level > Level.LISTING:
-                for finding in _missing(repository, store, place, known):
-                    check.found.append(finding)
-                    if not options.json:
-                        print(printable(str(finding)))
             lost = check.lost_files(known.manifests)
         finally:
             progress.done()
         repaired = None
         if options.repair:
             found = sources(repository, known, options.places, place)
-            repaired = repair(store, check.found, found, known.manifests)
+            whole = [file.manifest_digest for file in [*check.named, *needed]]
+            repaired = repair(store, check.found, found, known.manifests, whole)
             lost = repaired.lost
         if options.json:
             print_json(check_values(check, lost, repaired, store.url, known.names))
@@ -120,14 +120,6 @@ def _store(repository: Repository, remote: str | None) -> Iterator[tuple[Store, 
         ) from None
     with local:
         yield local, None
-
-
-def _missing(repository: Repository, store: Store, place: Place | None, known: Known) -> Iterator[Finding]:
-    """Yield what must be in the store and is not: what pins say, or, where there is no other store, all of history."""
-    if place is not None:
-        yield from missing_findings(store, pinned(store), known, "a pin says that it was pushed")
-    elif not places(repository, None):
-        yield from missing_findings(store, known.manifests, known, "no other store is known")
 
 
 def _say(check: Check, lost: list[LostFile], repaired: Repaired | None, store: Store, known: Known) -> None:

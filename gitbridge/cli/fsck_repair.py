@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 from gitbridge import usage
 from gitbridge.errors import BridgeError, RemoteError, RepositoryMissingError
-from gitbridge.pins import pin_names, read_pin
 from gitbridge.remotes import Place, is_store, open_place_if_there, places, remote_names
 from gitbridge.repository import Repository
 from gitbridge.trees import TrackedFile, tracked_in_index
 from thetastore.backends.urls import is_url
+from thetastore.checking.check import Named
 from thetastore.checking.repair import FileSource, Source, StoreSource
 from thetastore.digest import Digest
 from thetastore.errors import StoreMissingError
 from thetastore.store import Store
-from thetastore.upkeep.verify import Finding, Problem
 
 
 class Known:
@@ -50,25 +49,14 @@ class Known:
         """All of them."""
         return list(self._names)
 
+    def named(self) -> list[Named]:
+        """Return all of them with one name each."""
+        return [Named(digest, names[0]) for digest, names in self._names.items()]
+
     def names(self, manifest_digest: Digest) -> list[str]:
         """Return what people call a file: its path, and which revision it is of."""
         found = list(dict.fromkeys(self._names.get(manifest_digest, [])))
         return found or [f"a file that no revision has, manifest {manifest_digest}"]
-
-
-def missing_findings(store: Store, manifests: Iterable[Digest], names: Known, why: str) -> Iterator[Finding]:
-    """Yield what of some files has to be in a store, and is not."""
-    for manifest_digest, digest in store.missing_objects(manifests):
-        reason = f"it is not there, and {names.names(manifest_digest)[0]} needs it; {why}"
-        yield Finding("packs", digest, reason, Problem.MISSING)
-
-
-def pinned(store: Store) -> list[Digest]:
-    """Return the manifests that the pins of a store say are whole there."""
-    found: dict[Digest, None] = {}
-    for name in pin_names(store.backend):
-        found.update(dict.fromkeys(read_pin(store.backend, name).manifests))
-    return list(found)
 
 
 def sources(repository: Repository, known: Known, named: list[str], without: Place | None) -> Iterator[Source]:

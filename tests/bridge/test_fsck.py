@@ -128,7 +128,7 @@ def test_a_remote_store_is_held_to_its_pins_and_repaired_from_the_local_one(mode
     done = work.theta("fsck", "--remote", "--repair")
 
     assert found.status == 1
-    assert "a pin says that it was pushed" in found.out
+    assert "a file that was pushed up to commit" in found.out
     assert "all of it, as its manifest is lost" in found.out
     assert "from 'the local store'" in done.out
     assert done.status == 0, done.out + done.err

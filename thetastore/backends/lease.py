@@ -5,14 +5,19 @@ free again after a week, the grace that deletions in a bucket have, too. Numbers
 deleted; whoever has created one lists again, and has the lock only if none is higher. So of two that find the same
 lock free, or old, one wins, and a late one cannot take a number that was there before.
 
-The clock is the one of whoever takes the lock; an hour more or less does not matter.
+The clock is the place's own, where it tells the time of its files: one of a machine that is wrong by weeks would take
+a lock from under a living holder. Where it does not, it is the clock of whoever takes the lock.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING
+
+from thetastore.errors import BackendError
 
 if TYPE_CHECKING:
     from thetastore.backends import Backend
@@ -34,19 +39,39 @@ class Lease:
         if not is_free:
             return False
         mine = f"{self._name}/{latest + 1:012d}"
+        text = f"{time.time_ns() // 1_000_000_000}\n{os.urandom(16).hex()}\n".encode()
         try:
-            self._backend.create(mine, f"{time.time_ns() // 1_000_000_000}\n".encode())
+            self._backend.create(mine, text)
         except FileExistsError:
-            return False
-        if self._latest()[0] != latest + 1:
-            return False
+            # Somebody else's; or ours, if somebody on the way has repeated the request.
+            if not self._is_there(mine, text):
+                return False
+        try:
+            if self._latest()[0] > latest + 1:  # a late listing may not have ours
+                return False
+            self._delete_older(latest + 1)
+        except BaseException:
+            self._let_go(mine)  # else nobody would hold it, and nobody get it for a week
+            raise
         self._held = mine
-        self._delete_older(latest + 1)
         return True
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if self._held is not None:
-            self._backend.create(f"{self._held}.free", b"")
+            self._let_go(self._held)
+
+    def _is_there(self, name: str, text: bytes) -> bool:
+        try:
+            return self._backend.read(name, 0, len(text) + 1) == text
+        except FileNotFoundError:
+            return False
+
+    def _let_go(self, held: str) -> None:
+        """Free a lock; where that cannot be said, it is free in a week, and what was done under it is done."""
+        try:
+            self._backend.create(f"{held}.free", b"")
+        except (FileExistsError, BackendError):
+            pass
 
     def _latest(self) -> tuple[int, bool]:
         """Return the highest number (0 for none), and whether its lock can be had."""
@@ -57,10 +82,21 @@ class Lease:
 
     def _is_old(self, name: str) -> bool:
         try:
-            since_s = int(self._backend.read(name, 0, 20))
+            return self._age_s(name) > LEASE_S
         except (FileNotFoundError, ValueError):
             return False
-        return time.time_ns() // 1_000_000_000 - since_s > LEASE_S
+
+    def _age_s(self, name: str) -> float:
+        now = f"clock/{os.urandom(16).hex()}"
+        self._backend.create(now, b"")
+        try:
+            return self._backend.written_s(now) - self._backend.written_s(name)
+        except BackendError as error:
+            if error.errno != errno.ENOTSUP:
+                raise
+            return time.time_ns() // 1_000_000_000 - int(self._backend.read(name, 0, 20).partition(b"\n")[0])
+        finally:
+            self._backend.delete(now)
 
     def _delete_older(self, number: int) -> None:
         for name in list(self._backend.list(self._name)):

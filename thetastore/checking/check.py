@@ -10,10 +10,21 @@ from typing import NamedTuple
 from thetastore.checking.budget import Budget, Cursor, Spending
 from thetastore.digest import Digest
 from thetastore.errors import ThetaError
+from thetastore.pins import pin_names, read_pin
 from thetastore.pool import spread
+from thetastore.refs import Refs
 from thetastore.store import Opener, Store
 from thetastore.upkeep.losses import Hole, LostPart, holes_of, lost_objects, manifests_of, parts_lost
-from thetastore.upkeep.verify import Finding, Level, packs_to_verify, verify_listing, verify_pack
+from thetastore.upkeep.verify import Finding, Level, Problem, packs_to_verify, verify_listing, verify_pack
+
+
+class Named(NamedTuple):
+    """A file that a ref or a pin of the store names, so that it has to be there whole."""
+
+    manifest_digest: Digest
+    name: str
+    """For people."""
+
 
 Report = Callable[[int, int], None]
 """Called with how many bytes of packs were looked at, and how many there are to look at."""
@@ -61,6 +72,8 @@ class Check:
         """Packs there are to look at in the round, those that earlier runs have looked at included."""
         self.skipped_count = 0
         """Packs that earlier runs of this round have looked at."""
+        self.named: list[Named] = []
+        """Files that have to be there whole."""
         self.is_remembered = True
         """Whether the next run will know where this one stopped."""
         self._store = store
@@ -95,6 +108,16 @@ class Check:
             yield from findings
         if self._budget is not None or self.is_whole:
             self.is_remembered = cursor.move_to(None if self.is_whole else last)
+        self.named = list(named_files(self._store))
+        yield from self.missing(self.named)
+
+    def missing(self, named: Iterable[Named]) -> Iterator[Finding]:
+        """Yield what is not there of files that have to be there whole."""
+        for file in named:
+            for _, digest in self._store.missing_objects([file.manifest_digest]):
+                finding = Finding("packs", digest, f"it is not there, and {file.name} needs it", Problem.MISSING)
+                self.found.append(finding)
+                yield finding
 
     def _looked_at(self, names: list[str]) -> Iterator[tuple[str, list[Finding]]]:
         sizes = {name: self._size(name) for name in names}
@@ -130,8 +153,23 @@ class Check:
             also: manifests of files that the store should have, besides those that it has.
         """
         damaged = (finding.digest for finding in self.found if finding.digest is not None)
-        lost = lost_objects(self._store.objects, damaged)
+        torn = {finding.file_name for finding in self.found if finding.problem is Problem.PACK}
+        lost = lost_objects(self._store.objects, damaged, torn)
         return lost_files(self._store, lost, also) if lost else []
+
+
+def named_files(store: Store) -> Iterator[Named]:
+    """Yield the files that refs and pins name.
+
+    Raises:
+        MalformedError, UnsupportedError: a ref or pin cannot be read.
+    """
+    for entry in Refs(store.backend).live():
+        for file in entry.files:
+            yield Named(file.manifest_digest, f"'{file.path}' of {entry.name} number {entry.number}")
+    for name in pin_names(store.backend):
+        for digest in read_pin(store.backend, name).manifests:
+            yield Named(digest, f"a file that was pushed up to commit {name.commit}")
 
 
 def lost_files(store: Store, lost: Collection[Digest], also: Iterable[Digest] = ()) -> list[LostFile]:

@@ -56,7 +56,11 @@ class Repaired(NamedTuple):
 
 
 def repair(
-    store: Store, findings: Iterable[Finding] | None, sources: Iterable[Source], also: Sequence[Digest] = ()
+    store: Store,
+    findings: Iterable[Finding] | None,
+    sources: Iterable[Source],
+    also: Sequence[Digest] = (),
+    whole: Sequence[Digest] = (),
 ) -> Repaired:
     """Set aside what is damaged, and bring back what is lost from the first source that has it.
 
@@ -66,7 +70,8 @@ def repair(
         store: the store.
         findings: what a check has found; None to read everything here.
         sources: asked one after the other, while anything is lost.
-        also: manifests of files that the store should have; a lost one is brought back too.
+        also: manifests of files that the store may have; a lost one is told by name.
+        whole: manifests of files that the store must have whole; whatever it lacks of them counts as lost.
 
     Raises:
         BackendError: the store cannot be written, or (`EAGAIN`) another process is merging its packs.
@@ -78,20 +83,22 @@ def repair(
     names = None if found is None else {finding.file_name for finding in found if finding.problem in kinds}
     set_aside = set_aside_damage(objects, names)
     damaged = {finding.digest for finding in found or () if finding.digest is not None}
-    lost = lost_objects(objects, damaged.union(*(mended.lost for mended in set_aside)))
-    required = {finding.digest for finding in found or () if finding.problem is Problem.MISSING}
+    damaged.update(digest for mended in set_aside for digest in mended.lost)
+    damaged.update(digest for _, digest in store.missing_objects(whole))
+    lost = lost_objects(objects, damaged)
+    known = list(dict.fromkeys([*also, *whole]))
     brought = []
     for source in sources:
         if not lost:
             break
-        got, lost = _bring(store, source, lost, also, required)
+        got, lost = _bring(store, source, lost, known, whole)
         brought.append(got)
     remember_lost(objects, lost)
-    return Repaired(set_aside, brought, len(lost), lost_files(store, lost, also) if lost else [])
+    return Repaired(set_aside, brought, len(lost), lost_files(store, lost, known) if lost else [])
 
 
 def _bring(
-    store: Store, source: Source, lost: set[Digest], also: Sequence[Digest], required: Container[Digest | None]
+    store: Store, source: Source, lost: set[Digest], also: Sequence[Digest], whole: Container[Digest]
 ) -> tuple[Brought, set[Digest]]:
     """Bring from one source; return what it gave, and what is lost now.
 
@@ -111,15 +118,14 @@ def _bring(
         left = lost_objects(store.objects, lost) & lost
         back = lost - left
         object_count += len(back)
-        lost = left | _listed(store, [digest for digest in back if digest in required])
+        lost = left | _listed(store, [digest for digest in back if digest in whole])
         if not back:
             break
     return Brought(source.name, object_count, failure), lost
 
 
-def _listed(store: Store, digests: Iterable[Digest]) -> set[Digest]:
-    """Return what the manifests among some objects list and the store lacks."""
-    manifests = [digest for digest in digests if store.objects.entry(digest).kind == Kind.MANIFEST]
+def _listed(store: Store, manifests: Iterable[Digest]) -> set[Digest]:
+    """Return what some manifests list and the store lacks."""
     return {digest for _, digest in store.missing_objects(manifests)}
 
 

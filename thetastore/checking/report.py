@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from thetastore.checking.check import Check, LostFile
+from thetastore.checking.check import Check, LostFile, Named
 from thetastore.checking.repair import Repaired
 from thetastore.digest import Digest
 from thetastore.tables import count_text, printable, size_text
@@ -23,9 +23,12 @@ _LEVEL_WORDS = {
 }
 
 
-def plain_name(manifest_digest: Digest) -> list[str]:
-    """Return the only name that a store without Git has for a file."""
-    return [f"manifest {manifest_digest}"]
+def names_in(named: Iterable[Named]) -> NameOf:
+    """Return what gives a file the names that a store itself has for it: those of refs and pins, or its manifest."""
+    names: dict[Digest, list[str]] = {}
+    for file in named:
+        names.setdefault(file.manifest_digest, []).append(file.name)
+    return lambda digest: names.get(digest) or [f"manifest {digest}"]
 
 
 def lost_text(files: Sequence[LostFile], name_of: NameOf) -> str:

@@ -46,16 +46,19 @@ def run(arguments: list[str]) -> int:
 
 
 def _mend(options: argparse.Namespace) -> int:
+    from thetastore.checking.check import named_files
     from thetastore.checking.repair import repair
-    from thetastore.checking.report import lost_text, plain_name, repaired_text, repaired_values
+    from thetastore.checking.report import lost_text, names_in, repaired_text, repaired_values
 
     sources = [_source(place) for place in options.places]
     with open_store(options) as store:
-        repaired = repair(store, None, sources)
+        named = list(named_files(store))
+        repaired = repair(store, None, sources, whole=[file.manifest_digest for file in named])
+    name_of = names_in(named)
     if options.json:
-        print_json({"store": store.url, **repaired_values(repaired, plain_name)})
+        print_json({"store": store.url, **repaired_values(repaired, name_of)})
     else:
-        sys.stdout.write(repaired_text(repaired) + lost_text(repaired.lost, plain_name))
+        sys.stdout.write(repaired_text(repaired) + lost_text(repaired.lost, name_of))
         if not (repaired.set_aside or repaired.brought or repaired.lost_count):
             print(f"'{store.url}': nothing is damaged", file=sys.stderr)
     return EXIT_FOUND if repaired.set_aside or repaired.lost_count else EXIT_DONE
@@ -75,5 +78,6 @@ def _rebuild_hints(options: argparse.Namespace) -> int:
 
     with open_store(options) as store:
         rebuilt = rebuild_hints(store.objects, store.pool)
-    print(f"{rebuilt.model_count} models filed, {rebuilt.anchor_count} anchors remembered")
+    counts = f"{rebuilt.model_count} models filed, {rebuilt.anchor_count} anchors remembered"
+    print(f"{counts}, {rebuilt.locator_count} locators written")
     return EXIT_DONE

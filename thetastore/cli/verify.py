@@ -33,7 +33,7 @@ def run(arguments: list[str]) -> int:
 
     from thetastore.checking.budget import parse_budget
     from thetastore.checking.check import Check
-    from thetastore.checking.report import check_values, lost_text, plain_name, summary
+    from thetastore.checking.report import check_values, lost_text, names_in, summary
     from thetastore.pool import processes
     from thetastore.upkeep.verify import Level
 
@@ -43,10 +43,11 @@ def run(arguments: list[str]) -> int:
         for finding in check.findings():
             if not options.json:
                 print(finding)
-        lost = check.lost_files()
+        lost = check.lost_files(file.manifest_digest for file in check.named)
+    name_of = names_in(check.named)
     if options.json:
-        print_json(check_values(check, lost, None, store.url, plain_name))
+        print_json(check_values(check, lost, None, store.url, name_of))
     else:
-        sys.stdout.write(lost_text(lost, plain_name))
+        sys.stdout.write(lost_text(lost, name_of))
         print(summary(check, lost, store.url), file=sys.stderr)
     return EXIT_FOUND if check.found or lost else EXIT_DONE

@@ -60,17 +60,19 @@ class LostPart(NamedTuple):
         return f"tensor '{self.tensor}', {rows} of {self.row_count}"
 
 
-def lost_objects(objects: Objects, found: Iterable[Digest] = ()) -> set[Digest]:
+def lost_objects(objects: Objects, found: Iterable[Digest] = (), torn: Container[str] = frozenset()) -> set[Digest]:
     """Return the objects that were there and cannot be had any more, with all that stands on them.
 
     Args:
         objects: of the store, whose catalog is up to date.
-        found: objects with a damaged record, from a deeper look; those that another record gives are left out.
+        found: objects that may be lost: those that can be had are left out.
+        torn: file names of packs that do not hold all that they held: what the index says of them may be lost.
     """
     snapshot = objects.catalog.snapshot()
     candidates = {*found, *list_suspects(objects.backend)}
     for run in snapshot.runs:
-        numbers = {n for n, pack in enumerate(run.packs) if sealed_name(pack.id) in snapshot.lost}
+        names = [sealed_name(pack.id) for pack in run.packs]
+        numbers = {number for number, name in enumerate(names) if name in snapshot.lost or name in torn}
         if numbers:
             candidates.update(row.digest for number, row in run.rows() if number in numbers)
     lost = {digest for digest in candidates if not _is_readable(objects, digest)}

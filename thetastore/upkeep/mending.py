@@ -59,10 +59,11 @@ def set_aside_damage(objects: Objects, names: Collection[str] | None = None) -> 
             raise BackendError(errno.EAGAIN, "another process is merging the packs", backend.url)
         objects.catalog.refresh(thorough=True)
         snapshot = objects.catalog.snapshot()
-        gone = lost_objects(objects)  # the index that names them is about to be made anew
         # What is retired is elsewhere; put into a new pack it would count again.
         sealed = snapshot.packs - snapshot.retired
         chosen = sealed if names is None else sealed.intersection(names)
+        torn = {name for name in chosen if not _is_whole(objects, name)}
+        gone = lost_objects(objects, (), torn)  # the index that names them is about to be made anew
         found = [mended for name in sorted(chosen) for mended in _mend(objects, name)]
         needs_index = _set_runs_aside(objects)
     if found or gone or needs_index:
@@ -81,6 +82,13 @@ def remember_lost(objects: Objects, lost: Collection[Digest]) -> None:
     for digest in lost:
         if digest not in suspected and _is_lost(objects, digest):
             suspect(objects.backend, digest)
+
+
+def _is_whole(objects: Objects, name: str) -> bool:
+    try:
+        return _has_whole_table(objects.packs.get(name))
+    except (MalformedError, UnsupportedError, FileNotFoundError):
+        return False
 
 
 def _set_runs_aside(objects: Objects) -> bool:
