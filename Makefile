@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-deep check bench bench-spine peers docs site recording release-check clean
+.PHONY: help demo test test-deep check bench bench-spine peers docs site recording release-check changelog clean
 
 help: ## say what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | sort | while IFS="$$(printf '\t')" read -r target text; do \
@@ -60,6 +60,10 @@ peers: ## install what bench compares with: zipnn, git-theta of PyPI, torch to t
 release-check: $(VENV)/installed $(MINILM) ## build wheel and sdist, and run the demo from each in an environment of its own
 	@$(PIP_INSTALL) 'build>=1.2'
 	$(BIN)/python tests/release/check.py $(MINILM)
+
+changelog: $(VENV)/installed ## put the notes of changes/ into CHANGELOG.md; VERSION=1.0.0
+	@test -n '$(VERSION)' || { echo 'error: which version? try: make changelog VERSION=1.0.0' >&2; exit 1; }
+	$(BIN)/python changes/collect.py $(VERSION)
 
 clean: ## remove .venv and what tools left behind
 	rm -rf $(VENV) .venv-peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
