@@ -26,6 +26,8 @@ from thetastore.digest import Buffer
 from thetastore.errors import BackendError
 
 T = TypeVar("T")
+_DELAY = 3
+"""So many operations later a delayed one is done."""
 
 
 class Fault(enum.Enum):
@@ -39,6 +41,9 @@ class Fault(enum.Enum):
     TRUNCATED = "body cut off"
     WRONG_RANGE = "another range of the file"
     STALE_LISTING = "listing without what was written last"
+    DELAYED = "given up, and done later"
+    DONE_BUT_REFUSED = "done, and answered with 412, as when somebody on the way repeats a request"
+    CONFLICT = "answered with 409"
     DEAD = "this and everything after it lost"
 
 
@@ -128,10 +133,24 @@ class FaultyRequests:
         self._is_dead = False
         self._lock = threading.Lock()
         self._latest: dict[str, None] = {}
+        self._delayed: list[tuple[int, Callable[[], object]]] = []
 
     def fail(self, number: int, fault: Fault) -> None:
         """Let one more operation go wrong."""
         self._faults[number] = fault
+
+    def settle(self) -> None:
+        """Let everything arrive that is on its way."""
+        self._arrive(len(self.operations) + _DELAY)
+
+    def _arrive(self, number: int) -> None:
+        due = [act for at, act in self._delayed if at <= number]
+        self._delayed = [(at, act) for at, act in self._delayed if at > number]
+        for act in due:
+            try:
+                act()
+            except (FileExistsError, FileNotFoundError):
+                pass  # the answer comes to nobody
 
     @property
     def part_bytes(self) -> int:
@@ -195,10 +214,14 @@ class FaultyRequests:
     def _done(self, verb: str, name: str, act: Callable[[], T]) -> tuple[Fault | None, T]:
         """Number an operation and do it, as far as its fault lets it be done."""
         with self._lock:
-            fault = self._faults.get(len(self.operations))
+            number = len(self.operations)
+            fault = self._faults.get(number)
             self.operations.append(f"{verb} {name}")
             self._is_dead = self._is_dead or fault is Fault.DEAD
-        if self._is_dead or fault in (Fault.REQUEST_LOST, Fault.SERVER_ERROR):
+            self._arrive(number)
+            if fault is Fault.DELAYED:
+                self._delayed.append((number + _DELAY, act))
+        if self._is_dead or fault in (Fault.REQUEST_LOST, Fault.SERVER_ERROR, Fault.DELAYED, Fault.CONFLICT):
             raise PassingError(errno.EIO, "an injected fault: nothing was done", name)
         if fault is Fault.REFUSED:
             raise BackendError(errno.EACCES, "an injected fault: refused", name)
@@ -208,6 +231,8 @@ class FaultyRequests:
                 act()
             except (FileExistsError, FileNotFoundError):
                 pass  # the answer to the second one comes to nobody
+        if fault is Fault.DONE_BUT_REFUSED and verb in ("put_new", "finish"):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
         if fault is Fault.RESPONSE_LOST:
             raise PassingError(errno.EIO, "an injected fault: the answer was lost", name)
         return fault, result
@@ -216,13 +241,17 @@ class FaultyRequests:
 class FaultyBackend:
     """A backend of which the call with a chosen number fails as the system lets calls fail. See `Backend`."""
 
-    def __init__(self, inner: Backend, fails_at: int | None = None, number: int = errno.ENOSPC) -> None:
+    def __init__(
+        self, inner: Backend, fails_at: int | None = None, number: int = errno.ENOSPC, dies: bool = False
+    ) -> None:
         """Wrap a backend.
 
         Args:
             inner: what does the work.
             fails_at: number of the call that fails, from 0; None for none.
             number: the `errno` it fails with.
+            dies: whether nothing is done from that call on, as if the process had been killed in it: a write in
+                which that happens is done in part.
         """
         self.operations: list[str] = []
         """What was asked, in order."""
@@ -231,11 +260,17 @@ class FaultyBackend:
         self._inner = inner
         self._fails_at = fails_at
         self._errno = number
+        self._dies = dies
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the process that uses this was killed."""
+        return self._dies and self._fails_at is not None and len(self.operations) > self._fails_at
 
     def count(self, verb: str, name: str) -> None:
         """Number a call, and fail if it is its turn."""
         self.operations.append(f"{verb} {name}")
-        if len(self.operations) - 1 == self._fails_at:
+        if len(self.operations) - 1 == self._fails_at or self.is_dead:
             raise BackendError(self._errno, os.strerror(self._errno), name)
 
     def read(self, name: str, offset: int = 0, nbytes: int | None = None) -> bytes:
@@ -321,7 +356,14 @@ class _FaultyAppender:
         return self._inner.size()
 
     def write(self, *parts: Buffer) -> None:
-        self._backend.count("write", self.name)
+        was_dead = self._backend.is_dead
+        try:
+            self._backend.count("write", self.name)
+        except BackendError:
+            if self._backend.is_dead and not was_dead:
+                whole = b"".join(parts)
+                self._inner.write(whole[: len(whole) * 2 // 3])
+            raise
         self._inner.write(*parts)
 
     def truncate(self, keep_bytes: int) -> None:
@@ -337,7 +379,9 @@ class _FaultyAppender:
         self._inner.seal(name)
 
     def close(self) -> None:
-        self._inner.close()
+        if not self._backend.is_dead:
+            self._inner.close()
 
     def discard(self) -> None:
-        self._inner.discard()
+        if not self._backend.is_dead:
+            self._inner.discard()
