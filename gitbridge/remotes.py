@@ -24,6 +24,9 @@ from thetastore.backends.urls import SCHEMES, is_url, parse_url
 from thetastore.errors import MalformedError, StoreMissingError, ThetaError, UnsupportedError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from thetastore.digest import Digest
     from thetastore.store import Store
 
 COMMITTED_NAME = ".thetaconfig"
@@ -94,13 +97,13 @@ def open_remote_store(
     return open_place(found[0], create) if found else None
 
 
-def open_place(place: Place, create: bool = False) -> Store:
-    """Open a remote store.
+def open_place(place: Place, create: bool = False, expected: Sequence[Digest] = ()) -> Store:
+    """Open a remote store; see `Store.open` for `expected`.
 
     Raises:
         RemoteError: it is not there, not a store, or not readable.
     """
-    store = open_place_if_there(place, create)
+    store = open_place_if_there(place, create, expected)
     if store is None:
         way = "mount it, mend the URL" if place.directory else "mend the URL"
         raise RemoteError(
@@ -110,7 +113,7 @@ def open_place(place: Place, create: bool = False) -> Store:
     return store
 
 
-def open_place_if_there(place: Place, create: bool = False) -> Store | None:
+def open_place_if_there(place: Place, create: bool = False, expected: Sequence[Digest] = ()) -> Store | None:
     """Open a remote store; None where the place is to be had and no store is there.
 
     Raises:
@@ -125,7 +128,7 @@ def open_place_if_there(place: Place, create: bool = False) -> Store | None:
             f"git config {place.setting} /path/to/another/directory",
         )
     try:
-        return Store.open(place.location, create=create, options=place.options)
+        return Store.open(place.location, create=create, options=place.options, expected=expected)
     except StoreMissingError:
         return None
     except (ThetaError, OSError) as error:

@@ -143,7 +143,7 @@ def fetch_manifests(
     if lacking:
         for place in places(repository, remote, treeish):
             try:
-                with open_place(place) as source:
+                with open_place(place, expected=lacking) as source:
                     arrived, failure = _send_what_is_there(source, local, lacking, report, wants)
                 copied = _sum(copied, arrived)
                 tried.append(f"'{place.url}'" + (f" ({failure})" if failure else ""))

@@ -68,7 +68,7 @@ class StoreOrigin(NamedTuple):
 
     def open(self) -> Session:
         """Open the store in this process."""
-        return StoreSession(Store.open(self.url), self.manifest_digests)
+        return StoreSession(Store.open(self.url, expected=self.manifest_digests), self.manifest_digests)
 
     def __str__(self) -> str:
         return f"{self.url}#{self.manifest_digests[0]}"

@@ -15,15 +15,16 @@ import _thread
 from collections.abc import Container, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from thetastore.backends import Backend, Range
+from thetastore.backends import Backend
 from thetastore.digest import Buffer, Digest, Kind, checksum_of, digest_of
 from thetastore.errors import BackendError, ObjectCorruptError, ThetaError, UnsupportedError
 from thetastore.packs.catalog import Catalog
 from thetastore.packs.index import Place
-from thetastore.packs.preamble import PREAMBLE_BYTES
+from thetastore.packs.locations import Located
 from thetastore.packs.reader import Packs
 from thetastore.packs.records import Entry
 from thetastore.packs.upkeep import Upkeep
+from thetastore.packs.whereabouts import Whereabouts
 from thetastore.packs.writer import PackWriter, Row
 from thetastore.representations.choice import Choice, choose, plain
 from thetastore.representations.reading import Representations
@@ -52,6 +53,8 @@ class Prepared(NamedTuple):
     """May be the caller's own memory: it must not change before `add`."""
     anchors: Sequence[Anchor] = ()
     """What is to be remembered of it once it is stored."""
+    is_better: bool = False
+    """Whether the store has the object, and this is a smaller representation of it."""
 
 
 class Objects:
@@ -67,7 +70,9 @@ class Objects:
         self.pack_bytes = pack_bytes
         """At most so long is a pack, unless a single record is longer."""
         self._writers: list[PackWriter] = []
-        self._added: dict[Digest, tuple[PackWriter, Row]] = {}
+        self._added: dict[Digest, tuple[PackWriter, Row, tuple[Digest, ...]]] = {}
+        self.whereabouts = Whereabouts(backend, self.catalog, self.packs, self._own)
+        """Where objects are, and what is announced of them."""
         self.representations = Representations(self.packs, self.catalog, backend.url, self._own_place)
         """Reads what is stored."""
         self._copying: Copying | None = None
@@ -84,11 +89,11 @@ class Objects:
 
     def contains(self, digest: Digest) -> bool:
         """Tell whether the store held an object, and its bases, when it was first asked, or was given it since."""
-        if digest in self._added:
+        if digest in self._added or self.catalog.is_located(digest):
             return True
-        snapshot = self.catalog.snapshot()
-        if not snapshot.contains(digest):
+        if not self.catalog.contains(digest):
             return False
+        snapshot = self.catalog.snapshot()
         # Bases are written before their deltas, so they can only be gone where a pack is.
         if snapshot.lost and not self.representations.has_bases(digest):
             return False
@@ -96,9 +101,16 @@ class Objects:
             return any(place.file_name in snapshot.packs for place in snapshot.find(digest))
         return digest not in self._suspected() or self._is_readable(digest)
 
+    def contains_manifest(self, digest: Digest) -> bool:
+        """Tell the same of a manifest; of a far store, a locator is enough to tell whoever does not rely on it."""
+        if self.backend.is_remote and self.catalog.believes_locators:
+            self.catalog.locate(digest)
+        return self.contains(digest)
+
     def count_only_durable(self) -> None:
         """Take for there, from now on, only what is durable or was added here; not what others are about to seal."""
         self._counts_unsealed = False
+        self.catalog.rely()
 
     def _suspected(self) -> set[Digest]:
         if self._suspects is None:
@@ -136,6 +148,7 @@ class Objects:
                     writer = self._new_writer()
                 except BackendError:
                     return False  # whatever has to be stored will say why it cannot
+                self.catalog.rely()
                 if not self.backend.is_remote:
                     self.catalog.forget()
                 elif self._session is None:  # nobody sees what a writer of a far store has in the making
@@ -157,6 +170,7 @@ class Objects:
         from thetastore.sessions import Session
 
         self._session = Session(self.backend)
+        self.catalog.rely()
         self.catalog.forget()
 
     def is_vouched_for(self) -> bool:
@@ -170,6 +184,8 @@ class Objects:
         if self._session is None or self._session.was_honoured():
             return True
         self._begin_session()
+        # What was stored in this session may be what was taken.
+        self._added = {digest: added for digest, added in self._added.items() if not added[0].is_sealed}
         return False
 
     def end_session(self) -> None:
@@ -207,27 +223,52 @@ class Objects:
             bases: Chunks to take a difference against, the best guess first; not asked for where the store has
                 the object. A guess that is wrong, gone or damaged costs some time and nothing else.
             alone: The object's representation without a base, where it is known from elsewhere.
-            update: How a chunk may be made from another one.
+            update: How a chunk may be made from another one. Asked even where the store has the object: it may have
+                been stored without that knowledge, by a `git status`.
         """
         digest = digest_of(raw, kind)
         is_writer = self.begin()
-        if self.contains(digest):
-            return Prepared(digest, None, b"")
-        raw_bytes = memoryview(raw).nbytes
-        if kind is Kind.CHUNK and is_writer:
-            copying = self._opened_copying() if dtype is not None and raw_bytes >= _COPIES_FROM_BYTES else None
-            coded: Choice | None = self._updated(raw, dtype, update)
-            if coded is None or memoryview(coded.stored).nbytes > raw_bytes // _SMALL:
-                other = choose(self.representations, raw, dtype, bases, alone, copying)
-                coded = other if coded is None else min(coded, other, key=lambda one: memoryview(one.stored).nbytes)
+        has = self.contains(digest)
+        if has:
+            better = None if update is None or not is_writer else self._better(digest, raw, dtype, update)
+            if better is None:
+                return Prepared(digest, None, b"")
+            coded = better
+        elif kind is Kind.CHUNK and is_writer:
+            coded = self._chosen(raw, dtype, bases, alone, update)
         else:
             coded = plain(raw, dtype)
-        stored_bytes = memoryview(coded.stored).nbytes
+        raw_bytes, stored_bytes = memoryview(raw).nbytes, memoryview(coded.stored).nbytes
         checksum = checksum_of(coded.stored)
         entry = Entry(
             kind, digest, coded.codec, coded.params, raw_bytes, stored_bytes, coded.bases, coded.depth, checksum
         )
-        return Prepared(digest, entry, coded.stored, coded.anchors)
+        return Prepared(digest, entry, coded.stored, coded.anchors, has)
+
+    def _chosen(
+        self, raw: Buffer, dtype: str | None, bases: Iterable[Digest], alone: Choice | None, update: Proposal | None
+    ) -> Choice:
+        raw_bytes = memoryview(raw).nbytes
+        updated = self._updated(raw, dtype, update)
+        if updated is not None and memoryview(updated.stored).nbytes <= raw_bytes // _SMALL:
+            return updated
+        copying = self._opened_copying() if dtype is not None and raw_bytes >= _COPIES_FROM_BYTES else None
+        other = choose(self.representations, raw, dtype, bases, alone, copying)
+        return other if updated is None else min(updated, other, key=lambda one: memoryview(one.stored).nbytes)
+
+    def _better(self, digest: Digest, raw: Buffer, dtype: str | None, update: Proposal) -> Choice | None:
+        """Return an update that takes less than half of what is stored of an object; it must not stand on itself."""
+        try:
+            entry = self.entry(digest)
+            found = None if entry.codec == "update" else self._updated(raw, dtype, update)
+            if found is None or 2 * memoryview(found.stored).nbytes > entry.stored_bytes:
+                return None
+            standing = list(found.bases)
+            for base in standing:  # it grows; depth falls from a record to its bases, so it ends
+                standing += self.entry(base).bases
+        except (ThetaError, FileNotFoundError):
+            return None
+        return None if digest in standing else found
 
     def _updated(self, raw: Buffer, dtype: str | None, update: Proposal | None) -> Choice | None:
         if update is None or dtype is None:
@@ -257,7 +298,10 @@ class Objects:
             BackendError: it was not stored: the disk is full or failing.
         """
         if prepared.entry is not None:
-            self.add_representation(prepared.entry, prepared.stored)
+            if prepared.is_better:
+                self._append(prepared.entry, prepared.stored)
+            else:
+                self.add_representation(prepared.entry, prepared.stored)
             if prepared.anchors:
                 self._opened_copying().remember(prepared.digest, prepared.anchors)
         return prepared.digest
@@ -268,8 +312,10 @@ class Objects:
         If it has bases, what is known of them must have been learned after `begin`.
         """
         self.begin()
-        if self.contains(entry.digest):
-            return
+        if not self.contains(entry.digest):
+            self._append(entry, stored)
+
+    def _append(self, entry: Entry, stored: Buffer) -> None:
         if not self._writers or not self._has_room(entry.stored_bytes):
             # A full pack is sealed at the end with the others: its write-back goes on meanwhile. One for a far store is
             # sent now: it takes room on this machine, and what has arrived need not be sent again.
@@ -280,7 +326,7 @@ class Objects:
         if self._session is not None:
             self._session.keep_alive()
         writer = self._writers[-1]
-        self._added[entry.digest] = writer, writer.append(entry, stored)
+        self._added[entry.digest] = writer, writer.append(entry, stored), entry.bases
 
     def _has_room(self, nbytes: int) -> bool:
         writer = self._writers[-1]
@@ -304,6 +350,10 @@ class Objects:
             ObjectCorruptError: what is stored is damaged, or is of another kind or length.
             UnsupportedError: a newer version or a plug-in is needed to read it.
         """
+        if self.backend.is_remote and kind is not Kind.CHUNK:
+            found = self._located_raw(kind, digest)
+            if found is not None:
+                return _put_into(found, out)
         try:
             return self.representations.get(kind, digest, out)
         except ObjectCorruptError:
@@ -312,23 +362,11 @@ class Objects:
                 self._suspected().add(digest)
             raise
 
-    def expect(self, digests: Iterable[Digest]) -> None:
-        """Announce what will be read soon, for a backend to which requests are dear. Only a hint."""
-        if self.backend.is_remote:
-            places = [place for digest in digests if (place := self._likely_place(digest)) is not None]
-            preambles = {place.file_name for place in places}
-            self.backend.expect(
-                [Range(name, 0, PREAMBLE_BYTES) for name in preambles]
-                + [Range(place.file_name, place.offset, place.nbytes) for place in places]
-            )
-
-    def stored_length(self, digest: Digest) -> int:
-        """Return how many bytes the record of an object takes, as far as the index tells; 0 where it is not there."""
-        place = self._likely_place(digest)
-        return 0 if place is None else place.nbytes
-
-    def _likely_place(self, digest: Digest) -> Place | None:
-        return next(self.catalog.snapshot().find(digest), None)
+    def _located_raw(self, kind: Kind, digest: Digest) -> bytes | None:
+        """Return a manifest or page that a locator has."""
+        if kind is Kind.MANIFEST:
+            self.catalog.locate(digest)
+        return self.catalog.locations.raw(kind, digest)
 
     def entry(self, digest: Digest) -> Entry:
         """Return what is stored for an object. Raises as `get` does."""
@@ -339,6 +377,11 @@ class Objects:
 
         Raises as `get` does; nothing is decoded, so nothing is proven about raw bytes.
         """
+        for kind in (Kind.MANIFEST, Kind.PAGE) if self.backend.is_remote else ():
+            raw = self.catalog.locations.raw(kind, digest)
+            if raw is not None:
+                entry, stored = _coded(kind, digest, raw)
+                return entry, memoryview(stored)
         return self.representations.stored(digest)
 
     def code_alone(self, digest: Digest) -> tuple[Entry, Buffer] | None:
@@ -347,9 +390,7 @@ class Objects:
             raw = self.representations.get(Kind.CHUNK, digest)
         except ThetaError:
             return None
-        codec, params, stored = plain(raw, None)[:3]
-        stored_bytes = memoryview(stored).nbytes
-        return Entry(Kind.CHUNK, digest, codec, params, raw.nbytes, stored_bytes, (), 0, checksum_of(stored)), stored
+        return _coded(Kind.CHUNK, digest, raw)
 
     def seal(self) -> None:
         """Make everything that was added durable and indexed; do the upkeep of the store.
@@ -397,8 +438,26 @@ class Objects:
         self.end_session()
 
     def _own_place(self, digest: Digest) -> Place | None:
+        own = self._own(digest)
+        return None if own is None else own.place
+
+    def _own(self, digest: Digest) -> Located | None:
         added = self._added.get(digest)
         if added is None:
             return None
-        writer, row = added
-        return Place(writer.file_name, row.offset, row.nbytes)
+        writer, row, bases = added
+        return Located(Place(writer.file_name, row.offset, row.nbytes), bases)
+
+
+def _put_into(raw: bytes, out: memoryview | None) -> memoryview:
+    if out is None:
+        return memoryview(bytearray(raw))
+    out[:] = raw
+    return out
+
+
+def _coded(kind: Kind, digest: Digest, raw: Buffer) -> tuple[Entry, Buffer]:
+    """Return a record of an object that stands on nothing."""
+    codec, params, stored = plain(raw, None)[:3]
+    lengths = memoryview(raw).nbytes, memoryview(stored).nbytes
+    return Entry(kind, digest, codec, params, *lengths, (), 0, checksum_of(stored)), stored

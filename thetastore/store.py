@@ -7,7 +7,7 @@ version wrote it, beside what `docs/format/store.md` lists.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -19,6 +19,7 @@ from thetastore.bases.families import register
 from thetastore.bases.finding import BaseHint
 from thetastore.checkpoints.ahead import ahead
 from thetastore.checkpoints.ingest import Ingested, Source, Updates, ingest
+from thetastore.checkpoints.locating import write_locators
 from thetastore.checkpoints.rebuild import iter_chunks, read_file, write_file
 from thetastore.checkpoints.tensors import TensorReader
 from thetastore.descriptor import (
@@ -63,12 +64,19 @@ class Store:
         self.pool = Pool()
         self.opener: Opener = partial(type(self).at, backend)
         """For work that leaves this thread; picklable where the store was opened by its path or URL."""
+        self._without_locator: list[Digest] = []
         self._descriptor = Descriptor()
         self.is_for_many_writers = True
         """Whether several processes may write at once: not where the place replaces files that are there."""
 
     @classmethod
-    def open(cls, path: str, create: bool = False, options: Mapping[str, object] | None = None) -> Self:
+    def open(
+        cls,
+        path: str,
+        create: bool = False,
+        options: Mapping[str, object] | None = None,
+        expected: Sequence[Digest] = (),
+    ) -> Self:
         """Open the store in a directory, or at a URL.
 
         Args:
@@ -76,6 +84,8 @@ class Store:
             create: make the directory and the store if there is none. A place far away is tried first, with some
                 10 MiB: may several processes write to it at once?
             options: credentials, profile, endpoint and the like for a URL: fsspec's `storage_options`.
+            expected: manifests of files that will be read at once: from a store far away, what tells where they are
+                comes in the same round trip as what says that it is a store.
 
         Raises:
             StoreMissingError: there is no store, and `create` is not set.
@@ -83,13 +93,16 @@ class Store:
             UnsupportedError: the store was written by a newer version, or a package for the URL is missing.
             BackendError: the place cannot be made, read or reached.
         """
-        store = cls.at(backend_at(path, options), create)
+        store = cls.at(backend_at(path, options), create, expected)
         store.opener = partial(cls.open, path if is_url(path) else store.url, options=options)
         return store
 
     @classmethod
-    def at(cls, backend: Backend, create: bool = False) -> Self:
-        """Open the store behind a backend. Raises as `open` does."""
+    def at(cls, backend: Backend, create: bool = False, expected: Sequence[Digest] = ()) -> Self:
+        """Open the store behind a backend; arguments and errors as of `open`."""
+        store = cls(backend)
+        if expected:
+            store.objects.whereabouts.expect_manifests(expected)
         try:
             descriptor = read_descriptor(backend)
             check_descriptor(descriptor, backend.url)
@@ -101,7 +114,6 @@ class Store:
         many = descriptor.is_for_many(backend.is_remote)
         if not many:
             backend.look_before_creating()
-        store = cls(backend)
         store.is_for_many_writers = many
         store._descriptor = descriptor
         return store
@@ -173,6 +185,9 @@ class Store:
         """
         missing: list[tuple[Digest, Digest]] = []
         for manifest_digest in manifest_digests:
+            if self.backend.is_remote and not self.objects.contains_manifest(manifest_digest):
+                missing.append((manifest_digest, manifest_digest))  # to look again, as reading does, takes round trips
+                continue
             try:
                 needs = self.iter_objects(manifest_digest, wants)
                 missing += ((manifest_digest, digest) for digest in needs if not self.objects.contains(digest))
@@ -220,7 +235,11 @@ class Store:
         announced = ahead(self.objects, noted(), lambda digest: digest if digest in lacking else None)
         copied = copy_objects(self.objects, target.objects, announced, report, shipment, proves)
         target.seal()
-        if lacking:
+        if target.backend.is_remote and wants is None:
+            write_locators(
+                target.objects, wanted, lambda kind, digest: self._get_from_either(target, kind, digest), lacking
+            )
+        if lacking and wants is None:
             self.objects.share_anchors(target.objects, lacking)
         for keys, manifest_digest in shipment.families.items():
             register(target.backend, keys, manifest_digest)
@@ -266,10 +285,14 @@ class Store:
         """
         self._check_version()
         self.objects.seal()
+        files, self._without_locator = self._without_locator, []
+        write_locators(self.objects, files, self.objects.get)
 
     def close(self) -> None:
         """Seal, and free threads and files."""
         try:
+            if self._without_locator:
+                self.seal()
             self._check_version()
             self.objects.close()
         finally:

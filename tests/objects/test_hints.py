@@ -8,7 +8,8 @@ import numpy as np
 from checkpoints import safetensors_bytes
 
 from thetastore.cli import main as cli
-from thetastore.digest import Digest
+from thetastore.digest import Digest, Kind
+from thetastore.packs.locator import read_locator
 from thetastore.store import Store
 
 
@@ -66,3 +67,20 @@ def test_a_model_is_filed_once_however_often_the_tables_are_made(store_path):
     with Store.open(store_path) as store:
         by_names, by_forms = names(store, "families")
         assert Digest.parse(by_names) == Digest.parse(by_forms)
+
+
+def test_locators_of_a_store_that_may_be_published_are_made_with_the_other_hints(store_path, capsys):
+    with Store.open(store_path, create=True) as store:
+        digest = store.put_file(io.BytesIO(safetensors_bytes({"a": rows(1)}))).manifest_digest
+        store.seal()
+        assert names(store, "locators") == []
+
+    for _ in range(2):
+        assert cli.main(["mend", "--hints", "--store", store_path]) == 0
+        assert "1 locators written" in capsys.readouterr().out
+
+    with Store.open(store_path) as store:
+        found = read_locator(store.backend, digest, 8 << 20)
+        assert found.manifest == bytes(store.objects.get(Kind.MANIFEST, digest))
+        for chunk, located in found.objects.items():
+            assert located.place in store.objects.catalog.snapshot().find(chunk)

@@ -18,7 +18,7 @@ import random
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from thetastore.backends import Range, check_name
@@ -84,7 +84,7 @@ class RemoteBackend:
         self._kept_bytes = 0
         self._lock = threading.Lock()
         self._held = Held(lambda wanted: self._pool.start(self._fetch_expected, wanted))
-        self._listed: dict[str, Future[list[Listed]]] = {}
+        self._listed: dict[str, Future[Sequence[Listed]]] = {}
 
     def read(self, name: str, offset: int = 0, nbytes: int | None = None) -> bytes:
         """See `Backend.read`."""
@@ -302,7 +302,7 @@ class RemoteBackend:
         is_known = wanted.name in self._sizes
         return self._get(wanted.name, wanted.offset, wanted.offset + wanted.nbytes, is_exact=is_known)
 
-    def _list(self, prefix: str) -> list[Listed]:
+    def _list(self, prefix: str) -> Sequence[Listed]:
         return self._patiently(lambda: list(self.requests.list(prefix)))
 
     def _get(self, name: str, start: int, stop: int, is_exact: bool = False) -> bytes:

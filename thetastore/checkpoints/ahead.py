@@ -1,8 +1,9 @@
 """Objects announced before they are read: what lies together comes together, from a store that is far away.
 
-A near store is left alone. From a far one, windows of objects are announced, one while the one before it is worked on;
-then, as their heads have come, the bases that they name. So a fetch makes about as many requests as it has blocks of
-8 MiB, and waits for two round trips a window.
+A near store is left alone. From a far one, windows of objects are announced, one while the one before it is worked on,
+and with each object the bases that a locator tells. So a read of up to two windows waits for one round trip, and a
+longer one makes about as many requests as it has blocks of 8 MiB. Where no locator tells, bases are announced when the
+heads that name them have come; where one is out of date, the same window is announced again, from the index.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from thetastore.objects import Objects
 
 T = TypeVar("T")
 
-WINDOW_OBJECTS = 256
-WINDOW_BYTES = 16 << 20
+WINDOW_OBJECTS = 4096
+WINDOW_BYTES = 24 << 20
+"""Two windows are under way at once, and a far backend holds 64 MiB."""
 
 
 def ahead(objects: Objects, items: Iterable[T], digest_of: Callable[[T], Digest | None]) -> Iterator[T]:
@@ -36,7 +38,10 @@ def ahead(objects: Objects, items: Iterable[T], digest_of: Callable[[T], Digest 
     window = _announced(objects, rest, digest_of)
     while window:
         later = _announced(objects, rest, digest_of)
-        _announce_bases(objects, [digest for item in window if (digest := digest_of(item)) is not None])
+        digests, next_digests = ([one for one in map(digest_of, some) if one is not None] for some in (window, later))
+        if not objects.whereabouts.are_as_expected(digests):
+            objects.whereabouts.expect([*digests, *next_digests])
+        _announce_bases(objects, digests)
         yield from window
         window = later
 
@@ -50,18 +55,20 @@ def _announced(objects: Objects, rest: Iterator[T], digest_of: Callable[[T], Dig
         digest = digest_of(item)
         if digest is not None:
             digests.append(digest)
-            nbytes += objects.stored_length(digest)
+            nbytes += objects.whereabouts.stored_length(digest)
         if nbytes >= WINDOW_BYTES:
             break
-    objects.expect(digests)
+    objects.whereabouts.expect(digests)
     return window
 
 
 def _announce_bases(objects: Objects, digests: list[Digest]) -> None:
     bases: dict[Digest, None] = {}
     for digest in digests:
+        if objects.whereabouts.knows_bases(digest):
+            continue  # they were announced with it
         try:
             bases.update(dict.fromkeys(objects.entry(digest).bases))
         except (ThetaError, FileNotFoundError):
             continue  # whoever reads it is told what is wrong
-    objects.expect(base for base in bases if base not in digests)
+    objects.whereabouts.expect(base for base in bases if base not in digests)

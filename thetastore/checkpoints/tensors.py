@@ -27,8 +27,8 @@ from thetastore.selection import reach_bytes
 _KEPT_BYTES = 64 << 20
 """Decoded chunks kept while a strided tensor is gathered: its tiles come back to the same ones."""
 _KEPT_PAGES = 16
-_SHORT_BYTES = 4 << 20
-"""Tensors up to this length are fetched from far away together with others."""
+_FIRST_BYTES = 16 << 20
+"""So much of each tensor is fetched from far away together with others; the rest when it is read."""
 _PLAIN_BYTES = 64 << 10
 """Longer memory comes from numpy, which does not clear it first and asks for huge pages."""
 
@@ -73,7 +73,8 @@ class TensorReader:
         target = _target(tensor.raw_bytes, out)
         chunks = self.chunks(name) if tensor.strides is None else ()
         if len(chunks) == 1 and chunks[0][0] == tensor.offset and chunks[0].chunk.raw_bytes == tensor.raw_bytes:
-            self._decode(tensor, chunks[0], target)
+            for placed in ahead(self._objects, chunks, _digest_of):
+                self._decode(tensor, placed, target)
             self._check(tensor, chunks[0].chunk.digest)
             return target
         hasher = new_hasher()
@@ -87,14 +88,14 @@ class TensorReader:
     def in_turn(self, names: Iterable[str]) -> Iterator[str]:
         """Yield names as they are given, the chunks of the tensors announced: for reading several from far away.
 
-        Long tensors are announced by `read`, piece by piece.
+        Of long tensors, `read` announces the rest, piece by piece.
         """
 
         def chunks() -> Iterator[tuple[str | None, Digest | None]]:
             for name in names:
                 tensor = self.tensor(name)
-                placed = self.chunks(name) if tensor.raw_bytes <= _SHORT_BYTES else ()
-                yield from ((None, one.chunk.digest) for one in placed)
+                end = tensor.offset + min(reach_bytes(tensor), _FIRST_BYTES)
+                yield from ((None, one.chunk.digest) for one in self._placed(tensor, tensor.offset, end))
                 yield name, None
 
         items = chunks() if self._objects.backend.is_remote else ((name, None) for name in names)
@@ -174,7 +175,7 @@ class TensorReader:
 
     def _announced(self, tensor: Tensor, start: int, stop: int) -> Iterator[PlacedChunk]:
         """Yield chunks that are about to be read: from a store far away they come together."""
-        return ahead(self._objects, self._placed(tensor, start, stop), lambda placed: placed.chunk.digest)
+        return ahead(self._objects, self._placed(tensor, start, stop), _digest_of)
 
     def _fill(self, tensor: Tensor, start: int, stop: int, target: memoryview, kept_bytes: int) -> Iterator[int]:
         """Put bytes `[start, stop)` of a tensor into `target`; yield how many are there, now and then."""
@@ -335,6 +336,10 @@ def _target(nbytes: int, out: memoryview | None) -> memoryview:
     if out.nbytes != nbytes or out.readonly or not out.c_contiguous:
         raise ValueError(f"'out' must be {nbytes} writable contiguous bytes; it is {out.nbytes} bytes")
     return out.cast("B") if out.format != "B" or out.ndim != 1 else out
+
+
+def _digest_of(placed: PlacedChunk) -> Digest:
+    return placed.chunk.digest
 
 
 def _is_small(placed: PlacedChunk) -> bool:

@@ -11,14 +11,20 @@ from __future__ import annotations
 
 import _thread
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from thetastore.backends import Backend, Range
+from thetastore.digest import Digest
 from thetastore.errors import MalformedError, ThetaError, UnsupportedError
 from thetastore.packs.index import Place, Run, word_of
+from thetastore.packs.locations import Located, Locations
 from thetastore.packs.reader import Pack, Packs, Record
 from thetastore.packs.retirement_notes import DIRECTORY, RetirementNote, Stage, read_note, stage_of
 from thetastore.packs.writer import Row, SealedPack, sealed_name
+
+if TYPE_CHECKING:
+    from thetastore.packs.locator import Locator
 
 _SMALL_RUN_COUNT = 1 << 13
 """Runs of fewer digests are looked up together: their words make one set, 5 us a thousand."""
@@ -101,6 +107,13 @@ class Snapshot:
             if found is not None:
                 yield found
 
+    def covering(self, located: Iterable[Located]) -> frozenset[str]:
+        """Return the ids of the runs that cover the packs in which something is."""
+        names = {one.place.file_name for one in located}
+        return frozenset(
+            id_of(run.name) for run in self.runs if any(sealed_name(pack.id) in names for pack in run.packs)
+        )
+
     def contains(self, digest: bytes) -> bool:
         """Tell whether `find` yields anything that will not go."""
         small_words = self._small_words
@@ -135,6 +148,12 @@ class Catalog:
         self._loose: dict[str, Loose] = {}
         self._snapshot: Snapshot | None = None
         self._own_ids: set[str] = set()
+        self.locations = Locations(backend)
+        """Where a far store's objects are, as far as locators that were read tell."""
+        self._index_will_do = backend.is_remote
+        """Whether a first look may be at the index alone: so for readers, which need nothing that it does not cover."""
+        self._index_names: frozenset[str] | None = None
+        self._is_index_expected = False
 
     def own(self, pack_id: str) -> None:
         """Leave out a pack of this process, whose records it knows, until a run covers it."""
@@ -147,8 +166,70 @@ class Catalog:
     def snapshot(self) -> Snapshot:
         """Return the latest snapshot; the first call takes it."""
         while (snapshot := self._snapshot) is None:
-            self.refresh()
+            if not self._index_will_do or not self._look_at_index():
+                self.refresh()
         return snapshot
+
+    def rely(self) -> None:
+        """Become strict: from now on all of the store is looked at, as writers must, and locators are not believed."""
+        if self._index_will_do:
+            self._index_will_do = False
+            self._snapshot = None
+
+    def contains(self, digest: Digest) -> bool:
+        """Tell whether the store has an object; before that is denied, all of the store was looked at once."""
+        if self.snapshot().contains(digest):
+            return True
+        if not self._index_will_do:
+            return False
+        self.rely()
+        return self.snapshot().contains(digest)
+
+    @property
+    def believes_locators(self) -> bool:
+        """Whether this is a far store that is only read, of which locators may tell what it has."""
+        return self._index_will_do
+
+    def is_retired(self, file_name: str) -> bool:
+        """Tell whether a pack is about to go, as far as that matters: who only reads a far store does not ask."""
+        return not self._index_will_do and file_name in self.snapshot().retired
+
+    def is_located(self, digest: Digest) -> bool:
+        """Tell whether a locator has an object, or says where it is, and may be believed."""
+        return self._index_will_do and self.locations.has(digest)
+
+    def locate(self, manifest_digest: Digest) -> Locator | None:
+        """Return the locator of a far store's manifest, and take note of what it says; None where there is none."""
+        locator = self.locations.load(manifest_digest)
+        if locator is not None and self._index_will_do and self._snapshot is None and self._is_index_expected:
+            names = self._index_names = self._index_names or self._list("index", ".run")
+            if not locator.runs.issubset(map(id_of, names)):
+                self._expect_runs(names)  # places may be out of date: the index comes while these are tried
+        return locator
+
+    def expect_manifests(self, manifest_digests: Sequence[Digest]) -> None:
+        """Begin to fetch what tells where manifests and their chunks are. Only a hint, for far stores."""
+        if self._index_will_do:
+            self.locations.expect(manifest_digests)
+            if not self._is_index_expected:
+                self._is_index_expected = True
+                self._backend.expect_list("index")
+
+    def _look_at_index(self) -> bool:
+        """Take a snapshot from the index alone; False where that does not show all that is there."""
+        with self._lock:
+            for _ in range(_MOST_LISTINGS):
+                names, self._index_names = self._index_names or self._list("index", ".run"), None
+                self._open_runs(names)
+                if names == self._runs.keys():
+                    break  # else one was merged away since it was listed
+            runs = tuple(run for _, run in sorted(self._runs.items()) if isinstance(run, Run))
+            if not runs or len(runs) < len(names):
+                self._index_will_do = False
+                return False
+            packs = frozenset(sealed_name(pack.id) for run in runs for pack in run.packs)
+            self._snapshot = Snapshot(runs, (), packs, frozenset(), ())
+            return True
 
     def refresh(self, thorough: bool = False) -> bool:
         """List the store again; tell whether anything was found that the last snapshot did not have.
@@ -162,8 +243,8 @@ class Catalog:
             for _ in range(_MOST_LISTINGS):
                 self._names = self._list_all()
                 self._snapshot = self._take(*self._names)
-                if self._backend.is_remote and (not any(self._names) or (self._mark(), self._names) == before):
-                    break  # nothing was read but what was here already, and a listing is three requests
+                if self._backend.is_remote and self._names[1] <= self._runs.keys():
+                    break  # nothing has vanished, and a listing is three requests
                 later = self._list_all()
                 if all(names <= still for names, still in zip(self._names, later, strict=True)):
                     break
@@ -175,6 +256,9 @@ class Catalog:
     def _list_all(self) -> tuple[frozenset[str], ...]:
         # In a far store nobody sees what others have in the making.
         incoming: frozenset[str] = frozenset() if self._backend.is_remote else self._list("incoming", ".pack")
+        if self._backend.is_remote:
+            for directory in ("index", "packs", DIRECTORY):
+                self._backend.expect_list(directory)
         runs, packs = self._list("index", ".run"), self._list("packs", ".pack")
         return incoming, runs, packs, frozenset(filter(stage_of, self._backend.list(DIRECTORY)))
 
@@ -216,8 +300,7 @@ class Catalog:
     def _open_runs(self, names: frozenset[str]) -> None:
         self._runs = {name: run for name, run in self._runs.items() if name in names}
         new = names - self._runs.keys()
-        if self._backend.is_remote:
-            self._backend.expect([Range(name, 0, self._backend.open(name).size()) for name in new])
+        self._expect_runs(new)
         for name in new:
             try:
                 self._runs[name] = Run(self._backend.view(name), name)
@@ -225,6 +308,25 @@ class Catalog:
                 pass  # merged away since it was listed: its packs count as not covered
             except (MalformedError, UnsupportedError) as error:
                 self._runs[name] = error
+
+    def _expect_runs(self, names: Iterable[str]) -> None:
+        if self._backend.is_remote:
+            for name in names:
+                try:
+                    self._backend.expect([Range(name, 0, self._backend.open(name).size())])
+                except FileNotFoundError:
+                    continue
+
+    def add_run(self, run: Run) -> None:
+        """Take a run into the snapshot that this process has just written."""
+        with self._lock:
+            self._runs[run.name] = run
+            before = self._snapshot
+            if before is not None:
+                covered = frozenset(sealed_name(pack.id) for pack in run.packs)
+                loose = tuple(loose for loose in before.loose if loose.file_name not in covered)
+                runs, packs = (*before.runs, run), before.packs | covered
+                self._snapshot = Snapshot(runs, loose, packs, before.incoming, before.problems, before.notes)
 
     def _read_loose(self, names: list[str]) -> list[tuple[str, ThetaError]]:
         problems: list[tuple[str, ThetaError]] = []

@@ -23,7 +23,7 @@ PACK_END = b"\xa7thpend\n"
 TRAILER = struct.Struct("<QQQ16s")  # table offset, table bytes, record count, XXH3-128 of the table
 TRAILER_BYTES = TRAILER.size + 16
 ROW = struct.Struct("<Q")  # offset of a record; its head follows
-_SUFFIX_BYTES = 64 << 10
+SUFFIX_BYTES = 64 << 10
 _MAX_OPEN_PACKS = 64
 
 
@@ -82,7 +82,7 @@ class Pack:
             MalformedError: there is no whole footer.
         """
         file_bytes = self.size()
-        suffix = self.read(max(PREAMBLE_BYTES, file_bytes - _SUFFIX_BYTES), min(file_bytes, _SUFFIX_BYTES))
+        suffix = self.read(max(PREAMBLE_BYTES, file_bytes - SUFFIX_BYTES), min(file_bytes, SUFFIX_BYTES))
         table_bytes, count, checksum = self._trailer(suffix[-TRAILER_BYTES:], file_bytes)
         table_offset = file_bytes - TRAILER_BYTES - table_bytes
         if table_bytes + TRAILER_BYTES <= len(suffix):

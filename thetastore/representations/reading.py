@@ -221,6 +221,10 @@ class Representations:
         own = self._own_place(digest)
         if own is not None:
             yield own
+        located = self._catalog.locations.find(digest)
+        if located is not None:
+            yield located.place
+            self._catalog.locations.distrust(located.place)
         for _ in range(_MOST_LISTINGS):
             generation = self._catalog.generation
             yield from self._catalog.snapshot().find(digest)
@@ -229,7 +233,7 @@ class Representations:
                 return
 
     def _is_retired(self, place: Place) -> bool:
-        return place.file_name in self._catalog.snapshot().retired
+        return self._catalog.is_retired(place.file_name)
 
     def _proven_at(self, place: Place, kind: Kind, digest: Digest, allocate: _Allocate) -> Decoded:
         """Decode the object at a place and prove it; its bases only if that fails, to find which of them is wrong."""

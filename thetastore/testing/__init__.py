@@ -4,5 +4,14 @@ from __future__ import annotations
 
 from thetastore.testing.backends import BackendConformance, NearBackendConformance
 from thetastore.testing.faults import Fault, FaultyBackend, FaultyRequests, MemoryRequests
+from thetastore.testing.rounds import Rounds
 
-__all__ = ["BackendConformance", "Fault", "FaultyBackend", "FaultyRequests", "MemoryRequests", "NearBackendConformance"]
+__all__ = [
+    "BackendConformance",
+    "Fault",
+    "FaultyBackend",
+    "FaultyRequests",
+    "MemoryRequests",
+    "NearBackendConformance",
+    "Rounds",
+]

@@ -1,4 +1,4 @@
-"""The tables of hints made anew from what a store holds: families of models, and anchors of chunks.
+"""Hints made anew from what a store holds: families of models, locators of manifests, anchors of chunks.
 
 Adding reads them to find bases and copies; they are never needed to read. Lost or out of date, they cost bytes, which a
 repack then cannot win back either. All chunks of tensors are decoded once, so it takes about as long as `verify`.
@@ -13,6 +13,7 @@ from typing import NamedTuple
 from thetastore.bases.families import family_keys, form_keys, register
 from thetastore.bases.finding import TensorMap
 from thetastore.bases.lineage import read_manifest
+from thetastore.checkpoints.locating import write_locators
 from thetastore.checkpoints.rebuild import iter_chunks
 from thetastore.codecs.copies import read_recipe
 from thetastore.digest import Digest, Kind
@@ -31,10 +32,12 @@ class Rebuilt(NamedTuple):
     model_count: int
     """Models that were looked at; a key keeps its first few."""
     anchor_count: int
+    locator_count: int
+    """Models that are wholly there, and so have one."""
 
 
 def rebuild_hints(objects: Objects, pool: Pool) -> Rebuilt:
-    """Make the tables of families and of anchors anew.
+    """Make the tables of families and of anchors anew, and the locators of all files.
 
     Others may add meanwhile; what they file or remember in between may be lost, as hints may be.
 
@@ -50,6 +53,9 @@ def rebuild_hints(objects: Objects, pool: Pool) -> Rebuilt:
         manifest = read_manifest(objects, digest)
         if manifest is not None:
             register(backend, family_keys(manifest.tensors) + form_keys(manifest.tensors), digest)
+    for name in list(backend.list("locators")):
+        backend.delete(name)
+    locator_count = write_locators(objects, manifests, objects.get)
     table = AnchorTable(backend)
     with backend.try_lock(MERGE_LOCK) as is_ours:
         if not is_ours:
@@ -58,7 +64,7 @@ def rebuild_hints(objects: Objects, pool: Pool) -> Rebuilt:
     for chunk, anchors in pool.map_bounded(lambda item: _anchored(objects, *item), _chunks(objects, manifests), _no):
         table.add(chunk, anchors)
     table.flush()
-    return Rebuilt(len(manifests), table.anchor_count)
+    return Rebuilt(len(manifests), table.anchor_count, locator_count)
 
 
 def _manifests(objects: Objects) -> list[Digest]:

@@ -1,0 +1,140 @@
+"""Where objects are, each with the bases that it needs; and what is announced of them to a store that is far away.
+
+What this process wrote it knows; locators tell of what they were made for; the index tells of the rest, but not of
+bases: these are in the heads of records, of which the tables of packs are copies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
+
+from thetastore.backends import Backend, Range
+from thetastore.digest import Digest
+from thetastore.errors import MalformedError, UnsupportedError
+from thetastore.packs.catalog import Catalog, records_of
+from thetastore.packs.index import Place
+from thetastore.packs.locations import Located
+from thetastore.packs.preamble import PREAMBLE_BYTES
+from thetastore.packs.reader import SUFFIX_BYTES, Packs
+
+_MOST_BASES = 64
+"""Announced with one object: bases of bases, as far as a hostile locator names them."""
+_UNREADABLE = (FileNotFoundError, MalformedError, UnsupportedError)
+
+
+class Whereabouts:
+    """The places of a store's objects. Thread-safe."""
+
+    def __init__(
+        self, backend: Backend, catalog: Catalog, packs: Packs, own: Callable[[Digest], Located | None]
+    ) -> None:
+        """Tell of the packs of a catalog; `own` tells of what this process wrote."""
+        self._backend = backend
+        self._catalog = catalog
+        self._packs = packs
+        self._own = own
+
+    def expect_manifests(self, manifest_digests: Iterable[Digest]) -> None:
+        """Announce files of which something will be read, before anything else is asked of a far store."""
+        self._catalog.expect_manifests(list(manifest_digests))
+
+    def expect(self, digests: Iterable[Digest]) -> None:
+        """Announce what will be read soon, for a backend to which requests are dear. Only a hint.
+
+        With each object come its bases, where a locator tells which these are.
+        """
+        if not self._backend.is_remote:
+            return
+        places = [place for digest in digests for place in self._likely(digest)]
+        preambles = {place.file_name for place in places}
+        self._backend.expect(
+            [Range(name, 0, PREAMBLE_BYTES) for name in preambles]
+            + [Range(place.file_name, place.offset, place.nbytes) for place in places]
+        )
+
+    def are_as_expected(self, digests: Iterable[Digest]) -> bool:
+        """Wait for what was announced; tell whether the packs are there that locators speak of, and doubt these if not.
+
+        Then the same should be announced again, since other places are known for it now.
+        """
+        places = {place.file_name: place for digest in digests for place in self._located(digest)}
+        for name, place in places.items():
+            try:
+                self._packs.get(name)
+            except _UNREADABLE:
+                self._catalog.locations.distrust(place)
+                return False
+        return True
+
+    def stored_length(self, digest: Digest) -> int:
+        """Return how many bytes the records of an object and its bases take, as far as that is known."""
+        return sum(place.nbytes for place in self._likely(digest))
+
+    def knows_bases(self, digest: Digest) -> bool:
+        """Tell whether a locator has an object itself, or says what bases it has."""
+        return self._catalog.locations.has(digest)
+
+    def _likely(self, digest: Digest) -> list[Place]:
+        """Return where an object will be read from, and its bases if a locator tells them."""
+        if self._catalog.locations.has(digest):
+            return self._located(digest)
+        return list(islice(self._catalog.snapshot().find(digest), 1))
+
+    def _located(self, digest: Digest) -> list[Place]:
+        """Return where a locator has an object, its bases, and the bases of these."""
+        found: dict[Digest, Place] = {}
+        waiting = [digest]
+        while waiting and len(found) <= _MOST_BASES:
+            one = waiting.pop()
+            located = self._catalog.locations.find(one) if one not in found else None
+            if located is not None:
+                found[one] = located.place
+                waiting += located.bases
+        return list(found.values())
+
+    def collect(self, digests: Iterable[Digest]) -> Mapping[Digest, Located]:
+        """Return where objects are, and all bases that they need; what cannot be told is left out.
+
+        Of what was not written here, and no locator tells, the tables of the packs are read.
+        """
+        found: dict[Digest, Located] = {}
+        waiting = list(dict.fromkeys(digests))
+        while waiting:
+            places = {digest: next(self._catalog.snapshot().find(digest), None) for digest in waiting}
+            unknown: dict[str, set[Digest]] = {}
+            for digest, place in places.items():
+                located = self._told(digest, place)
+                if located is not None:
+                    found[digest] = located
+                elif place is not None:
+                    unknown.setdefault(place.file_name, set()).add(digest)
+            found.update(self._from_tables(unknown))
+            bases = (base for digest in waiting if digest in found for base in found[digest].bases)
+            waiting = [base for base in dict.fromkeys(bases) if base not in found]
+        return found
+
+    def _told(self, digest: Digest, place: Place | None) -> Located | None:
+        """Return what is known of an object without reading; a locator counts only where the index says the same."""
+        own = self._own(digest)
+        if own is not None:
+            return own
+        located = self._catalog.locations.find(digest)
+        return located if located is not None and located.place == place else None
+
+    def _from_tables(self, unknown: Mapping[str, set[Digest]]) -> dict[Digest, Located]:
+        found: dict[Digest, Located] = {}
+        sizes = {name: self._packs.get(name).size() for name in unknown} if self._backend.is_remote else {}
+        self._backend.expect(
+            Range(name, max(PREAMBLE_BYTES, nbytes - SUFFIX_BYTES), min(nbytes, SUFFIX_BYTES))
+            for name, nbytes in sizes.items()
+        )
+        for name, wanted in unknown.items():
+            try:
+                records = records_of(self._packs.get(name))
+            except _UNREADABLE:
+                continue
+            for offset, nbytes, entry in records:
+                if entry.digest in wanted:
+                    found.setdefault(entry.digest, Located(Place(name, offset, nbytes), entry.bases))
+        return found
