@@ -101,6 +101,10 @@ def parse_pin(content: bytes, name: PinName) -> Pin:
     import json
 
     where = f"the pin of commit '{name.commit}'"
+    # As values, other text takes up to 30 times its length: 7 GB for the longest pin. Manifests take 68 bytes each.
+    most = len(content) // 66 + 100
+    if content.count(b",") > most or content.count(b'"') > 2 * most or content.count(b"{") + content.count(b"[") > 100:
+        raise MalformedError(f"{where} holds other things than manifests")
     try:
         values = json.loads(content)
     except (ValueError, RecursionError):

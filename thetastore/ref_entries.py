@@ -15,6 +15,8 @@ T = TypeVar("T")
 VERSION = 0
 MAX_ENTRY_BYTES = 16 << 20
 MAX_FILES = 100_000
+_MOST_BRACKETS = 100_000
+"""In a message, and for what a later version may add."""
 MAX_MESSAGE_LENGTH = 1 << 16
 MAX_NAME_LENGTH = 400
 NUMBER_DIGITS = 12
@@ -154,6 +156,9 @@ def parse_entry(encoded: bytes, name: str, number: int) -> Entry:
     line, newline, rest = encoded[: MAX_ENTRY_BYTES + 1].partition(b"\n")
     if len(encoded) > MAX_ENTRY_BYTES or rest != f"{digest_of(line + newline)}\n".encode():
         raise MalformedError(f"{where} is damaged: it does not have the digest that it says")
+    # As values, other text takes up to 30 times its length.
+    if line.count(b"{") > MAX_FILES + _MOST_BRACKETS or line.count(b"[") > _MOST_BRACKETS:
+        raise MalformedError(f"{where} holds more than {MAX_FILES} files")
     try:
         values = json.loads(line)
         if values["format"] != "theta-ref":
