@@ -189,8 +189,9 @@ class PackageMissingError(UnsupportedError, ImportError):
             what: what needs the package.
             extra: of ours, which brings it; empty for none.
         """
-        wanted = f"'thetastore[{extra}]'" if extra else error.name
-        return cls(f"{what} needs {error.name}, which is not installed: pip install {wanted}")
+        package = (error.name or "a package").partition(".")[0]
+        wanted = f"'thetastore[{extra}]'" if extra else package
+        return cls(f"{what} needs {package}, which is not installed: pip install {wanted}")
 
 
 class BackendError(ThetaError, OSError):

@@ -99,7 +99,8 @@ def test_a_recipe_in_yaml_without_its_package_is_an_error_that_names_the_extra(t
     (tmp_path / "recipe.yaml").write_text("merge_method: linear\n")
     program = (
         "import os, gitbridge.cli.main as m\n"
-        f"os.chdir({str(tmp_path)!r})\nraise SystemExit(m.main(['merge-models', 'recipe.yaml', '--output', 'out']) == 2)"
+        f"os.chdir({str(tmp_path)!r})\n"
+        "raise SystemExit(m.main(['merge-models', 'recipe.yaml', '--output', 'out']) == 2)"
     )
 
     assert without(["yaml"], program) == "hint: pip install 'thetastore[merge]'"
