@@ -47,7 +47,7 @@ class Publisher:
 
     def __init__(
         self,
-        url: str | os.PathLike[str],
+        url: str | os.PathLike[str] | Store,
         name: str,
         anchor_every: int = 16,
         keep: int | None = None,
@@ -57,7 +57,7 @@ class Publisher:
         """Publish to a store.
 
         Args:
-            url: of the store, which must be there.
+            url: of the store, which must be there; or an open one, which `close` closes.
             name: of the model.
             anchor_every: each so many versions, one is stored as a whole: where those who join late begin.
             keep: let go of versions but for the last so many (and those up to the anchor before them); None: of none.
@@ -75,7 +75,7 @@ class Publisher:
         self._anchor_every = anchor_every
         self._keep = keep
         self._author = author
-        self._store = Store.open(os.fspath(url), options=storage_options)
+        self._store = url if isinstance(url, Store) else Store.open(os.fspath(url), options=storage_options)
         self._versions = Versions(self._store)
         self._last: Entry | None = None
         self._anchors: list[int] = []

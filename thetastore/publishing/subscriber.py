@@ -59,7 +59,7 @@ class Subscriber:
 
     def __init__(
         self,
-        url: str | os.PathLike[str],
+        url: str | os.PathLike[str] | Store,
         name: str,
         into: Mapping[str, Any] | None = None,
         framework: str = "numpy",
@@ -69,7 +69,7 @@ class Subscriber:
         """Follow a model of a store.
 
         Args:
-            url: of the store.
+            url: of the store; or an open one, which `close` closes.
             name: of the model.
             into: numpy arrays or torch tensors by name, to be changed in place; those that the model does not have
                 stay as they are. None: tensors are made, see `tensors`.
@@ -92,7 +92,7 @@ class Subscriber:
         self._is_given = into is not None
         self._ref = f"{MODELS}/{self.name}"
         self._poll_s = poll_s
-        self._store = Store.open(os.fspath(url), options=storage_options)
+        self._store = url if isinstance(url, Store) else Store.open(os.fspath(url), options=storage_options)
         self._refs = Refs(self._store.backend)
 
     def update(self) -> Update | None:
@@ -148,13 +148,24 @@ class Subscriber:
         """Return the entries after the one that the tensors are of, as far as there are any without a listing."""
         entries: list[Entry] = []
         while self.number:
-            try:
-                entries.append(self._refs.read(self._ref, self.number + len(entries) + 1))
-            except FileNotFoundError:
+            # Two at once: as a rule there is one, and that it is the last costs no time of its own.
+            first = self.number + len(entries) + 1
+            found = list(self._store.pool.map_bounded(self._entry, range(first, first + 2), self._is_near))
+            entries += [entry for entry in found[: found.index(None) if None in found else 2] if entry]
+            if None in found:
                 break
         if entries and entries[-1].is_tombstone:
             raise NoSuchModelError(f"the model '{self.name}' was deleted from '{self._store.url}'")
         return entries
+
+    def _entry(self, number: int) -> Entry | None:
+        try:
+            return self._refs.read(self._ref, number)
+        except FileNotFoundError:
+            return None
+
+    def _is_near(self, _: int) -> bool:
+        return not self._store.backend.is_remote
 
     def _is_chain(self, entries: list[Entry]) -> bool:
         """Tell whether each has a difference from the one before, and together they are less than a whole version."""
