@@ -81,7 +81,7 @@ def _blobs(repository: Repository, tips: Sequence[str], above: int) -> Iterator[
             kind, oid, nbytes, path = line.rstrip(b"\n").split(b" ", 3)
             size = int(nbytes)
             may_be_pointer = _LEAST_POINTER_BYTES < size < lfs.MAX_POINTER_BYTES
-            if kind == b"blob" and path and (may_be_pointer or size >= above):
+            if kind == b"blob" and path and not path.endswith(b".gitattributes") and (may_be_pointer or size >= above):
                 yield os.fsdecode(path), oid.decode()
     checker.wait()
     lister.wait()
@@ -149,7 +149,7 @@ def _print(groups: list[Group], count: int, missing_count: int, above: str) -> N
     ]
     if groups[0].after_bytes is not None:
         heads.append("in a store")
-    print(table([heads, *rows]))
+    sys.stdout.write(table([heads, *rows]))
     if count > len(groups):
         print(f"… and {count - len(groups)} more: --top {count}", file=sys.stderr)
     if missing_count:

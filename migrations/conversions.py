@@ -26,8 +26,8 @@ class Change:
         self._target = target
         self._changes_lines = source != GIT and not include
         self._includes = tuple(map(stored_pattern, include))
-        self.top_lines = [_line(pattern, target) for pattern in include]
-        self.top_lines += [_line(pattern, source) for pattern in exclude]
+        self.top_lines = [attributes_line(pattern, _OF[target]) for pattern in include]
+        self.top_lines += [attributes_line(pattern, _OF[source]) for pattern in exclude]
 
     def line(self, line: str) -> str:
         """See `Conversion.line`."""
@@ -58,8 +58,9 @@ class Change:
         return old_filter == OURS and new_filter != OURS
 
 
-def _line(pattern: str, to: str) -> str:
-    return " ".join((_head(pattern), *_OF[to])) + "\n"
+def attributes_line(pattern: str, attributes: Sequence[str]) -> str:
+    """Return a line of attributes."""
+    return " ".join((_head(pattern), *attributes)) + "\n"
 
 
 def _head(pattern: str) -> str:
@@ -75,6 +76,6 @@ def files_below(patterns: Sequence[str]) -> list[str]:
     """
     found = [pattern + "**" if pattern.endswith("/") else pattern for pattern in patterns]
     for pattern in found:
-        if not pattern or not rules_of([_line(pattern, OURS)], ""):
+        if not pattern or not rules_of([attributes_line(pattern, ATTRIBUTES)], ""):
             raise UsageError(f"'{pattern}' is not a pattern of files", "as in .gitattributes: '*.bin', 'models/**'")
     return found

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gitbridge.errors import GitError, RevisionError
 from gitbridge.repository import Repository
 from migrations import lfs, msgpack
-from migrations.conversions import OURS, Change
+from migrations.conversions import OURS, Change, attributes_line
 from thetastore.checkpoints.compose import NewTensor, SafetensorsSource, safetensors_source
 from thetastore.dtypes import DTYPES
 from thetastore.errors import MalformedError, UnsupportedError
@@ -30,9 +30,13 @@ from thetastore.errors import MalformedError, UnsupportedError
 if TYPE_CHECKING:
     import numpy as np
 
+UNFILTERED = ("filter.theta.process=", "filter.theta.clean=", "filter.theta.required=false")
+"""Both tools call their filter `theta`: ours must not look at the files of theirs."""
 MAX_METADATA_BYTES = 64 << 20
 _MARK = b'"lfs_metadata"'
 _SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".h5", ".keras", ".msgpack", ".npz", ".pkl", ".tf")
+_LEFT = "git-theta"
+"""What files that are left to Git-Theta get for a filter: none that anybody has."""
 _SAFETENSORS = ".safetensors"
 _MOST_UPDATES = 10_000
 _ARRAY_KEY = ".zarray"
@@ -123,7 +127,12 @@ class GitThetaChange(Change):
     """Lines that name a file follow it to its new name; both tools call their filter `theta`."""
 
     def __init__(self, exclude: Sequence[str] = ()) -> None:
-        super().__init__(OURS, OURS, (), exclude)
+        super().__init__(OURS, OURS)
+        self.top_lines = [attributes_line(pattern, (f"filter={_LEFT}", "-text")) for pattern in exclude]
+
+    def wants(self, old_filter: str | None, new_filter: str | None) -> bool:
+        """See `Conversion.wants`; a file with a new name has no filter under its old one."""
+        return old_filter == OURS and new_filter != _LEFT
 
     def renamed(self, pattern: str) -> str:
         """See `Change.renamed`."""

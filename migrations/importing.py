@@ -39,12 +39,14 @@ _MESSAGE = "Keep weights in a thetastore (git theta migrate import)"
 def run(repository: Repository, options: argparse.Namespace) -> int:
     """Convert what the options name; return the exit status."""
     change = change_of(options.source, options.include, options.exclude)
-    scope = checked_scope(repository, options)
+    settings = git_theta.UNFILTERED if options.source == "git-theta" else ()
+    scope = checked_scope(repository, options, settings)
     finder = Finder(repository)
     found = look_through(repository, scope, change, finder)
     if finder.missing:
-        change = _without_missing(finder, options)
-    wanted = [one for one in finder.found.values() if one.path not in {lost.path for lost in finder.missing}]
+        change, finder = _without_missing([*finder.missing], options), Finder(repository)
+        look_through(repository, scope, change, finder)
+    wanted = [*finder.found.values()]
     if not wanted:
         print(f"git theta: nothing to migrate from {options.source} in {_commits(scope)}")
         print("hint: git theta migrate info lists what there is", file=sys.stderr)
@@ -65,6 +67,8 @@ def change_of(source: str, include: Sequence[str], exclude: Sequence[str]) -> Ch
     """
     include, exclude = files_below(include), files_below(exclude)
     if source == "git-theta":
+        if include:
+            raise UsageError("from Git-Theta, all of its files are migrated", "--exclude leaves some as they are")
         return git_theta.GitThetaChange(exclude)
     if source == GIT and not include:
         raise UsageError(
@@ -73,8 +77,8 @@ def change_of(source: str, include: Sequence[str], exclude: Sequence[str]) -> Ch
     return Change(source, OURS, include, exclude)
 
 
-def checked_scope(repository: Repository, options: argparse.Namespace) -> Scope:
-    """Return the commits that are concerned.
+def checked_scope(repository: Repository, options: argparse.Namespace, settings: Sequence[str] = ()) -> Scope:
+    """Return the commits that are concerned; `settings` as of `refs.check_is_clean`.
 
     Raises:
         UsageError: something speaks against it, see `refs.check_can_rewrite`.
@@ -84,12 +88,12 @@ def checked_scope(repository: Repository, options: argparse.Namespace) -> Scope:
             raise UsageError("--no-rewrite adds a commit to the branch that is checked out, and to no other")
         if repository.work_tree is None:
             raise UsageError("--no-rewrite needs a work tree, and there is none here")
-        check_is_clean(repository)
+        check_is_clean(repository, settings)
         return scope_of(repository, refs_of(repository, (), False), False)
     if options.everything and options.refs:
         raise UsageError("--everything and names of branches exclude each other")
     refs = refs_of(repository, options.refs, options.everything)
-    check_can_rewrite(repository, refs)
+    check_can_rewrite(repository, refs, settings)
     return scope_of(repository, refs, True)
 
 
@@ -97,21 +101,20 @@ def _commits(scope: Scope) -> str:
     return count_text(len(scope.oids), "commit")
 
 
-def _without_missing(finder: Finder, options: argparse.Namespace) -> Change:
+def _without_missing(missing: list[Missing], options: argparse.Namespace) -> Change:
     """Leave the paths alone of which a version is missing.
 
     Raises:
         ObjectsMissingError: that was not asked for.
     """
-    paths = list(dict.fromkeys(lost.path for lost in finder.missing))
     if not options.skip_missing:
-        raise ObjectsMissingError(
-            _missing_text(finder.missing), "git lfs fetch --all; or leave them where they are: --skip-missing"
-        )
-    for lost in finder.missing[:_SHOWN]:
+        hint = "git lfs fetch --all; or leave them where they are: --skip-missing"
+        raise ObjectsMissingError(_missing_text(missing), hint)
+    for lost in missing[:_SHOWN]:
         print(f"git theta: left as it is, in all versions: '{lost.path}': {lost.what} is not here", file=sys.stderr)
-    if len(finder.missing) > _SHOWN:
-        print(f"git theta: … and {len(finder.missing) - _SHOWN} more", file=sys.stderr)
+    if len(missing) > _SHOWN:
+        print(f"git theta: … and {len(missing) - _SHOWN} more", file=sys.stderr)
+    paths = dict.fromkeys(lost.path for lost in missing)
     return change_of(options.source, options.include, [*options.exclude, *map(literal_pattern, paths)])
 
 

@@ -64,27 +64,33 @@ class Finder:
         self._repository = repository
         self.found: dict[str, Wanted] = {}
         """By oid, in the order of history."""
-        self.missing: list[Missing] = []
+        self.missing: dict[Missing, None] = {}
+        """In the order of history, each once."""
+        self._lost: dict[str, list[str]] = {}
         self._looked_at: set[str] = set()
 
     def __call__(self, path: str, oid: str) -> None:
         """Take note of a blob at a path."""
-        if oid in self._looked_at:
-            return
-        self._looked_at.add(oid)
+        if oid not in self._looked_at:
+            self._looked_at.add(oid)
+            self._look_at(path, oid)
+        for what in self._lost.get(oid, ()):
+            self.missing[Missing(path, what)] = None
+
+    def _look_at(self, path: str, oid: str) -> None:
         head = next(iter(self._repository.cat_file().read_heads([oid], _HEAD_BYTES)))
         if not head.size_bytes or is_pointer(head.head):
             return
         pointer = lfs.parse_pointer(head.head) if head.size_bytes < lfs.MAX_POINTER_BYTES else None
         wanted = Wanted(oid, path, pointer.nbytes if pointer else head.size_bytes, pointer, False)
         if pointer is not None and not lfs.has_object(self._repository, pointer):
-            self.missing.append(Missing(path, f"Git LFS object {pointer.oid}, {pointer.nbytes} bytes"))
+            self._lost[oid] = [f"Git LFS object {pointer.oid}, {pointer.nbytes} bytes"]
             return
         if pointer is None and git_theta.may_be_metadata(head.head):
             described = git_theta.describe(self._repository, path, oid)
             if described is not None:
                 if described.missing:
-                    self.missing += [Missing(path, what) for what in described.missing]
+                    self._lost[oid] = described.missing
                     return
                 wanted = wanted._replace(is_git_theta=True, nbytes=described.nbytes)
         self.found[oid] = wanted

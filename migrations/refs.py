@@ -79,8 +79,8 @@ def has_stash(repository: Repository) -> bool:
     return "refs/stash" in _all(repository)
 
 
-def check_can_rewrite(repository: Repository, refs: Sequence[Ref]) -> None:
-    """Refuse where a rewrite would lose something, or leave something behind.
+def check_can_rewrite(repository: Repository, refs: Sequence[Ref], settings: Sequence[str] = ()) -> None:
+    """Refuse where a rewrite would lose something, or leave something behind; `settings` as of `check_is_clean`.
 
     Raises:
         UsageError: the work tree is dirty, an operation is under way, the clone is shallow, objects are replaced, or
@@ -90,7 +90,7 @@ def check_can_rewrite(repository: Repository, refs: Sequence[Ref]) -> None:
         raise UsageError("this clone is shallow: it has only a part of the history", "git fetch --unshallow")
     if any(name.startswith("refs/replace/") for name in _all(repository)):
         raise UsageError("objects of this repository are replaced (git replace)", "git replace --list; git replace -d")
-    check_is_clean(repository)
+    check_is_clean(repository, settings)
     names = {ref.name for ref in refs}
     for place, branch in _other_work_trees(repository):
         if branch in names:
@@ -100,18 +100,24 @@ def check_can_rewrite(repository: Repository, refs: Sequence[Ref]) -> None:
             )
 
 
-def check_is_clean(repository: Repository) -> None:
+def check_is_clean(repository: Repository, settings: Sequence[str] = ()) -> None:
     """Refuse where there is something that is not committed.
+
+    Args:
+        repository: where.
+        settings: what git is configured with while it looks, besides all else: `name=value`.
 
     Raises:
         UsageError: the work tree or the index is dirty, or an operation is under way.
     """
-    for name, command in (("MERGE_HEAD", "merge"), ("rebase-merge", "rebase"), ("rebase-apply", "rebase")):
+    for name, operation in (("MERGE_HEAD", "merge"), ("rebase-merge", "rebase"), ("rebase-apply", "rebase")):
         if os.path.exists(os.path.join(repository.git_dir, name)):
-            raise UsageError(f"a {command} is under way", f"git {command} --continue, or git {command} --abort")
+            raise UsageError(f"a {operation} is under way", f"git {operation} --continue, or git {operation} --abort")
     if repository.work_tree is None:
         return
-    dirty = repository.git("status", "--porcelain", "-z", "--untracked-files=no").split(b"\0")[:-1]
+    configured = [word for setting in settings for word in ("-c", setting)]
+    command = [*configured, "status", "--porcelain", "-z", "--untracked-files=no"]
+    dirty = repository.git(*command).split(b"\0")[:-1]
     if dirty:
         name = dirty[0][3:].decode("utf-8", "backslashreplace")
         more = f" and {len(dirty) - 1} more" if len(dirty) > 1 else ""
