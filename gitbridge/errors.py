@@ -121,8 +121,9 @@ def how_to_replace(place: str) -> str:
 def words_for(error: Exception) -> tuple[str, str]:
     """Return what to tell a person of an error: what is wrong, and the way out (empty where none is known)."""
     from thetastore.merging import MergeError
+    from thetastore.updates.recipe import UpdateError
 
-    if isinstance(error, BridgeError | MergeError):
+    if isinstance(error, BridgeError | MergeError | UpdateError):
         return error.message, error.hint
     if isinstance(error, ObjectCorruptError):
         return str(error), how_to_replace(error.place)

@@ -31,6 +31,9 @@ def env(arguments: list[str]) -> int:
     for name, value in sorted(os.environ.items()):
         if name.startswith(PREFIXES):
             rows.append((name, "(set)" if name == "THETASTORE_OPTIONS" else value))
+    from gitbridge.git_theta_names import REPLACED
+
+    rows += [(name, f"{os.environ[name]} ({what})") for name, what in REPLACED.items() if os.environ.get(name)]
     if options.json:
         print_json({"rows": [{"name": name, "value": value} for name, value in rows]})
         return 0

@@ -26,6 +26,16 @@ The same can be set for good, for files that Git does not hold yet at their path
   in .gitattributes   fine-tunes/* theta.base=v1:model.safetensors
   in configuration    git config theta.base v1:model.safetensors
 Attributes go first. Without any of these, the nearest model of the same family in the store is looked for.
+
+With an update, FILE becomes what the update makes of the base (without --base: of the file of the same path in HEAD),
+in the work tree too, and only the update is stored. A FILE that is there and is not the base was merged by you: it
+stays as it is, and what the update does not explain of it is stored too. Types of updates:
+  low-rank  TENSOR/R and TENSOR/C, whose product is added; or a directory of PEFT (LoRA, DoRA)
+  ia3       TENSOR/ia3, by which it is multiplied; or a directory of PEFT (IA3)
+  sparse    TENSOR/data, indices, indptr and shape of what is added
+  dense     TENSOR, whole
+  auto      any of these; without --update-path, what is found in the difference of FILE from its base
+docs/updates.md says what is computed, and what other packages may add.
 """
 
 
@@ -35,34 +45,100 @@ class _Base(NamedTuple):
 
 
 def add(arguments: list[str]) -> int:
-    """Run `git add` with a base to take differences from."""
-    parser = Parser(
-        prog="git theta add",
-        usage="git theta add --base REV[:PATH] [--] FILE...",
-        description="Add files, as git add does, and store them as differences from a file that you name.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--base", required=True, metavar="REV[:PATH]", help="what to take differences from")
-    parser.add_argument("files", nargs="+", metavar="FILE", help="files or directories")
-    options = parser.parse_args(arguments)
+    """Run `git add`, with a base to take differences from, or with an update."""
+    options = _parser().parse_args(arguments)
+    kind, side_path = _update_of(options)
     with open_work_tree() as repository:
         make_ready(repository)
-        paths = _paths(repository, options.files)
-        oid = _resolve(repository, options.base)
-        bases = _bases(repository, options.base, oid, paths)
-        _fetch(repository, bases)
-        command = ["git", "-c", f"{ADD_SETTING}={oid}", "add", "--", *options.files]
+        if kind is not None:
+            return _update(repository, options, kind, side_path)
+        command = ["git", "add", "--", *options.files]
+        if options.base is not None:
+            paths = _paths(repository, options.files)
+            oid = _resolve(repository, options.base)
+            _fetch(repository, _bases(repository, options.base, oid, paths))
+            command[1:1] = ["-c", f"{ADD_SETTING}={oid}"]
         done = subprocess.run(command, env=repository.environment, check=False)
     return 2 if done.returncode else 0
 
 
-def _paths(repository: Repository, arguments: list[str]) -> list[str]:
+def _parser() -> Parser:
+    parser = Parser(
+        prog="git theta add",
+        usage="git theta add [--base REV[:PATH]] [--update-type TYPE [--update-path FILE]] [--] FILE...",
+        description="Add files, as git add does, and say what they are made from: a file that you name, an update.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--base", metavar="REV[:PATH]", help="what to take differences from, or to update")
+    parser.add_argument("--update-type", metavar="TYPE", help="low-rank, ia3, sparse, dense, auto, or of a plug-in")
+    parser.add_argument(
+        "--update-path", "--update-data", metavar="FILE", help="where the update is: a file, or a PEFT directory"
+    )
+    parser.add_argument("--json", action="store_true", help="what became of the files, for programs")
+    parser.add_argument("--checkpoint-type", metavar="TYPE", help=argparse.SUPPRESS)
+    parser.add_argument("files", nargs="+", metavar="FILE", help="files or directories")
+    return parser
+
+
+def _update_of(options: argparse.Namespace) -> tuple[str | None, str | None]:
+    """Return the type of the update and where it is, by the options, else by what Git-Theta's users have set."""
+    from gitbridge.git_theta_names import UPDATE_TYPE, remark_on, update_from_environment
+
+    if options.checkpoint_type is not None:
+        remark_on("--checkpoint-type")
+    if options.update_type is None and options.update_path is None:
+        kind, side_path = update_from_environment(os.environ)
+        os.environ.pop(UPDATE_TYPE, None)  # heard: the filter need not say that it is not
+    else:
+        kind, side_path = options.update_type or "auto", options.update_path
+    if options.json and kind is None:
+        raise UsageError("--json is for updates", "git theta add --update-type TYPE")
+    return kind, side_path
+
+
+def _update(repository: Repository, options: argparse.Namespace, kind: str, side_path: str | None) -> int:
+    from gitbridge.updates import Asked, ToUpdate, update_files
+
+    paths = _paths(repository, options.files, may_be_new=True)
+    name = "HEAD" if options.base is None else options.base
+    oid = _resolve(repository, name)
+    bases = _bases(repository, name, oid, paths)
+    if len(bases) == 1 and options.base is not None and ":" in name:
+        bases = [_Base(path, bases[0].manifest_digest) for path in paths]
+    lacking = sorted(set(paths) - {base.path for base in bases})
+    if lacking:
+        raise RevisionError(f"no base: '{name}' tracks no '{lacking[0]}'", f"name a file of it: --base {name}:PATH")
+    _fetch(repository, bases)
+    whole = name if ":" in name else f"{name}:"
+    files = [ToUpdate(base.path, base.manifest_digest, whole + ("" if ":" in name else base.path)) for base in bases]
+    updated = update_files(repository, files, Asked(kind, side_path))
+    if options.json:
+        import json
+
+        print(json.dumps({"schema": 1, "files": [one._asdict() for one in updated]}))
+        return 0
+    from gitbridge.render import count_text, size_text
+
+    for one in updated:
+        what = f"{one.kind}, {one.changed_count} of {count_text(one.tensor_count, 'tensor')}"
+        takes = f"{size_text(one.update_bytes)} stored for {size_text(one.file_bytes)}"
+        fixed = f"; {count_text(one.fixed_count, 'chunk')} with other roundings, kept" if one.fixed_count else ""
+        print(f"{one.path}: {what}, {takes}{fixed}")
+    return 0
+
+
+def _paths(repository: Repository, arguments: list[str], may_be_new: bool = False) -> list[str]:
     """Return the files to add that are ours, from the top of the work tree."""
+    assert repository.work_tree is not None, "there is an index"
+    new = [] if not may_be_new else [argument for argument in arguments if not os.path.lexists(argument)]
     listed = repository.git(
         "ls-files", "-z", "--full-name", "--cached", "--others", "--", *arguments, cwd=os.getcwd()
     ).split(b"\0")[:-1]
-    paths = list(dict.fromkeys(map(os.fsdecode, listed)))
+    here = os.path.realpath(os.getcwd())
+    top = os.path.realpath(repository.work_tree)
+    new = [os.path.relpath(os.path.join(here, argument), top) for argument in new]
+    paths = list(dict.fromkeys([*map(os.fsdecode, listed), *(path for path in new if not path.startswith(".."))]))
     ours = paths_with_filter(repository, paths)
     if not paths:
         raise UsageError(f"'{arguments[0]}' names no file")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 from gitbridge import hooks, setup
 from gitbridge.errors import RepositoryMissingError
 from gitbridge.repository import Repository
@@ -73,7 +75,14 @@ def _parser(name: str, description: str) -> Parser:
     scope = parser.add_mutually_exclusive_group()
     scope.add_argument("--global", dest="scope", action="store_const", const="--global", help="for all repositories")
     scope.add_argument("--local", dest="scope", action="store_const", const="--local", help="for this repository only")
+    scope.add_argument("--scope", type=_scope, metavar="global|local", help=argparse.SUPPRESS)  # as Git-Theta has it
     return parser
+
+
+def _scope(name: str) -> str:
+    if name not in ("global", "local"):
+        raise argparse.ArgumentTypeError(f"'{name}' is neither 'global' nor 'local'")
+    return f"--{name}"
 
 
 def _repository(needed: bool) -> Repository | None:

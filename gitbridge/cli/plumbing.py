@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from gitbridge.errors import UsageError
@@ -11,6 +12,10 @@ def filter_process(arguments: list[str]) -> int:
     """Serve git's filter protocol until the end of input."""
     from gitbridge.filter_process import run
 
+    if "GIT_THETA_UPDATE_TYPE" in os.environ:
+        from gitbridge.git_theta_names import remark_on_lost_update
+
+        remark_on_lost_update(os.environ)
     return run()
 
 

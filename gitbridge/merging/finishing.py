@@ -106,10 +106,7 @@ def finish(
     if not force:
         _check_work_file(repository, file)
     merged = store_result(repository, store, merge, file.path)
-    _place(repository, file, merged.pointer)
-    oid = repository.git("hash-object", "-w", "-t", "blob", "--stdin", input=merged.pointer).decode().strip()
-    entry = f"{file.mode} {oid} 0\t".encode() + os.fsencode(file.path) + b"\0"
-    repository.git("update-index", "-z", "--index-info", input=entry)
+    place_pointer(repository, file.path, file.mode, merged.pointer)
     remove_state(repository, file.path)
     report = materialize(repository, [f":(top,literal){file.path}"])
     complain_all(report.failures)
@@ -146,10 +143,10 @@ def _is_merged_by_lines(path: str) -> bool:
     return is_pointer(text) and all(b"\n" + mark * 7 in text for mark in (b"<", b"=", b">"))
 
 
-def _place(repository: Repository, file: Unmerged, pointer: bytes) -> None:
-    """Put a pointer in the place of the work-tree file, in one step."""
+def place_pointer(repository: Repository, name: str, mode: str, pointer: bytes) -> None:
+    """Put a pointer in the place of a work-tree file, in one step; then in the index."""
     assert repository.work_tree is not None, "there is an index"
-    path = os.fsencode(file.path)
+    path = os.fsencode(name)
     temporary = temporary_name(path)
     with WorkFiles(repository.work_tree) as files:
         descriptor = files.create_temporary(path, temporary)
@@ -158,12 +155,15 @@ def _place(repository: Repository, file: Unmerged, pointer: bytes) -> None:
                 stream.write(pointer)
                 mask = os.umask(0)
                 os.umask(mask)
-                os.fchmod(stream.fileno(), (0o777 if file.mode == "100755" else 0o666) & ~mask)
+                os.fchmod(stream.fileno(), (0o777 if mode == "100755" else 0o666) & ~mask)
             parent = files.parent(path)
             os.rename(temporary, path.rpartition(b"/")[2], src_dir_fd=parent, dst_dir_fd=parent)
         except BaseException:
             files.remove_temporary(path, temporary)
             raise
+    oid = repository.git("hash-object", "-w", "-t", "blob", "--stdin", input=pointer).decode().strip()
+    entry = f"{mode} {oid} 0\t".encode() + path + b"\0"
+    repository.git("update-index", "--add", "-z", "--index-info", input=entry)
 
 
 def _say_in_message(repository: Repository, path: str, merged: Merged, text: str, say: Callable[[str], None]) -> None:

@@ -162,3 +162,38 @@ def test_a_damaged_shared_part_is_an_error_and_never_other_bytes(tmp_path: Path,
 
     with Store.open(str(tmp_path / "s")) as store, pytest.raises(ObjectCorruptError):
         read(store, second.manifest_digest)
+
+
+def test_what_was_stored_without_knowing_how_it_was_made_becomes_an_update(tmp_path: Path, base: np.ndarray) -> None:
+    by = recipe()
+    new = file_of(w=merged(base, by))
+    with Store.open(str(tmp_path / "s"), create=True) as store:
+        first, _ = put(store, file_of(w=base))
+        store.seal()
+        without = stored_bytes(tmp_path)
+        put(store, new, first.manifest_digest)
+    with Store.open(str(tmp_path / "s")) as store:
+        second, updates = put(store, new, first.manifest_digest, by)
+        assert updates is not None
+        assert updates.update_count == 3
+    with Store.open(str(tmp_path / "s")) as store:
+        repack(store.objects, store.pool)
+
+    assert stored_bytes(tmp_path) - without < 4 * RANK * (ROWS + COLUMNS) + 8000
+    with Store.open(str(tmp_path / "s")) as store:
+        assert read(store, second.manifest_digest) == new
+
+
+def test_a_base_that_is_itself_made_from_the_chunk_is_no_base(tmp_path: Path, base: np.ndarray) -> None:
+    by = recipe()._replace(scale=1e-5)
+    new = merged(base, by)
+    with Store.open(str(tmp_path / "s"), create=True) as store:
+        second, _ = put(store, file_of(w=new))
+        first, _ = put(store, file_of(w=base), second.manifest_digest)
+        leaning = [store.objects.entry(chunk.digest) for chunk in first.manifest.chunks]
+        assert any(entry.bases for entry in leaning)
+        _, updates = put(store, file_of(w=new), first.manifest_digest, by)
+
+        assert updates is not None
+        assert updates.update_count == 0
+        assert read(store, second.manifest_digest) == file_of(w=new)

@@ -43,7 +43,9 @@ class RecipeUpdates:
         self.other_count = 0
         """Chunks for which an update was no use."""
         self.present_count = 0
-        """Chunks that the store had already."""
+        """Chunks that the store had already as updates."""
+        self.stored_bytes = 0
+        """What updates take, and what their chunks share."""
 
     def proposal(self, tensor: PlacedTensor, offset: int, nbytes: int) -> Proposal | None:
         """Return how a chunk may be made; see `ingest.Updates`."""
@@ -68,14 +70,18 @@ class RecipeUpdates:
             shared = Shared(recipe.right, recipe.column_factors, recipe.columns)
             dtype = "float64" if tensor.dtype == "float64" else "float32"
             self._shared = self._objects.put(Kind.CHUNK, shared.raw, dtype)
+            self.stored_bytes += self._objects.entry(self._shared).stored_bytes
         return Proposal(base, window, self._shared, recipe.columns, start % recipe.columns)
 
     def learn(self, prepared: Prepared) -> None:
         """Count what became of a chunk."""
-        if prepared.entry is None:
+        if prepared.entry is None and self._objects.entry(prepared.digest).codec == "update":
             self.present_count += 1
+        elif prepared.entry is None:
+            self.other_count += 1
         elif prepared.entry.codec != "update":
             self.other_count += 1
         else:
             self.update_count += 1
+            self.stored_bytes += prepared.entry.stored_bytes
             self.fixed_count += has_fix_up(memoryview(prepared.stored))
