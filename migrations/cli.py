@@ -9,6 +9,7 @@ from gitbridge.cli.opening import open_repository
 from gitbridge.cli.options import add_progress_options
 from thetastore.command_line import Parser
 
+_FROM = "what keeps the files now; huggingface: REF is a model's directory in a cache, or any, committed to this branch"
 _EPILOG = """\
 Start with 'git theta migrate info'. An import that was interrupted has lost nothing: run it again. Old refs are kept
 below refs/theta/before/ until 'git theta migrate forget'; 'git theta migrate undo' puts them back.
@@ -48,9 +49,12 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _add_import(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--from", required=True, dest="source", choices=("git", "lfs", "git-theta"), help="what keeps the files now"
+        "--from", required=True, dest="source", choices=("git", "lfs", "git-theta", "huggingface"), help=_FROM
     )
     _add_scope(parser)
+    parser.add_argument(
+        "--into", metavar="DIRECTORY", help="from huggingface: where to put the model (default: its name)"
+    )
     parser.add_argument("--skip-missing", action="store_true", help="leave files alone of which a version is not here")
     parser.set_defaults(module="migrations.importing", function="run")
 

@@ -38,6 +38,10 @@ _MESSAGE = "Keep weights in a thetastore (git theta migrate import)"
 
 def run(repository: Repository, options: argparse.Namespace) -> int:
     """Convert what the options name; return the exit status."""
+    if options.source == "huggingface":
+        from migrations import huggingface
+
+        return huggingface.run(repository, options)
     change = change_of(options.source, options.include, options.exclude)
     settings = git_theta.UNFILTERED if options.source == "git-theta" else ()
     scope = checked_scope(repository, options, settings)
