@@ -18,7 +18,7 @@ from thetastore.store import Store
 from thetastore.transfers.transfer import copy_objects
 from thetastore.upkeep.losses import Hole, lost_objects
 from thetastore.upkeep.mending import SetAside, remember_lost, set_aside_damage
-from thetastore.upkeep.verify import Finding, Problem
+from thetastore.upkeep.verify import Finding, Level, Problem, verify
 
 
 class Source(Protocol):
@@ -77,12 +77,13 @@ def repair(
         BackendError: the store cannot be written, or (`EAGAIN`) another process is merging its packs.
     """
     objects = store.objects
-    found = None if findings is None else list(findings)
+    # Of what is sound and stands on something lost, tables tell.
+    found = list(verify(objects, Level.TABLES) if findings is None else findings)
     # A pack without a whole table is mended by its own records, one that is gone by nothing here.
     kinds = (Problem.PACK, Problem.RECORD)
-    names = None if found is None else {finding.file_name for finding in found if finding.problem in kinds}
-    set_aside = set_aside_damage(objects, names)
-    damaged = {finding.digest for finding in found or () if finding.digest is not None}
+    names = {finding.file_name for finding in found if finding.problem in kinds}
+    set_aside = set_aside_damage(objects, None if findings is None else names)
+    damaged = {finding.digest for finding in found if finding.digest is not None}
     damaged.update(digest for mended in set_aside for digest in mended.lost)
     damaged.update(digest for _, digest in store.missing_objects(whole))
     lost = lost_objects(objects, damaged)

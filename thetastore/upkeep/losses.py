@@ -76,7 +76,23 @@ def lost_objects(objects: Objects, found: Iterable[Digest] = (), torn: Container
         if numbers:
             candidates.update(row.digest for number, row in run.rows() if number in numbers)
     lost = {digest for digest in candidates if not _is_readable(objects, digest)}
+    lost |= _below(objects, lost)
     return lost | _standing_on(objects, lost) if lost else lost
+
+
+def _below(objects: Objects, lost: Iterable[Digest]) -> set[Digest]:
+    """Return what lost objects that have a record stand on, and that is lost itself."""
+    found: set[Digest] = set()
+    waiting = list(lost)
+    while waiting:
+        try:
+            bases = objects.entry(waiting.pop()).bases
+        except ThetaError:
+            continue
+        new = {base for base in bases if base not in found and not _is_readable(objects, base)}
+        found |= new
+        waiting += new
+    return found
 
 
 def _is_readable(objects: Objects, digest: Digest) -> bool:

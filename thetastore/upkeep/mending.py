@@ -64,6 +64,8 @@ def set_aside_damage(objects: Objects, names: Collection[str] | None = None) -> 
         chosen = sealed if names is None else sealed.intersection(names)
         torn = {name for name in chosen if not _is_whole(objects, name)}
         gone = lost_objects(objects, (), torn)  # the index that names them is about to be made anew
+        for digest in gone:
+            suspect(backend, digest)
         found = [mended for name in sorted(chosen) for mended in _mend(objects, name)]
         needs_index = _set_runs_aside(objects)
     if found or gone or needs_index:
@@ -122,6 +124,8 @@ def _mend(objects: Objects, name: str) -> Iterator[SetAside]:
     if lost or not _has_whole_table(pack):
         kept = [record for record in records if record not in lost]
         _copy(objects, pack, kept)
+        for record in lost:  # before the pack goes: nothing else may know of them
+            suspect(objects.backend, record.entry.digest)
         yield SetAside(_moved(objects, name), len(kept), tuple(record.entry.digest for record in lost))
 
 
