@@ -295,7 +295,7 @@ def write_run(backend: Backend, identities: Any, places: Any, chunks: bytes) -> 
     body = b"".join((memoryview(identities).cast("B"), memoryview(places).cast("B"), chunks))
     trailer = _TRAILER.pack(identities.size, len(chunks) // 32, checksum_of(body))
     name = f"anchors/{new_id()}.run"
-    backend.create(name, b"".join((preamble(RUN_MAGIC), body, trailer, checksum64(trailer), RUN_END)))
+    backend.create(name, b"".join((preamble(RUN_MAGIC), body, trailer, checksum64(trailer), RUN_END)), durable=False)
     return name
 
 
