@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from checkpoints import safetensors_bytes
 
-from thetastore.arrays import new_tensor
-from thetastore.checkpoints.compose import safetensors_source
 from thetastore.cli.main import main
 
 
@@ -27,19 +26,12 @@ class Said(NamedTuple):
         return found
 
 
-def tensors(seed: int = 0, changed: int = 0) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
+def tensors(changed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
     found = {f"layers.{n}.weight": rng.standard_normal((64, 256), np.float32) for n in range(8)}
     for n in range(changed):
         found[f"layers.{n}.weight"][0, 0] += 1
     return found
-
-
-def write_checkpoint(path: Path, values: dict[str, np.ndarray]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as stream:
-        safetensors_source([new_tensor(name, value) for name, value in values.items()]).write_to(stream.fileno())
-    return path
 
 
 @pytest.fixture
@@ -62,7 +54,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Callable[..., Sa
     """The current directory: a store `zoo`, and the checkpoints `a` and `b`, nearly the same."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("THETASTORE_AUTHOR", "ada")
-    write_checkpoint(tmp_path / "a.safetensors", tensors())
-    write_checkpoint(tmp_path / "b.safetensors", tensors(changed=1))
+    (tmp_path / "a.safetensors").write_bytes(safetensors_bytes(tensors()))
+    (tmp_path / "b.safetensors").write_bytes(safetensors_bytes(tensors(changed=1)))
     assert run("init", "zoo").status == 0
     return tmp_path
