@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-deep check bench bench-spine peers docs site recording release-check changelog clean
+.PHONY: help demo test test-deep check bench bench-spine peers reliability docs site recording release-check changelog clean
 
 help: ## say what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | sort | while IFS="$$(printf '\t')" read -r target text; do \
@@ -41,6 +41,9 @@ bench: $(VENV)/installed-bench $(MINILM) ## measure against peers, and write doc
 
 bench-spine: $(VENV)/installed-dev $(MINILM) ## measure add and checkout against git-lfs and cp; ARGS='--only add --size-mb 400'
 	$(BIN)/python -m benchmarks.spine --minilm $(MINILM) $(ARGS)
+
+reliability: $(VENV)/installed-dev ## try every fault at every place, and write docs/reliability.md (10 minutes)
+	$(BIN)/python -m benchmarks.reliability
 
 docs: $(VENV)/installed ## write the reference of commands and settings, manual pages and diagrams, from the code
 	$(BIN)/python docs/make_reference.py
