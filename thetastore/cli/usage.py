@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from thetastore.cli.opening import EXIT_DONE, open_store
 from thetastore.command_line import print_json
+
+if TYPE_CHECKING:
+    from thetastore.digest import Digest
+    from thetastore.store import Store
 
 FIGURES = """\
 figures:
@@ -20,8 +25,30 @@ figures:
   unused   objects that no manifest names and no difference needs
   twice    records of objects that have another one
 
-A row is a manifest: one version of a file. No chunk is read.
+A row is a manifest: one version of a file, by the first name that it has. No chunk is read.
 """
+
+
+_Name = tuple[int, str, int, str]
+"""Sorts models first, by name and version; then the number and the path of a file."""
+_LAST: _Name = (1, "", 0, "")
+
+
+def _names(store: Store) -> dict[Digest, _Name]:
+    """Return what people call each manifest that a model has; of several versions, the first."""
+    from thetastore.refs import Refs
+    from thetastore.versions.names import MODELS
+
+    names: dict[Digest, _Name] = {}
+    for entry in Refs(store.backend).live():
+        kind, _, name = entry.name.partition("/")
+        for file in entry.files if kind == MODELS else ():
+            names.setdefault(file.manifest_digest, (0, name, entry.number, file.path))
+    return names
+
+
+def _label(name: _Name) -> str:
+    return f"{name[1]}@v{name[2]} {name[3]}"
 
 
 def show_usage(options: argparse.Namespace, has_files: bool, has_tensors: bool) -> int:
@@ -39,13 +66,15 @@ def show_usage(options: argparse.Namespace, has_files: bool, has_tensors: bool) 
         usage = Usage(store.objects)
         contents = usage.scan()
         totals = usage.totals(contents.manifests)
-        groups = [Group(str(file.manifest_digest), [file]) for file in sorted(contents.manifests)]
+        names = _names(store)
+        files = sorted(contents.manifests, key=lambda file: (*names.get(file.manifest_digest, _LAST), file))
+        groups = [Group(str(file.manifest_digest), [file]) for file in files]
         tables = {"files": usage.rows(groups)} if has_files else {}
         if has_tensors:
             tables["tensors"] = usage.tensor_rows(groups)
         report = report_of(usage, totals, tables, groups)._replace(contents=contents, unreached=usage.unreached())
     if options.json:
-        print_json(report_values(report))
+        print_json({**report_values(report), "names": {str(digest): _label(names[digest]) for digest in names}})
     else:
-        sys.stdout.write(report_text(report))
+        sys.stdout.write(report_text(report, {str(digest): _label(names[digest]) for digest in names}))
     return EXIT_DONE
