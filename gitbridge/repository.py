@@ -260,7 +260,10 @@ class Repository:
         if create and not os.path.exists(path):
             exclude_directory(self.common_dir, self.root, path)
         try:
-            return Store.open(path, create=create)
+            store = Store.open(path, create=create)
+            if create:
+                self._register_in(store)
+            return store
         except StoreMissingError:
             raise
         except OSError as error:
@@ -268,6 +271,24 @@ class Repository:
                 f"the local store '{path}' cannot be opened: {error.strerror or error}",
                 "mend that, or have another directory: git config theta.storage /path/to/directory",
             ) from error
+
+    def _register_in(self, store: Store) -> None:
+        """Leave word in the local store that this repository's history says what it has to keep.
+
+        It costs a look at one file. Who registers and who deletes by it: `gitbridge.registry`.
+        """
+        from thetastore.digest import digest_of
+
+        git_dir = os.fsencode(os.path.realpath(self.common_dir))
+        name = f"repositories/{digest_of(git_dir).hex()[:32]}.json"
+        try:
+            store.backend.size(name)
+        except FileNotFoundError:
+            text = f'{{"format": "theta-repository", "version": 0, "git_dir_hex": "{git_dir.hex()}"}}\n'
+            try:
+                store.backend.create(name, text.encode(), durable=False)
+            except FileExistsError:
+                pass
 
     def remote_store_url(self, remote: str | None, treeish: str | None = None) -> str | None:
         """Return where the remote store of a Git remote lies, or None (see `gitbridge.remotes`)."""

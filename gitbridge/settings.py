@@ -40,6 +40,17 @@ CONFIGURATION = (
         "Directory of the local store. Several repositories may share one.",
     ),
     Setting(
+        "theta.storageLimit",
+        "none",
+        "How large the local store may be (`200g`): `git theta prune` lets go of no more than is too much for that; "
+        "what was used longest ago goes first.",
+    ),
+    Setting(
+        "theta.pruneDays",
+        "10",
+        "`git theta prune` keeps the files of commits that are younger than so many days.",
+    ),
+    Setting(
         "theta.trustedUrl",
         "none",
         "Directories and URLs that only `.thetaconfig` names and that somebody here agreed to send weights to. "

@@ -90,6 +90,8 @@ class Pushed(NamedTuple):
 
 
 _NOTHING = CopyReport(0, 0, 0)
+_MOST_COLLECTIONS = 3
+"""Each takes a day without a sign of life from this process."""
 _UNREADABLE = (ObjectCorruptError, MalformedError, UnsupportedError)
 
 
@@ -310,6 +312,8 @@ def _push_to(
     if opened is None:
         return Pushed(place, len(files), len(files), _NOTHING)
     with repository.open_store() as local, opened as target:
+        if not dry_run:
+            target.begin_session()  # whatever is there by now, a collector leaves it there until the pin is written
         target.count_only_durable()  # the pin must not depend on what another push has not finished
         lacking = _incomplete(target, files)
         if dry_run:
@@ -321,9 +325,23 @@ def _push_to(
                 # What is there may be what a push left that was killed: readable, and not yet durable.
                 target.seal()
             _pin(repository, target, scans, known)
+            _make_sure(local, target, files, report)
         logical_bytes = sum(files[manifest].file_bytes for manifest in sendable)
         many = target.is_for_many_writers
     return Pushed(place, len(files), len(sendable), copied, None, logical_bytes, many)
+
+
+def _make_sure(local: Store, target: Store, files: dict[Digest, TrackedFile], report: Report | None) -> None:
+    """Send again what a collector took while this process slept for a day: only now is it known that the pin holds."""
+    for _ in range(_MOST_COLLECTIONS):
+        lost = {manifest for manifest, _ in target.lost_meanwhile(files)}
+        if not lost:
+            return
+        _send(local, target, [manifest for manifest in files if manifest in lost], files, report)
+    raise RemoteError(
+        f"'{target.url}' was collected again and again while this push slept, and does not have everything",
+        "git theta push --all",
+    )
 
 
 def _send(

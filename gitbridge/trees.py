@@ -8,7 +8,7 @@ lost or edited, and history may be older than the tool. Only the first bytes of 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from gitbridge.errors import GitError, PointerError, RevisionError
@@ -129,7 +129,7 @@ def index_entries(repository: Repository) -> Iterator[Entry]:
 
 
 def tracked_in_history(
-    repository: Repository, tips: Iterable[str], excluded: Iterable[str] = ()
+    repository: Repository, tips: Iterable[str], excluded: Iterable[str] = (), more: Sequence[str] = ()
 ) -> Iterator[TrackedFile]:
     """Yield the distinct pointer blobs that commits reach and the excluded ones do not, each with one path.
 
@@ -140,6 +140,7 @@ def tracked_in_history(
         repository: whose history it is.
         tips: commits, tags, trees or blobs by oid.
         excluded: commits whose history is left out.
+        more: further options of `git rev-list`, which may name more to begin with.
     """
     import subprocess
 
@@ -147,7 +148,7 @@ def tracked_in_history(
     blobs_only = f"--filter=combine:object:type=blob+blob:limit={MAX_POINTER_BYTES + 1}"
     options = ["--objects", "--ignore-missing", "--stdin", blobs_only, "--filter-provided-objects"]
     process = subprocess.Popen(
-        ["git", "--no-replace-objects", "rev-list", *options],
+        ["git", "--no-replace-objects", "rev-list", *options, *more],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -58,6 +58,8 @@ COMMANDS = {
     "check": Command("gitbridge.cli.check", "check", "look through what is new: in a hook, and in CI"),
     "fsck": Command("gitbridge.cli.fsck", "run", "check that all stored weights are right; repair them"),
     "repack": Command("gitbridge.cli.repack", "run", "store everything here anew, where that takes fewer bytes"),
+    "prune": Command("gitbridge.cli.prune", "prune", "free the local store of what the remote store has"),
+    "gc": Command("gitbridge.cli.gc", "gc", "let go of what no push has pinned in the remote store"),
     "migrate": Command("migrations.cli", "migrate", "bring a history in from git, Git LFS, Git-Theta, or back out"),
     "logs": Command("gitbridge.cli.logs", "logs", "what was written down of failures that are bugs"),
     "completion": Command("gitbridge.cli.completion", "completion", "print what completes git theta in your shell"),
@@ -150,7 +152,7 @@ _GROUPS = (
     ("to look", ("status", "ls-files", "ls", "show", "cat", "diff", "log", "blame", "du")),
     ("to move weights", ("fetch", "pull", "push", "checkout")),
     ("to merge", ("mergetool", "merge-file", "merge-models")),
-    ("to take care", ("doctor", "fsck", "check", "repack")),
+    ("to take care", ("doctor", "fsck", "check", "repack", "prune", "gc")),
 )
 
 

@@ -38,6 +38,8 @@ COMMANDS = {
     "mend": Command("thetastore.cli.mend", "set damaged packs aside, so that what is lost can be stored again"),
     "repack": Command("thetastore.cli.repack", "store everything anew where that takes fewer bytes"),
     "upgrade": Command("migrations.upgrade_cli", "bring a store to the version that this thetastore writes"),
+    "gc": Command("thetastore.cli.gc", "let go of what nothing needs any more, in steps that can be undone"),
+    "undelete": Command("thetastore.cli.undelete", "take back what gc has let go of"),
     "du": Command("thetastore.cli.du", "say what takes how many bytes, file by file"),
     "stats": Command("thetastore.cli.stats", "say the same of the whole store, by codec"),
     "completion": Command("thetastore.cli.completion", "print what completes thetastore in a shell"),

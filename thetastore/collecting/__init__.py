@@ -1,0 +1,1 @@
+"""What nothing needs any more, found and let go of: `docs/format/collecting.md` is the protocol."""

@@ -1,0 +1,94 @@
+"""Why an object is kept, or what will become of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from thetastore.collecting.marking import listed_by
+from thetastore.collecting.roots import Root
+from thetastore.digest import Digest
+from thetastore.errors import MalformedError, ThetaError, UnsupportedError
+from thetastore.objects import Objects
+from thetastore.packs.catalog import records_of
+from thetastore.packs.retirement_notes import Stage
+
+_MOST_LEVELS = 10
+
+
+class Explained(NamedTuple):
+    """What is known of one object."""
+
+    digest: Digest
+    places: tuple[str, ...]
+    """Packs that have it, with what is to become of them: `packs/….pack (condemned)`."""
+    named_by: tuple[Root, ...]
+    """Roots whose files need it."""
+    base_of: tuple[Digest, ...]
+    """Objects of these files that lean on it, directly or by way of others."""
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether something needs it."""
+        return bool(self.named_by)
+
+
+def explain(objects: Objects, roots: Iterable[Root], digest: Digest) -> Explained:
+    """Say which roots need an object, for itself or as a base, and where it is.
+
+    Reads all manifests that are named, and the tables of all packs.
+
+    Raises:
+        ThetaError: something that is named cannot be read.
+    """
+    objects.count_only_durable()
+    objects.catalog.refresh()
+    leaning = _leaning_on(objects, digest)
+    wanted = {digest, *leaning}
+    needing: list[Root] = []
+    leaning_and_needed: set[Digest] = set()
+    known: dict[Digest, set[Digest]] = {}
+    for root in roots:
+        if root.manifest_digest not in known:
+            needs = {root.manifest_digest, *listed_by(objects, root.manifest_digest, set())}
+            known[root.manifest_digest] = needs & wanted
+        if known[root.manifest_digest]:
+            needing.append(root)
+            leaning_and_needed |= known[root.manifest_digest] - {digest}
+    return Explained(digest, tuple(_places(objects, digest)), tuple(needing), tuple(sorted(leaning_and_needed)))
+
+
+def _leaning_on(objects: Objects, digest: Digest) -> set[Digest]:
+    """Return all objects that lean on one, by way of others too."""
+    leaning: dict[Digest, set[Digest]] = {}
+    for name in sorted(objects.catalog.snapshot().packs):
+        try:
+            records = records_of(objects.packs.get(name))
+        except (FileNotFoundError, MalformedError, UnsupportedError):
+            continue
+        for record in records:
+            for base in record.entry.bases:
+                leaning.setdefault(base, set()).add(record.entry.digest)
+    found: set[Digest] = set()
+    level = {digest}
+    for _ in range(_MOST_LEVELS):
+        level = {other for one in level for other in leaning.get(one, ())} - found
+        found |= level
+    return found - {digest}
+
+
+def _places(objects: Objects, digest: Digest) -> list[str]:
+    snapshot = objects.catalog.snapshot()
+    stages = {name: note.stage for note in snapshot.notes for name in note.file_names}
+    words = {Stage.CONDEMNED: " (condemned)", Stage.TRASH: " (in the trash)", Stage.REPLACED: " (about to go)"}
+    names = dict.fromkeys(place.file_name for place in snapshot.find(digest))
+    found = [name + (words[stages[name]] if name in stages else "") for name in names]
+    for note in snapshot.notes_of(Stage.TRASH):
+        for name in sorted(note.file_names):
+            try:
+                records = records_of(objects.packs.get(name))
+            except (FileNotFoundError, ThetaError):
+                continue
+            if any(record.entry.digest == digest for record in records):
+                found.append(f"{name} (in the trash)")
+    return found
