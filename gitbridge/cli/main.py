@@ -9,8 +9,13 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+PLUGIN_GROUP = "gitbridge.commands"
+"""Entry points of other packages: name -> `function(arguments) -> exit status`."""
 _KEPT_LOGS = 20
 _USAGE = 129
 
@@ -132,12 +137,39 @@ def _without_command(name: str, rest: list[str]) -> int:
         name = rest[0]
     if name in ("--version", "-V"):
         return _dispatch(["version"])
+    offered = _offered()
+    if name in offered:
+        return _run_offered(name, offered[name], rest)
     from thetastore.errors import near_names
 
-    near = near_names(name, [known for known, command in COMMANDS.items() if command.summary], 1)
+    near = near_names(name, [*(known for known, command in COMMANDS.items() if command.summary), *offered], 1)
     hint = f"did you mean: git theta {near[0]}" if near else "git theta help lists the commands"
     _say(f"unknown option '{name}'" if name.startswith("-") else f"'{name}' is not a command", hint)
     return _USAGE
+
+
+def _offered() -> dict[str, EntryPoint]:
+    """Return the commands that other packages offer; 40 ms, paid only where nothing built in is meant."""
+    from importlib.metadata import entry_points
+
+    return {point.name: point for point in entry_points(group=PLUGIN_GROUP)}
+
+
+def _run_offered(name: str, point: EntryPoint, arguments: list[str]) -> int:
+    """Run a command of another package: a function of its arguments that returns an exit status."""
+    from thetastore.errors import ThetaError
+
+    try:
+        status = point.load()(arguments)
+    except (ThetaError, OSError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        _say(f"the plug-in '{name}' ({point.value}) failed: {type(error).__name__}: {error}"[:500], "")
+        return 2
+    if type(status) is not int or not 0 <= status <= 255:
+        _say(f"the plug-in '{name}' ({point.value}) returned {status!r:.60}, not an exit status", "")
+        return 2
+    return status
 
 
 def groups() -> list[tuple[str, list[str]]]:
@@ -162,6 +194,9 @@ def _overview() -> str:
     for heading, names in groups():
         lines = [f"  {name.ljust(width)}  {COMMANDS[name].summary}\n" for name in names]
         text += f"\n{heading}\n" + "".join(lines) if lines else ""
+    offered = sorted(_offered().items())
+    if offered:
+        text += "\nof other packages\n" + "".join(f"  {name.ljust(width)}  {point.value}\n" for name, point in offered)
     return (
         f"git theta: model weights under plain git\n\nusage: git theta <command> [<options>]\n{text}\n"
         "First: git theta install; git theta track '*.safetensors'; then git add, commit, push as ever.\n"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 
 from thetastore import plugins
-from thetastore.adapters import Adapter, Base, UpdateType
+from thetastore.adapters import Adapter, Base, Change, UpdateType
 from thetastore.adapters.peft import is_peft, open_peft
 from thetastore.adapters.side_files import PARTS, open_side_file
-from thetastore.updates.recipe import UpdateError
+from thetastore.digest import Buffer
+from thetastore.updates.recipe import Recipe, UpdateError
 
 AUTO = "auto"
 _PEFT_KINDS = {"low-rank": ("LORA",), "ia3": ("IA3",)}
@@ -65,6 +67,7 @@ def open_adapter(name: str, path: str, base: Base) -> Adapter:
         raise UpdateError(f"update type '{name}' failed: {type(error).__name__}: {error}"[:500]) from error
     if name not in BUILT_IN:
         _check(name, adapter)
+        adapter = adapter._replace(changes={key: _guarded(name, one) for key, one in adapter.changes.items()})
     if adapter.unused:
         some = ", ".join(f"'{key}'" for key in adapter.unused[:5])
         more = f" and {len(adapter.unused) - 5} more" if len(adapter.unused) > 5 else ""
@@ -75,6 +78,32 @@ def open_adapter(name: str, path: str, base: Base) -> Adapter:
     if not adapter.changes:
         raise UpdateError(f"'{path}' changes no tensor")
     return adapter
+
+
+def _guarded(name: str, change: Change) -> Change:
+    """Return a change whose failures are told as those of the plug-in."""
+
+    def failed(error: Exception) -> UpdateError:
+        return UpdateError(f"update type '{name}' failed at '{change.name}': {type(error).__name__}: {error}"[:500])
+
+    def pieces() -> Iterator[Buffer]:
+        try:
+            yield from change.pieces()
+        except UpdateError:
+            raise
+        except Exception as error:
+            raise failed(error) from error
+
+    def recipe() -> Recipe:
+        assert change.recipe is not None, "asked for where there is one"
+        try:
+            return change.recipe()
+        except UpdateError:
+            raise
+        except Exception as error:
+            raise failed(error) from error
+
+    return change._replace(pieces=pieces, recipe=None if change.recipe is None else recipe)
 
 
 def _check(name: str, adapter: object) -> None:
