@@ -10,8 +10,9 @@ from benchmarks.reliability.worlds import Clock, twin, world_of
 from thetastore.backends.memory import MemoryBackend
 from thetastore.checking.check import Check
 from thetastore.checking.repair import StoreSource, repair
+from thetastore.descriptor import DESCRIPTOR
 from thetastore.errors import ThetaError
-from thetastore.store import DESCRIPTOR, Store
+from thetastore.store import Store
 from thetastore.upkeep.verify import Level
 
 CUT = "cut at every length"

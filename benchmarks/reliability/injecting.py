@@ -103,7 +103,7 @@ def _judge(
 ) -> None:
     """Look at what is there afterwards, then do it again without faults, and look once more."""
     bad = tally.bad
-    if deed.name != "mend" or has_succeeded:
+    if deed.is_readable or has_succeeded:
         look(tally, where, world.committed, reopened())
     if has_succeeded:
         before = tally.lost_refs

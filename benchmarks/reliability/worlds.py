@@ -5,23 +5,26 @@ from __future__ import annotations
 import errno
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy
 
+from migrations.upgrading import Step, upgrade
 from thetastore.backends import Backend
 from thetastore.backends.memory import MemoryBackend
 from thetastore.checking.repair import StoreSource, repair
 from thetastore.collecting.collect import Terms, collect
 from thetastore.collecting.roots import roots_of
+from thetastore.descriptor import DESCRIPTOR, VERSION, encode_descriptor, read_descriptor
 from thetastore.digest import Digest
 from thetastore.errors import BackendError
 from thetastore.ref_entries import RefFile
 from thetastore.refs import Draft, Refs
 from thetastore.store import Store
 from thetastore.upkeep.repack import repack
+from thetastore.versions.history import Versions
 
 WORLD_S = 1.8e9
 """When it all begins, by the clock of the place."""
@@ -57,15 +60,16 @@ class World:
         self.committed: dict[str, bytes] = {}
         """By ref: the file of its newest version."""
 
-    def commit(self, name: str, content: bytes, backend: Backend | None = None) -> None:
-        """Store a file and name it, through a backend with faults or without."""
-        with Store.at(backend or self.backend) as store:
-            store.begin_session()
-            before = newest(store.backend, name)
-            digest = store.put_file(io.BytesIO(content), before).manifest_digest
-            store.seal()
-            name_it(store, name, digest)
+    def commit(self, name: str, content: bytes) -> None:
+        """Make a file the newest version of a model, without faults."""
+        put(self.backend, name, content)
         self.committed[name] = content
+
+
+def put(backend: Backend, name: str, content: bytes) -> None:
+    """Make a file the newest version of a model, as `thetastore put` does."""
+    with Store.at(backend) as store:
+        Versions(store).put_stream(name, "model", io.BytesIO(content), Draft(()))
 
 
 def name_it(store: Store, name: str, digest: Digest) -> None:
@@ -95,16 +99,14 @@ class Deed(NamedTuple):
     """Without faults, before."""
     act: Callable[[World, Backend], None]
     """Through a backend that has the faults."""
+    is_readable: bool = True
+    """Whether the store can be read where it failed: else only once it was done again."""
     brings: Mapping[str, bytes] = MappingProxyType({})
     """What is committed once it reported success."""
 
 
 def _commit(world: World, backend: Backend) -> None:
-    with Store.at(backend) as store:
-        store.begin_session()
-        digest = store.put_file(io.BytesIO(model(7))).manifest_digest
-        store.seal()
-        name_it(store, "new", digest)
+    put(backend, "new", model(7))
 
 
 def _push(world: World, backend: Backend) -> None:
@@ -182,6 +184,41 @@ def twin() -> Store:
     return Store.at(world_of(MemoryBackend(), Clock()).backend)
 
 
+_OLD_DIRECTORIES = {"old-packs": "packs", "old-index": "index"}
+
+
+def _age(world: World) -> None:
+    """Make of the store one of a version that never was, in which packs and runs have other directories."""
+    backend = world.backend
+    for old, new in _OLD_DIRECTORIES.items():
+        for name in list(backend.list(new)):
+            backend.create(old + name[len(new) :], backend.read(name))
+            backend.delete(name)
+    descriptor = read_descriptor(backend)
+    backend.delete(DESCRIPTOR)
+    backend.create(DESCRIPTOR, encode_descriptor(descriptor._replace(version=VERSION - 1)))
+
+
+def _pending(backend: Backend) -> Iterator[str]:
+    for directory in _OLD_DIRECTORIES:
+        yield from sorted(backend.list(directory))
+
+
+def _convert(backend: Backend, name: str) -> None:
+    directory, _, rest = name.partition("/")
+    try:
+        backend.create(f"{_OLD_DIRECTORIES[directory]}/{rest}", backend.read(name))
+    except FileNotFoundError:
+        return
+    except FileExistsError:
+        pass
+    backend.delete(name)
+
+
+def _upgrade(world: World, backend: Backend) -> None:
+    upgrade(backend, {VERSION - 1: Step("packs and runs have other directories", "this", _pending, _convert)})
+
+
 def world_of(backend: Backend, clock: Clock) -> World:
     """Return a store with two versions of one model, and another one, one of them stored as a difference."""
     Store.at(backend, create=True).close()
@@ -197,11 +234,12 @@ def _nothing(world: World) -> None:
 
 
 BRINGS = {"new": model(7)}
-COMMIT = Deed("commit", _nothing, _commit, BRINGS)
-PUSH = Deed("push", _nothing, _push, BRINGS)
+COMMIT = Deed("commit", _nothing, _commit, brings=BRINGS)
+PUSH = Deed("push", _nothing, _push, brings=BRINGS)
 FETCH = Deed("fetch", _nothing, _fetch)
 REPACK = Deed("repack", _without_bases, _repack)
 COLLECT = Deed("collect", _garbage, _collect)
-MEND = Deed("mend", _rot, _mend)
-NEAR = (COMMIT, PUSH, FETCH, REPACK, COLLECT, MEND)
-FAR = (COMMIT, PUSH, FETCH, COLLECT)
+MEND = Deed("mend", _rot, _mend, is_readable=False)
+UPGRADE = Deed("upgrade", _age, _upgrade, is_readable=False)
+NEAR = (COMMIT, PUSH, FETCH, REPACK, COLLECT, MEND, UPGRADE)
+FAR = (COMMIT, PUSH, FETCH, COLLECT, UPGRADE)
