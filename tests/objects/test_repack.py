@@ -104,6 +104,18 @@ def test_models_that_did_not_know_each_other_become_differences(store_path):
     check(store_path, stored)
 
 
+@pytest.mark.parametrize("effort", [HOT, AGGRESSIVE])
+def test_a_fine_tune_whose_tensors_have_other_names_becomes_differences(store_path, effort):
+    own = tuned(model(), 1)
+    renamed = {f"model.block.{number}.weight": own[name] for number, name in enumerate(sorted(own))}
+    stored = put_unrelated(store_path, [model(), renamed, tuned(model(), 2)])
+
+    repacked = run(store_path, effort)
+
+    assert repacked.after.by_codec["difference"].object_count == 8
+    check(store_path, stored)
+
+
 def test_a_second_repack_finds_nothing_to_do(store_path):
     put_unrelated(store_path, family(4))
     run(store_path)

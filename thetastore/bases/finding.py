@@ -209,12 +209,12 @@ class Bases:
             renamed = self._renamed.get(candidate)
             if renamed is None:
                 renamed = self._renamed[candidate] = Renamed(self._tensors, candidate, self._resembles)
-            digest = renamed.chunk_like(tensor, offset, raw)
+            digest = renamed.chunk_like(tensor, offset, len(raw), lambda: raw)
             if digest is not None:
                 yield candidate, digest
 
     def _resembles(self, digest: Digest, raw: memoryview, dtype: str) -> bool:
-        return self._sampled_bytes(digest, raw, dtype) < min(len(raw), _PROBE_BYTES)
+        return resembles(self._objects, digest, raw, dtype)
 
     def register(self, manifest_digest: Digest) -> None:
         """Make the file known to its family, unless it is but a version of what is known."""
@@ -260,20 +260,27 @@ class Bases:
         for candidate in self._candidates or ():
             candidate.cost_bytes += _PROBE_BYTES
         for candidate, digest in found:
-            candidate.cost_bytes += self._sampled_bytes(digest, raw, dtype) - _PROBE_BYTES
+            candidate.cost_bytes += _sampled_bytes(self._objects, digest, raw, dtype) - _PROBE_BYTES
         found.sort(key=lambda pair: pair[0].cost_bytes)
         self._probes_left -= 1
         if not self._probes_left and self._candidates:
             self._candidates.sort(key=lambda candidate: candidate.cost_bytes)
 
-    def _sampled_bytes(self, digest: Digest, raw: memoryview, dtype: str) -> int:
-        representations = self._objects.representations
-        try:
-            decoded = representations.decode(digest, len(raw))
-        except ThetaError:
-            return _PROBE_BYTES
-        try:
-            coded = codecs.encode_difference(raw[:_PROBE_BYTES], decoded.raw[:_PROBE_BYTES], dtype)
-        finally:
-            representations.give(decoded.raw)
-        return _PROBE_BYTES if coded is None else memoryview(coded.stored).nbytes
+
+def resembles(objects: Objects, digest: Digest, raw: memoryview, dtype: str) -> bool:
+    """Tell whether the beginning of a chunk is worth a difference from an object, which may be longer."""
+    return _sampled_bytes(objects, digest, raw, dtype) < min(len(raw), _PROBE_BYTES)
+
+
+def _sampled_bytes(objects: Objects, digest: Digest, raw: memoryview, dtype: str) -> int:
+    """Return what the beginning of a chunk takes as a difference from an object."""
+    representations = objects.representations
+    try:
+        decoded = representations.decode(digest, representations.entry(digest).raw_bytes)
+    except ThetaError:
+        return _PROBE_BYTES
+    try:
+        coded = codecs.encode_difference(raw[:_PROBE_BYTES], decoded.raw[: min(len(raw), _PROBE_BYTES)], dtype)
+    finally:
+        representations.give(decoded.raw)
+    return _PROBE_BYTES if coded is None else memoryview(coded.stored).nbytes

@@ -11,15 +11,17 @@ it a heuristic.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from thetastore import codecs
-from thetastore.bases.families import family_keys
-from thetastore.bases.finding import Candidate
+from thetastore.bases.families import family_keys, form_keys
+from thetastore.bases.finding import Candidate, resembles
+from thetastore.bases.renamed import Renamed
 from thetastore.digest import Digest, Kind
 from thetastore.dtypes import raw_bytes_of
 from thetastore.errors import ThetaError
-from thetastore.manifest import Manifest, Tensor, parse_manifest
+from thetastore.manifest import Chunk, Manifest, Tensor, parse_manifest
 from thetastore.objects import Objects
 
 SAMPLE_BYTES = 64 << 10
@@ -71,7 +73,7 @@ def _families(objects: Objects, manifest_digests: Iterable[Digest]) -> list[list
     for digest in manifest_digests:
         manifest = read_manifest(objects, digest)
         own = family_of.setdefault(digest, [digest])
-        for key in family_keys(manifest.tensors) if manifest is not None else ():
+        for key in _keys(manifest) if manifest is not None else ():
             other = by_key.setdefault(key, own)
             other = family_of[other[0]]
             if other is not own:
@@ -80,6 +82,10 @@ def _families(objects: Objects, manifest_digests: Iterable[Digest]) -> list[list
                     family_of[member] = other
                 own = other
     return list({id(family): family for family in family_of.values()}.values())
+
+
+def _keys(manifest: Manifest) -> tuple[str, ...]:
+    return family_keys(manifest.tensors) + form_keys(manifest.tensors)
 
 
 def read_manifest(objects: Objects, digest: Digest) -> Manifest | None:
@@ -151,35 +157,49 @@ class _Part:
 
     def _alone_bytes(self, number: int) -> int:
         if number not in self._alone:
-            self._alone[number] = sum(
-                memoryview(codecs.encode(sample, dtype).stored).nbytes for sample, dtype in self._samples[number]
-            )
+            self._alone[number] = sum(map(_alone_bytes, self._samples[number]))
         return self._alone[number]
 
-    def _sampled(self, digest: Digest) -> list[tuple[bytes, str]]:
+    def _sampled(self, digest: Digest) -> list[tuple[memoryview, str]]:
         """Return the beginnings of the same few chunks as of every other model; empty where there is none."""
         manifest = read_manifest(self._objects, digest)
         first = read_manifest(self._objects, self._digests[0])
         if manifest is None or first is None:
-            return [(b"", "uint8")] * SAMPLES
+            return [(memoryview(b""), "uint8")] * SAMPLES
         model, like = Candidate(self._objects, manifest), Candidate(self._objects, first)
-        return [self._beginning(model, like, tensor) for tensor in _spread(first.tensors)]
+        renamed = Renamed(first.tensors, model, partial(resembles, self._objects))
+        return [(self._sample(model, renamed, like, tensor), tensor.dtype) for tensor in _spread(first.tensors)]
 
-    def _beginning(self, model: Candidate, like: Candidate, tensor: Tensor) -> tuple[bytes, str]:
+    def _sample(self, model: Candidate, renamed: Renamed, like: Candidate, tensor: Tensor) -> memoryview:
+        """Return the beginning of a model's chunk that is where a tensor is in `like`; nothing if there is none."""
         place = like.chunk_at(tensor.offset)
-        digest = None if place is None else model.chunk_like(tensor, tensor.offset, place.raw_bytes)
-        if place is None or digest is None:
-            return b"", tensor.dtype
-        try:
-            decoded = self._objects.representations.decode(digest, place.raw_bytes)
-        except ThetaError:
-            return b"", tensor.dtype
-        sample = bytes(decoded.raw[:SAMPLE_BYTES])
-        self._objects.representations.give(decoded.raw)
-        return sample, tensor.dtype
+        if place is None:
+            return memoryview(b"")
+        digest = model.chunk_like(tensor, tensor.offset, place.raw_bytes)
+        if digest is None:
+            read = partial(beginning, self._objects, place)
+            digest = renamed.chunk_like(tensor, tensor.offset, place.raw_bytes, read)
+        return memoryview(b"") if digest is None else beginning(self._objects, Chunk(place.raw_bytes, digest))
 
 
-def _difference_bytes(own: tuple[bytes, str], base: tuple[bytes, str]) -> int:
+def beginning(objects: Objects, chunk: Chunk) -> memoryview:
+    """Return what a chunk begins with, for samples; nothing where it cannot be read."""
+    try:
+        decoded = objects.representations.decode(chunk.digest, chunk.raw_bytes)
+    except ThetaError:
+        return memoryview(b"")
+    try:
+        return memoryview(bytes(decoded.raw[:SAMPLE_BYTES]))
+    finally:
+        objects.representations.give(decoded.raw)
+
+
+def _alone_bytes(sample: tuple[memoryview, str]) -> int:
+    """Return what a sample takes by itself; as a difference of what is not there does, where there is none."""
+    return memoryview(codecs.encode(*sample).stored).nbytes if sample[0] else SAMPLE_BYTES
+
+
+def _difference_bytes(own: tuple[memoryview, str], base: tuple[memoryview, str]) -> int:
     if own == base:
         return 0
     if len(own[0]) != len(base[0]):

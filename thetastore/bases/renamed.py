@@ -46,24 +46,31 @@ class Renamed:
         self._taken: set[str] = set()
         self._misses_left = _FREE_MISSES
 
-    def chunk_like(self, tensor: PlacedTensor, offset: int, raw: memoryview) -> Digest | None:
-        """Return the chunk at a place of the same tensor there; None where there is none of that length."""
-        if tensor.name not in self._found:
-            self._found[tensor.name] = self._search(tensor, offset, raw)
-        own = self._found[tensor.name]
-        return None if own is None else self._candidate.chunk_of(own, tensor, offset, len(raw))
+    def chunk_like(
+        self, tensor: PlacedTensor, offset: int, nbytes: int, read: Callable[[], memoryview]
+    ) -> Digest | None:
+        """Return the chunk at a place of the same tensor there; None where there is none of that length.
 
-    def _search(self, tensor: PlacedTensor, offset: int, raw: memoryview) -> PlacedTensor | None:
-        """Return what resembles a tensor at the place of `raw`, and let no other tensor have it."""
+        `read` gives the bytes at that place here, or their beginning; it is called where a tensor has to be looked for.
+        """
+        if tensor.name not in self._found:
+            self._found[tensor.name] = self._search(tensor, offset, nbytes, read)
+        own = self._found[tensor.name]
+        return None if own is None else self._candidate.chunk_of(own, tensor, offset, nbytes)
+
+    def _search(
+        self, tensor: PlacedTensor, offset: int, nbytes: int, read: Callable[[], memoryview]
+    ) -> PlacedTensor | None:
+        """Return what resembles a tensor at a place, and let no other tensor have it."""
         theirs = self._theirs.get((tensor.dtype, tensor.shape), [])
         if not self._misses_left or tensor.name not in self._ranks:
             return None
         rank = self._ranks[tensor.name]
         for _, own in sorted(enumerate(theirs), key=lambda ranked: abs(ranked[0] - rank)):
-            digest = None if own.name in self._taken else self._candidate.chunk_of(own, tensor, offset, len(raw))
+            digest = None if own.name in self._taken else self._candidate.chunk_of(own, tensor, offset, nbytes)
             if digest is None:
                 continue
-            if self._resembles(digest, raw, tensor.dtype):
+            if self._resembles(digest, read(), tensor.dtype):
                 self._misses_left += _MISSES_A_HIT
                 self._taken.add(own.name)
                 return own

@@ -19,8 +19,9 @@ from functools import partial
 from typing import NamedTuple
 
 from thetastore import codecs
-from thetastore.bases.finding import Candidate, TensorMap
-from thetastore.bases.lineage import Leaning, lineage, read_manifest
+from thetastore.bases.finding import Candidate, TensorMap, resembles
+from thetastore.bases.lineage import Leaning, beginning, lineage, read_manifest
+from thetastore.bases.renamed import Renamed
 from thetastore.checkpoints.rebuild import iter_chunks
 from thetastore.digest import Buffer, Digest, Kind, checksum_of
 from thetastore.errors import BackendError, MalformedError, ObjectCorruptError, ThetaError, UnsupportedError
@@ -220,6 +221,7 @@ class _Repacking:
             return
         found = (read_manifest(self._objects, digest) for digest in leaning.nearest)
         models = [Candidate(self._objects, near) for near in found if near is not None]
+        renamed = [Renamed(manifest.tensors, model, partial(resembles, self._objects)) for model in models]
         tensors = TensorMap(manifest.tensors)
         seen: set[Digest] = set()
         try:
@@ -229,7 +231,10 @@ class _Repacking:
                     continue
                 seen.add(chunk.digest)
                 tensor = tensors.at(offset, chunk.raw_bytes)
-                like = [] if tensor is None else [model.chunk_like(tensor, offset, chunk.raw_bytes) for model in models]
+                like = [model.chunk_like(tensor, offset, chunk.raw_bytes) for model in models] if tensor else []
+                if tensor and not any(like) and chunk.raw_bytes >= LEAST_DIFFERENCE_BYTES:
+                    read = partial(beginning, self._objects, chunk)
+                    like = [other.chunk_like(tensor, offset, chunk.raw_bytes, read) for other in renamed]
                 guesses = tuple(dict.fromkeys(guess for guess in like if guess not in (None, chunk.digest)))
                 yield _Task(chunk.digest, held, None if tensor is None else tensor.dtype, guesses)
         except ThetaError:
