@@ -140,6 +140,7 @@ def upgrade(
         count = _convert_all(backend, step, count, report)
         descriptor = _ended(backend, descriptor, step)
         count = _convert_all(backend, step, count, report)
+        _replace(backend, descriptor)  # a server may have deleted the one before late, and so this one
     return Upgraded(start, descriptor.version, count)
 
 
