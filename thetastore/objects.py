@@ -75,6 +75,8 @@ class Objects:
         """Where objects are, and what is announced of them."""
         self.representations = Representations(self.packs, self.catalog, backend.url, self._own_place)
         """Reads what is stored."""
+        self.added_bytes = 0
+        """Stored bytes of all records that were added through this."""
         self._copying: Copying | None = None
         self._suspects: set[Digest] | None = None
         self._counts_unsealed = True
@@ -327,6 +329,7 @@ class Objects:
             self._session.keep_alive()
         writer = self._writers[-1]
         self._added[entry.digest] = writer, writer.append(entry, stored), entry.bases
+        self.added_bytes += entry.stored_bytes
 
     def _has_room(self, nbytes: int) -> bool:
         writer = self._writers[-1]

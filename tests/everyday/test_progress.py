@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from gitbridge import render
 from gitbridge.render import Progress, has_colours
+from thetastore import progress
 
 
 class Terminal(io.StringIO):
@@ -20,7 +20,7 @@ class Terminal(io.StringIO):
 def clock(monkeypatch: pytest.MonkeyPatch):
     """A clock that is set by hand."""
     now = [100.0]
-    monkeypatch.setattr(render.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("GIT_THETA_PROGRESS", raising=False)
     return now
@@ -28,10 +28,10 @@ def clock(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_terminal_has_one_line_that_goes_away(clock: list[float]) -> None:
     stream = Terminal()
-    progress = Progress("fetching weights", stream)
+    shown = Progress("fetching weights", stream)
     clock[0] += 4
-    progress.of_bytes(25_000_000, 100_000_000)
-    progress.done()
+    shown.of_bytes(25_000_000, 100_000_000)
+    shown.done()
 
     assert stream.getvalue().startswith("\rfetching weights: 25 % of 100 MB, 12 s left")
     assert stream.getvalue().endswith(" \r")
@@ -40,11 +40,11 @@ def test_a_terminal_has_one_line_that_goes_away(clock: list[float]) -> None:
 
 def test_without_a_terminal_there_is_a_line_every_ten_seconds(clock: list[float]) -> None:
     stream = io.StringIO()
-    progress = Progress("sending weights", stream)
+    shown = Progress("sending weights", stream)
     for _ in range(100):
         clock[0] += 0.3
-        progress(7, 3_000_000)
-    progress.done()
+        shown(7, 3_000_000)
+    shown.done()
 
     assert stream.getvalue().splitlines() == [
         "git theta: sending weights: 7 objects, 3.00 MB, 294 kB/s",
@@ -54,9 +54,9 @@ def test_without_a_terminal_there_is_a_line_every_ten_seconds(clock: list[float]
 
 def test_what_is_quick_says_nothing_without_a_terminal(clock: list[float]) -> None:
     stream = io.StringIO()
-    progress = Progress("sending weights", stream)
-    progress(7, 3_000_000)
-    progress.done()
+    shown = Progress("sending weights", stream)
+    shown(7, 3_000_000)
+    shown.done()
 
     assert stream.getvalue() == ""
 
@@ -64,11 +64,11 @@ def test_what_is_quick_says_nothing_without_a_terminal(clock: list[float]) -> No
 def test_json_lines_end_with_one_that_says_done(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_THETA_PROGRESS", "json")
     stream = Terminal()
-    progress = Progress("sending weights", stream)
-    progress(1, 10)
-    progress(2, 20)
-    progress.done()
-    progress.done()
+    shown = Progress("sending weights", stream)
+    shown(1, 10)
+    shown(2, 20)
+    shown.done()
+    shown.done()
 
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert [line["objects"] for line in lines] == [1, 2]
