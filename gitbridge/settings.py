@@ -146,6 +146,8 @@ ENVIRONMENT = (
         "What gets the command `thetastore` into stores at URLs, as a JSON object by URL: "
         '`{"s3://models": {"profile": "work"}}` (docs/remotes.md).',
     ),
+    Setting("THETASTORE_AUTHOR", "the user's name", "Who puts a version with the command `thetastore`."),
+    Setting("THETASTORE_PROGRESS", "`auto`", "What GIT_THETA_PROGRESS is, for the command `thetastore`."),
     Setting(
         "GIT_THETA_SKIP_SMUDGE",
         "`theta.skipSmudge`",

@@ -8,6 +8,7 @@ import sys
 from thetastore.cli.naming import add_message_options, draft_of, find_model, model_text
 from thetastore.cli.opening import EXIT_DONE, add_json_option, storage_options
 from thetastore.command_line import Parser, print_json
+from thetastore.progress import Progress
 from thetastore.tables import count_text, size_text
 
 _EPILOG = """\
@@ -40,7 +41,11 @@ def run(arguments: list[str]) -> int:
         target, name = find(options.target, storage_options)
         with target:
             draft = draft_of(options) if options.message or options.author else None
-            put, copied = copy_version(source, wanted, target, name or wanted.name, draft)
+            progress = Progress("sending")
+            try:
+                put, copied = copy_version(source, wanted, target, name or wanted.name, draft, progress)
+            finally:
+                progress.done()
     sent = f"{count_text(copied.object_count, 'object')} sent, {size_text(copied.stored_bytes)}"
     if options.json:
         values = {"name": name or wanted.name, "version": put.entry.number, "is_new": put.is_new, **copied._asdict()}

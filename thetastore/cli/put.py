@@ -11,6 +11,7 @@ from thetastore.cli.naming import add_message_options, draft_of, find_model, mod
 from thetastore.cli.opening import EXIT_DONE, add_json_option, storage_options
 from thetastore.command_line import Parser, print_json
 from thetastore.errors import MalformedError
+from thetastore.progress import Progress
 from thetastore.tables import count_text, printable, size_text
 
 if TYPE_CHECKING:
@@ -74,15 +75,15 @@ def _put_one(store: Store, name: str, options: argparse.Namespace) -> int:
         raise MalformedError("--as is for a single file")
     sources = sources_of(options.files, options.name)
     base = resolve(store, parse_name(options.base)) if options.base else None
-    put = _put(Versions(store), name, sources, options, base)
+    put, stored_bytes = _put(Versions(store), name, sources, options, base)
     if sources.left_out:
         shown = ", ".join(printable(path) for path in sources.left_out[:5])
         more = f" and {len(sources.left_out) - 5} more" if len(sources.left_out) > 5 else ""
         print(f"thetastore: left out, as hidden or no files: {shown}{more}", file=sys.stderr)
     if options.json:
-        print_json(_values(store, put))
+        print_json(_values(store, put, stored_bytes))
     else:
-        _say(put)
+        _say(put, stored_bytes)
     return EXIT_DONE
 
 
@@ -98,29 +99,39 @@ def _put_all(store: Store, prefix: str, snapshots: list[Snapshot], options: argp
     for snapshot in snapshots:
         name = f"{prefix}/{snapshot.model}" if prefix else snapshot.model
         sources = sources_of([snapshot.directory])._replace(origin=snapshot.origin)
-        put = _put(versions, name, sources, options, None)
-        values.append(_values(store, put))
+        put, stored_bytes = _put(versions, name, sources, options, None)
+        values.append(_values(store, put, stored_bytes))
         if not options.json:
-            _say(put)
+            _say(put, stored_bytes)
     if options.json:
         print_json({"models": values})
     return EXIT_DONE
 
 
-def _put(versions: Versions, name: str, sources: Sources, options: argparse.Namespace, base: Entry | None) -> Put:
+def _put(
+    versions: Versions, name: str, sources: Sources, options: argparse.Namespace, base: Entry | None
+) -> tuple[Put, int]:
+    """Put a version; return it, and how many bytes that took in the store."""
     draft = draft_of(options)
     if sources.origin:
         words = draft.message or f"Hugging Face {sources.origin}"
         draft = draft._replace(message=words, metadata={"huggingface": sources.origin})
-    return versions.put_files(name, sources.files, draft, base)
+    before = versions.store.objects.added_bytes
+    progress = Progress("storing")
+    try:
+        put = versions.put_files(name, sources.files, draft, base, progress.of_bytes)
+    finally:
+        progress.done()
+    return put, versions.store.objects.added_bytes - before
 
 
-def _values(store: Store, put: Put) -> dict[str, object]:
+def _values(store: Store, put: Put, stored_bytes: int) -> dict[str, object]:
     return {
         "name": model_text(put.entry).partition("@")[0],
         "version": put.entry.number,
         "is_new": put.is_new,
         "file_bytes": put.entry.file_bytes,
+        "stored_bytes": stored_bytes,
         "files": [
             {"path": file.path, "bytes": file.file_bytes, "manifest": str(file.manifest_digest)}
             for file in put.entry.files
@@ -129,10 +140,10 @@ def _values(store: Store, put: Put) -> dict[str, object]:
     }
 
 
-def _say(put: Put) -> None:
+def _say(put: Put, stored_bytes: int) -> None:
     print(model_text(put.entry))
     files = f"{count_text(len(put.entry.files), 'file')}, {size_text(put.entry.file_bytes)}"
     if put.is_new:
-        print(f"thetastore: {files}", file=sys.stderr)
+        print(f"thetastore: {files}, stored in {size_text(stored_bytes)} more", file=sys.stderr)
     else:
         print(f"thetastore: nothing has changed: that is the newest version already ({files})", file=sys.stderr)

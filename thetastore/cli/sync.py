@@ -7,6 +7,7 @@ import sys
 
 from thetastore.cli.opening import EXIT_DONE, EXIT_FOUND, add_json_option, storage_options
 from thetastore.command_line import Parser, print_json
+from thetastore.progress import Progress
 from thetastore.tables import count_text, size_text
 
 _EPILOG = """\
@@ -37,7 +38,10 @@ def run(arguments: list[str]) -> int:
     from thetastore.store import Store
     from thetastore.versions.copying import SyncedRef, sync
 
+    progress = Progress("sending")
+
     def say(ref: SyncedRef) -> None:
+        progress.done()
         text = _text(ref)
         if text and not options.json:
             print(text, flush=True)
@@ -46,7 +50,7 @@ def run(arguments: list[str]) -> int:
         Store.open(options.source, options=storage_options(options.source)) as source,
         Store.open(options.target, options=storage_options(options.target)) as target,
     ):
-        done = sync(source, target, options.models, options.dry_run, None, say)
+        done = sync(source, target, options.models, options.dry_run, progress, say)
     left = [ref for ref in done.refs if ref.differs_at is not None]
     if options.json:
         refs = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -59,7 +60,7 @@ class Versions:
         files: Iterable[NewFile],
         draft: Draft,
         base: Entry | None = None,
-        report: Callable[[NewFile, RefFile], None] | None = None,
+        report: Callable[[int, int], None] | None = None,
     ) -> Put:
         """Store files as the next version of a model.
 
@@ -68,7 +69,7 @@ class Versions:
             files: all that the version is to have.
             draft: message, author and metadata; its files do not matter.
             base: another version to take differences from; None for the newest one of this model.
-            report: called after each file.
+            report: called with the bytes that were read so far, and those of all files.
 
         Raises:
             MalformedError: the name is none.
@@ -77,12 +78,13 @@ class Versions:
         """
         known = self._latest(name)
         stored = []
+        wanted = list(files)
+        counted = _Counted(sum(os.path.getsize(file.source) for file in wanted if file.source != "-"), report)
         with self.session():
-            for file in files:
+            for file in wanted:
                 with _opened(file.source) as stream:
-                    stored.append(self.store_file(file.path, stream, base_in(base or known, file.path)))
-                if report:
-                    report(file, stored[-1])
+                    source = counted.over(stream) if report else stream
+                    stored.append(self.store_file(file.path, source, base_in(base or known, file.path)))
             return self.append_files(name, tuple(stored), draft)
 
     def put_stream(self, name: str, path: str, source: Source, draft: Draft, base: Entry | None = None) -> Put:
@@ -216,6 +218,28 @@ def base_in(entry: Entry | None, path: str) -> Digest | None:
     suffix = path.rpartition(".")[2]
     alike = [file for file in files if file.path.rpartition(".")[2] == suffix]
     return max(alike, key=lambda file: file.file_bytes).manifest_digest if alike else None
+
+
+class _Counted:
+    """Files of which is told how much was read."""
+
+    def __init__(self, total_bytes: int, report: Callable[[int, int], None] | None) -> None:
+        self._total_bytes = total_bytes
+        self._done_bytes = 0
+        self._report = report
+        self._stream: FileIO | None = None
+
+    def over(self, stream: FileIO) -> _Counted:
+        self._stream = stream
+        return self
+
+    def readinto(self, view: memoryview, /) -> int | None:
+        assert self._stream is not None, "it reads a file"
+        count = self._stream.readinto(view)
+        self._done_bytes += count or 0
+        if self._report:
+            self._report(self._done_bytes, max(self._total_bytes, self._done_bytes))
+        return count
 
 
 @contextmanager
