@@ -32,7 +32,7 @@ from thetastore.descriptor import (
     read_descriptor,
 )
 from thetastore.digest import Digest, Kind
-from thetastore.errors import ObjectMissingError, StoreMissingError
+from thetastore.errors import ObjectMissingError, StoreMissingError, ThetaError
 from thetastore.manifest import Manifest, parse_manifest
 from thetastore.merge_records import send_records
 from thetastore.objects import Objects
@@ -189,7 +189,10 @@ class Store:
                 missing.append((manifest_digest, manifest_digest))  # to look again, as reading does, takes round trips
                 continue
             try:
-                needs = self.iter_objects(manifest_digest, wants)
+                needs: Iterable[Digest] = self.iter_objects(manifest_digest, wants)
+                if self.backend.is_remote:
+                    needs = list(needs)
+                    self.objects.whereabouts.look_up(needs)
                 missing += ((manifest_digest, digest) for digest in needs if not self.objects.contains(digest))
             except ObjectMissingError as error:
                 missing.append((manifest_digest, Digest.parse(error.digest)))
@@ -232,6 +235,8 @@ class Store:
                     lacking.add(digest)
                 yield digest
 
+        if target.backend.is_remote:
+            self._look_ahead(target, wanted, wants)
         announced = ahead(self.objects, noted(), lambda digest: digest if digest in lacking else None)
         copied = copy_objects(self.objects, target.objects, announced, report, shipment, proves)
         target.seal()
@@ -246,6 +251,22 @@ class Store:
         if not self.backend.is_remote:  # whoever fetches can do without, and a listing takes a round trip
             send_records(self.backend, target.backend, wanted)
         return copied
+
+    def _look_ahead(self, target: Store, wanted: Sequence[Digest], wants: Wants | None) -> None:
+        """Find out, in a few round trips, what a far store has of some files, and how deep their bases are there."""
+        get = partial(self._get_from_either, target)
+        there = target.objects.whereabouts
+        digests = list(Shipment(get, target.objects, wanted, wants))
+        there.look_up(digests)
+        bases: dict[Digest, None] = {}
+        for digest in digests:
+            try:
+                if not target.objects.contains(digest):
+                    bases.update(dict.fromkeys(self.objects.entry(digest).bases))
+            except ThetaError:
+                continue  # whoever copies it is told what is wrong
+        there.look_up(bases)
+        there.expect_heads(base for base in bases if target.objects.contains(base))
 
     def _get_from_either(self, other: Store, kind: Kind, digest: Digest) -> memoryview:
         try:

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import xxhash
+import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -49,7 +50,9 @@ from thetastore.manifest import (
     parse_page,
 )
 from thetastore.objects import Objects
-from thetastore.packs.index import Run, word_of
+from thetastore.packs.index import Place, Run, word_of
+from thetastore.packs.locations import Located
+from thetastore.packs.locator import Body, encode_locator, parse_locator
 from thetastore.packs.preamble import PREAMBLE_BYTES, checksum64
 from thetastore.packs.reader import Pack
 from thetastore.packs.records import HEAD_BYTES, Entry, decode_head, encode_head
@@ -248,7 +251,7 @@ def read_pack(raw: bytes) -> object:
 
 def reseal_run(raw: bytearray) -> None:
     reseal_preamble(raw)
-    trailer_at = len(raw) - 16 - struct.calcsize("<QI4x16s16s")
+    trailer_at = len(raw) - 16 - struct.calcsize("<QQ16s16s16s")
     if trailer_at > PREAMBLE_BYTES:
         raw[-16:-8] = checksum64(bytes(raw[trailer_at:-16]))
 
@@ -260,6 +263,46 @@ def read_run(raw: bytes) -> object:
     for digest in (*digests(2), *(row.digest for _, row in rows[:3])):
         list(run.find(digest, word_of(digest)))
     return rows
+
+
+LOCATED_CHUNKS = [Chunk(1000 + n, digest) for n, digest in enumerate(digests(40))]
+LOCATED = encode_manifest(
+    Manifest(
+        "opaque", 1, sum(chunk.raw_bytes for chunk in LOCATED_CHUNKS), Digest(bytes(32)), (), tuple(LOCATED_CHUNKS)
+    )
+)
+
+
+def locators() -> list[bytes]:
+    base = Digest(b"b" * 32)
+    at = {chunk.digest: 32 + 2000 * n for n, chunk in enumerate(LOCATED_CHUNKS)}
+    objects = {one: Located(Place("packs/" + "0" * 32 + ".pack", offset, 1500), (base,)) for one, offset in at.items()}
+    return [
+        encode_locator(
+            LOCATED, [], {**objects, base: Located(Place("packs/" + "1" * 32 + ".pack", 32, 500), ())}, ["2" * 32]
+        )
+    ]
+
+
+def locator_bodies() -> list[bytes]:
+    return [zstandard.ZstdDecompressor().decompress(locator[104:]) for locator in locators()]
+
+
+def reseal_locator(raw: bytearray) -> None:
+    reseal_preamble(raw)
+    if len(raw) > 104:
+        raw[80:96] = checksum_of(bytes(raw[104:]))
+        raw[96:104] = checksum64(bytes(raw[32:96]))
+
+
+def read_locator(raw: bytes) -> object:
+    return parse_locator(memoryview(raw), digest_of(LOCATED, Kind.MANIFEST))
+
+
+def read_locator_body(raw: bytes) -> object:
+    found = Body(memoryview(raw), "a").parse(digest_of(LOCATED, Kind.MANIFEST))
+    assert len(found.objects) <= 1 + 2 * len(raw) // 32
+    return found
 
 
 def reseal_anchors(raw: bytearray) -> None:
@@ -379,6 +422,8 @@ TARGETS: dict[str, Target] = {
     "record head": Target(lambda: [encode_head(ENTRY)], lambda raw: decode_head(raw, "a", 0), reseal=reseal_head),
     "pack": Target(files("packs"), read_pack, reseal=reseal_pack),
     "index run": Target(files("index"), read_run, reseal=reseal_run),
+    "locator": Target(locators, read_locator, reseal=reseal_locator),
+    "locator body": Target(locator_bodies, read_locator_body),
     "anchors": Target(many_anchors, read_anchors, reseal=reseal_anchors),
     "pointer": Target(pointers, reparse_pointer, (PointerError,)),
     "pin": Target(pins, lambda raw: parse_pin(raw, PinName(PIN.repository, PIN.commit, False))),

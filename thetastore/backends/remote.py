@@ -156,7 +156,8 @@ class RemoteBackend:
     def create(self, name: str, stored: Buffer, durable: bool = True) -> None:
         """See `Backend.create`: always durable."""
         check_name(name)
-        self._listed.clear()  # they may lack this one
+        for prefix in [prefix for prefix in self._listed if name.startswith(f"{prefix}/")]:
+            self._listed.pop(prefix, None)  # it may lack this one
         view = memoryview(stored).cast("B")
         if self._looks_before_creating and self._is_there(name):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)

@@ -81,7 +81,7 @@ def find_relatives(backend: Backend, keys: Iterable[str]) -> list[Digest]:
     """Return manifests that were filed under these keys: under most of them first, then the oldest."""
     ages: dict[Digest, str] = {}
     shared: dict[Digest, int] = {}
-    for key in keys:
+    for key in _expected(backend, keys):
         for name in _members(backend, key):
             try:
                 digest = Digest.parse(name[33:])
@@ -94,7 +94,7 @@ def find_relatives(backend: Backend, keys: Iterable[str]) -> list[Digest]:
 
 def register(backend: Backend, keys: Iterable[str], manifest_digest: Digest) -> None:
     """File a manifest under its keys, where there is room; a store that cannot be written to is no error."""
-    for key in keys:
+    for key in _expected(backend, keys):
         members = _members(backend, key)
         if len(members) >= MOST_MEMBERS or any(name.endswith(str(manifest_digest)) for name in members):
             continue
@@ -103,6 +103,14 @@ def register(backend: Backend, keys: Iterable[str], manifest_digest: Digest) -> 
             backend.create(f"families/{key}/{new_id()}-{manifest_digest}", b"", durable=False)
         except (BackendError, FileExistsError):
             return
+
+
+def _expected(backend: Backend, keys: Iterable[str]) -> list[str]:
+    """Return the keys, of all of which a far store begins to list the members."""
+    found = list(keys)
+    for key in found:
+        backend.expect_list(f"families/{key}")
+    return found
 
 
 def _members(backend: Backend, key: str) -> list[str]:

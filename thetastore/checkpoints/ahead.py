@@ -19,6 +19,8 @@ from thetastore.objects import Objects
 T = TypeVar("T")
 
 WINDOW_OBJECTS = 4096
+_STEP_OBJECTS = 32
+"""Looked up together; a window may be so much too long."""
 WINDOW_BYTES = 24 << 20
 """Two windows are under way at once, and a far backend holds 64 MiB."""
 
@@ -50,14 +52,15 @@ def _announced(objects: Objects, rest: Iterator[T], digest_of: Callable[[T], Dig
     window: list[T] = []
     digests: list[Digest] = []
     nbytes = 0
-    for item in islice(rest, WINDOW_OBJECTS):
-        window.append(item)
-        digest = digest_of(item)
-        if digest is not None:
-            digests.append(digest)
-            nbytes += objects.whereabouts.stored_length(digest)
-        if nbytes >= WINDOW_BYTES:
+    while nbytes < WINDOW_BYTES and len(window) < WINDOW_OBJECTS:
+        items = list(islice(rest, _STEP_OBJECTS))
+        if not items:
             break
+        window += items
+        asked = [digest for digest in map(digest_of, items) if digest is not None]
+        objects.whereabouts.look_up(asked)
+        nbytes += sum(map(objects.whereabouts.stored_length, asked))
+        digests += asked
     objects.whereabouts.expect(digests)
     return window
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable
 
+from thetastore.backends import Backend
 from thetastore.digest import Buffer, Digest, Kind
 from thetastore.errors import ThetaError
 from thetastore.manifest import parse_manifest, parse_page
@@ -34,13 +35,21 @@ def write_locators(
             stored = make_locator(objects, digest, get)
             if stored is None:
                 continue
-            if digest in outdated:
-                objects.backend.delete(name)
-            objects.backend.create(name, stored, durable=False)
+            _create(objects.backend, name, stored, digest in outdated)
             count += 1
         except (ThetaError, FileExistsError):
             continue
     return count
+
+
+def _create(backend: Backend, name: str, stored: bytes, may_replace: bool) -> None:
+    try:
+        backend.create(name, stored, durable=False)
+    except FileExistsError:
+        if not may_replace:
+            raise
+        backend.delete(name)
+        backend.create(name, stored, durable=False)
 
 
 def make_locator(objects: Objects, manifest_digest: Digest, get: GetObject) -> bytes | None:

@@ -20,6 +20,7 @@ from thetastore.errors import MalformedError, ThetaError, UnsupportedError
 from thetastore.packs.index import Place, Run, word_of
 from thetastore.packs.locations import Located, Locations
 from thetastore.packs.reader import Pack, Packs, Record
+from thetastore.packs.records import Entry
 from thetastore.packs.retirement_notes import DIRECTORY, RetirementNote, Stage, read_note, stage_of
 from thetastore.packs.writer import Row, SealedPack, sealed_name
 
@@ -78,9 +79,12 @@ class Snapshot:
         """Which packs are about to go."""
         self.retired = packs.intersection(name for note in notes for name in note.file_names)
         """File names of packs that will go: to be read only where nothing else serves, and to be relied on never."""
-        self.lost = frozenset(sealed_name(pack.id) for run in runs for pack in run.packs) - packs
-        """File names of packs that a run covers and that are not there."""
-        self._large = tuple((run.words, run.count) for run in runs if run.count > _SMALL_RUN_COUNT)
+        near = [run for run in runs if not run.is_far]
+        self.lost = frozenset(sealed_name(pack.id) for run in near for pack in run.packs) - packs
+        """File names of packs that a run covers and that are not there; of long runs far away that is not known."""
+        self._large = tuple((run.words, run.count) for run in near if run.count > _SMALL_RUN_COUNT)
+        self._small = [run for run in near if run.count <= _SMALL_RUN_COUNT]
+        self._far = [run for run in runs if run.is_far]
         self._small_words: frozenset[int] | None = None
 
     def find(self, digest: bytes) -> Iterator[Place]:
@@ -114,12 +118,14 @@ class Snapshot:
             id_of(run.name) for run in self.runs if any(sealed_name(pack.id) in names for pack in run.packs)
         )
 
+    def _is_far_away(self, digest: bytes, word: int) -> bool:
+        return any(next(run.find(digest, word), None) is not None for run in self._far)
+
     def contains(self, digest: bytes) -> bool:
         """Tell whether `find` yields anything that will not go."""
         small_words = self._small_words
         if small_words is None:
-            small = (run for run in self.runs if run.count <= _SMALL_RUN_COUNT)
-            small_words = self._small_words = frozenset(word for run in small for word in run.words)
+            small_words = self._small_words = frozenset(word for run in self._small for word in run.words)
         word = word_of(digest)
         if word not in small_words:
             for words, count in self._large:  # not a method of the run: the call would cost as much as the search
@@ -127,7 +133,7 @@ class Snapshot:
                 if at < count and words[at] == word:
                     break
             else:
-                if not any(digest in loose.places for loose in self.loose):
+                if not any(digest in loose.places for loose in self.loose) and not self._is_far_away(digest, word):
                     return False
         place = next(self.find(digest), None)
         return place is not None and place.file_name not in self.retired
@@ -150,6 +156,8 @@ class Catalog:
         self._own_ids: set[str] = set()
         self.locations = Locations(backend)
         """Where a far store's objects are, as far as locators that were read tell."""
+        self.heads: dict[Place, Entry] = {}
+        """Heads of a far store's records, as far as tables of packs were read for them."""
         self._index_will_do = backend.is_remote
         """Whether a first look may be at the index alone: so for readers, which need nothing that it does not cover."""
         self._index_names: frozenset[str] | None = None
@@ -227,7 +235,7 @@ class Catalog:
             if not runs or len(runs) < len(names):
                 self._index_will_do = False
                 return False
-            packs = frozenset(sealed_name(pack.id) for run in runs for pack in run.packs)
+            packs = frozenset(sealed_name(pack.id) for run in runs if not run.is_far for pack in run.packs)
             self._snapshot = Snapshot(runs, (), packs, frozenset(), ())
             return True
 
@@ -303,19 +311,41 @@ class Catalog:
         self._expect_runs(new)
         for name in new:
             try:
-                self._runs[name] = Run(self._backend.view(name), name)
+                self._runs[name] = self._open_run(name)
             except FileNotFoundError:
                 pass  # merged away since it was listed: its packs count as not covered
             except (MalformedError, UnsupportedError) as error:
                 self._runs[name] = error
 
-    def _expect_runs(self, names: Iterable[str]) -> None:
+    def _open_run(self, name: str) -> Run:
         if self._backend.is_remote:
-            for name in names:
-                try:
-                    self._backend.expect([Range(name, 0, self._backend.open(name).size())])
-                except FileNotFoundError:
-                    continue
+            from thetastore.packs.far_index import LEAST_FAR_RUN_BYTES, FarRun
+
+            nbytes = self._backend.open(name).size()
+            if nbytes >= LEAST_FAR_RUN_BYTES:
+                return FarRun(self._backend, name, nbytes)
+        return Run(self._backend.view(name), name)
+
+    def _expect_runs(self, names: Iterable[str]) -> None:
+        """Begin to fetch the runs of a far store, but for those of which single ranges are read."""
+        if not self._backend.is_remote:
+            return
+        from thetastore.packs.far_index import LEAST_FAR_RUN_BYTES
+
+        for name in names:
+            try:
+                nbytes = self._backend.open(name).size()
+            except FileNotFoundError:
+                continue
+            if nbytes < LEAST_FAR_RUN_BYTES:
+                self._backend.expect([Range(name, 0, nbytes)])
+
+    def look_up(self, digests: Iterable[Digest]) -> None:
+        """Look up digests together that will be asked for one by one: for the long runs of a far store."""
+        if self._backend.is_remote and any(run.is_far for run in self.snapshot().runs):
+            from thetastore.packs.far_index import FarRun, look_up
+
+            look_up(self._backend, [run for run in self.snapshot().runs if isinstance(run, FarRun)], digests)
 
     def add_run(self, run: Run) -> None:
         """Take a run into the snapshot that this process has just written."""

@@ -145,7 +145,7 @@ def parse_locator(stored: memoryview, manifest_digest: Digest) -> Locator:
     body = stored[_BODY_AT:]
     if file_bytes != len(stored) or digest != manifest_digest or checksum_of(body) != checksum:
         raise MalformedError(f"'{name}' is malformed: its length, manifest or checksum is another")
-    return _Body(_unpacked(body, raw_bytes, name), name).parse(manifest_digest)
+    return Body(_unpacked(body, raw_bytes, name), name).parse(manifest_digest)
 
 
 def _checked_head(stored: bytes | memoryview, name: str) -> bytes:
@@ -167,7 +167,7 @@ def _unpacked(body: memoryview, raw_bytes: int, name: str) -> memoryview:
     return memoryview(raw)
 
 
-class _Body:
+class Body:
     """The unpacked body of a locator, taken apart."""
 
     def __init__(self, raw: memoryview, name: str) -> None:

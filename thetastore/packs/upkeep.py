@@ -14,7 +14,7 @@ from thetastore.backends import Backend
 from thetastore.digest import checksum_of
 from thetastore.errors import BackendError, MalformedError, ObjectCorruptError, UnsupportedError
 from thetastore.packs.catalog import Catalog, Snapshot, id_of, records_of, sealed_pack
-from thetastore.packs.index import PackInfo, Run, write_run
+from thetastore.packs.index import PackInfo, Run, create_run, encode_run, write_run
 from thetastore.packs.levels import of_one_size
 from thetastore.packs.reader import Pack, Packs, Record
 from thetastore.packs.records import MAX_DEPTH, Entry
@@ -69,7 +69,8 @@ class Upkeep:
         try:
             for writer in writers:
                 self._not_covered.append(writer.seal())
-            self._catalog.refresh()
+            if not self._backend.is_remote:  # where writers cannot be seen, later listings tell nothing of them
+                self._catalog.refresh()
             self._not_covered += orphanage.seal(self._catalog.snapshot())
             self._cover(self._catalog.snapshot(), orphanage.alive)
         finally:
@@ -124,9 +125,13 @@ class Upkeep:
             if loose.file_name in snapshot.packs and pack_id not in alive:
                 packs.setdefault(pack_id, sealed_pack(loose))
         if packs:
-            write_run(self._backend, list(packs.values()))
+            stored = encode_run(list(packs.values()))
+            name = create_run(self._backend, stored)
             self._not_covered = []
-            self._catalog.refresh()
+            if self._backend.is_remote:
+                self._catalog.add_run(Run(memoryview(stored), name))
+            else:
+                self._catalog.refresh()
 
     def _is_crowded(self, snapshot: Snapshot) -> bool:
         return len(snapshot.runs) > MOST_RUNS or self._has_many_small_packs(snapshot)

@@ -17,9 +17,12 @@ from thetastore.packs.index import Place
 from thetastore.packs.locations import Located
 from thetastore.packs.preamble import PREAMBLE_BYTES
 from thetastore.packs.reader import SUFFIX_BYTES, Packs
+from thetastore.packs.records import MAX_HEAD_BYTES
 
 _MOST_BASES = 64
 """Announced with one object: bases of bases, as far as a hostile locator names them."""
+_MANY = 4
+"""Heads of a pack for which its whole table is read."""
 _UNREADABLE = (FileNotFoundError, MalformedError, UnsupportedError)
 
 
@@ -66,6 +69,12 @@ class Whereabouts:
                 self._catalog.locations.distrust(place)
                 return False
         return True
+
+    def look_up(self, digests: Iterable[Digest]) -> None:
+        """Look up objects in the index together that will be asked for one by one. Only a hint."""
+        unknown = [digest for digest in digests if not self._catalog.locations.has(digest)]
+        if unknown:
+            self._catalog.look_up(unknown)
 
     def stored_length(self, digest: Digest) -> int:
         """Return how many bytes the records of an object and its bases take, as far as that is known."""
@@ -114,21 +123,47 @@ class Whereabouts:
             waiting = [base for base in dict.fromkeys(bases) if base not in found]
         return found
 
+    def _expect_tables(self, names: Iterable[str]) -> None:
+        if not self._backend.is_remote:
+            return
+        ranges = []
+        for name in names:
+            try:
+                nbytes = self._backend.open(name).size()
+            except FileNotFoundError:
+                continue
+            start = max(PREAMBLE_BYTES, nbytes - SUFFIX_BYTES)
+            ranges += [Range(name, 0, PREAMBLE_BYTES), Range(name, start, min(nbytes - start, SUFFIX_BYTES))]
+        self._backend.expect(ranges)
+
     def _told(self, digest: Digest, place: Place | None) -> Located | None:
         """Return what is known of an object without reading; a locator counts only where the index says the same."""
         own = self._own(digest)
         if own is not None:
             return own
+        if place is not None and place in self._catalog.heads:
+            return Located(place, self._catalog.heads[place].bases)
         located = self._catalog.locations.find(digest)
         return located if located is not None and located.place == place else None
 
+    def expect_heads(self, digests: Iterable[Digest]) -> None:
+        """Learn what records of a far store say of themselves, from the tables of their packs, all at once.
+
+        For many: to ask for each head by itself takes as many round trips.
+        """
+        if self._backend.is_remote:
+            unknown: dict[str, dict[Digest, Place]] = {}
+            for digest in dict.fromkeys(digests):
+                for place in self._catalog.snapshot().find(digest):
+                    if place not in self._catalog.heads:
+                        unknown.setdefault(place.file_name, {})[digest] = place
+            few = [place for wanted in unknown.values() if len(wanted) < _MANY for place in wanted.values()]
+            self._backend.expect(Range(name, at, min(nbytes, MAX_HEAD_BYTES)) for name, at, nbytes in few)
+            self._from_tables({name: set(wanted) for name, wanted in unknown.items() if len(wanted) >= _MANY})
+
     def _from_tables(self, unknown: Mapping[str, set[Digest]]) -> dict[Digest, Located]:
         found: dict[Digest, Located] = {}
-        sizes = {name: self._packs.get(name).size() for name in unknown} if self._backend.is_remote else {}
-        self._backend.expect(
-            Range(name, max(PREAMBLE_BYTES, nbytes - SUFFIX_BYTES), min(nbytes, SUFFIX_BYTES))
-            for name, nbytes in sizes.items()
-        )
+        self._expect_tables(unknown)
         for name, wanted in unknown.items():
             try:
                 records = records_of(self._packs.get(name))
@@ -136,5 +171,7 @@ class Whereabouts:
                 continue
             for offset, nbytes, entry in records:
                 if entry.digest in wanted:
-                    found.setdefault(entry.digest, Located(Place(name, offset, nbytes), entry.bases))
+                    place = Place(name, offset, nbytes)
+                    found.setdefault(entry.digest, Located(place, entry.bases))
+                    self._catalog.heads[place] = entry
         return found

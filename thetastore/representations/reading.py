@@ -317,6 +317,9 @@ class Representations:
         return entry, record[head_bytes:]
 
     def _read_entry(self, place: Place, digest: Digest) -> Entry:
+        known = self._catalog.heads.get(place)
+        if known is not None and known.digest == digest:
+            return known
         head = memoryview(bytearray(min(place.nbytes, MAX_HEAD_BYTES)))
         return self._read(place, digest, head)[0]
 
