@@ -3,7 +3,7 @@
 Each item stands for itself: a worker opens the store (both stores) by path or URL, does one file, seals, and closes.
 Stores are made for many processes that write at once, so nothing has to be agreed on between workers; what several of
 them write at the same time may be there twice, and a repack takes one of the two away. `checking.check` spreads its
-packs in the same way, and `upkeep.repack` its models.
+packs in the same way.
 """
 
 from __future__ import annotations
