@@ -1,11 +1,11 @@
 r"""Our hooks, beside the user's own.
 
-`pre-push` sends weights before git sends commits; `post-checkout`, `post-merge` and `post-rewrite`, where the user
-has them, complete a fill before anything of the user's reads the files; `prepare-commit-msg`, put in when a merge
-first mixes weights, says in the commit's message how. Where a shell script is there already (Git
-LFS's, say), our lines go in after its first line and everything else of it stays; where something else is there (a
-program, a symlink, a script for another interpreter, one that is switched off), it is renamed to `<hook>.theta-user`
-and ours runs it. Either way uninstalling leaves the file as it was, byte for byte.
+`pre-push` sends weights before git sends commits; `pre-commit` names large checkpoints that git is about to keep
+whole; `post-checkout`, `post-merge` and `post-rewrite`, where the user has them, complete a fill before anything of the
+user's reads the files; `prepare-commit-msg`, put in when a merge first mixes weights, says in the commit's message how.
+Where a shell script is there already (Git LFS's, say), our lines go in after its first line and everything else of it
+stays; where something else is there (a program, a symlink, a script for another interpreter, one that is switched off),
+it is renamed to `<hook>.theta-user` and ours runs it. Either way uninstalling leaves the file as it was, byte for byte.
 
 Our lines keep what a user's hook relies on: arguments, working directory, exit status, and standard input -
 the refs that git pipes into `pre-push` are read, handed to us, and put back.
@@ -20,7 +20,9 @@ from gitbridge.errors import HookError
 from gitbridge.repository import Repository
 
 HOOKS = ("pre-push", "post-checkout", "post-merge", "post-rewrite")
+COMMIT_HOOK = "pre-commit"
 MESSAGE_HOOK = "prepare-commit-msg"
+_ALWAYS = ("pre-push", COMMIT_HOOK)
 USER_SUFFIX = ".theta-user"
 
 _BEGIN = b"# >>> git theta >>>\n"
@@ -64,6 +66,20 @@ for theta_journal in "${{GIT_DIR:-$(git rev-parse --git-dir)}}"/theta/PLACE/*; d
   break
 done
 unset theta_journal theta_program
+"""
+
+# A commit goes on whatever is found. Python starts only where something is so long that it may have to be named.
+# The loop is in parentheses since some shells run the end of a pipe themselves, and would leave the user's hook.
+_PRE_COMMIT = f"""\
+theta_least=$(git config --type=int --get theta.warnSize || echo 10485760)
+if [ "$theta_least" -gt 0 ] 2>/dev/null && git diff-index --cached --diff-filter=AM --no-renames \\
+  "$(git rev-parse -q --verify HEAD || git hash-object -t tree /dev/null)" 2>/dev/null |
+  cut -d ' ' -f 4 | git cat-file --batch-check='%(objectsize)' 2>/dev/null |
+  (while read -r theta_size; do [ "$theta_size" -ge "$theta_least" ] && exit 0; done; exit 1) 2>/dev/null; then
+  {_FIND_INSIDE}
+  if command -v "$theta_program" >/dev/null 2>&1; then "$theta_program" hook {COMMIT_HOOK} </dev/null || :; fi
+fi
+unset theta_least theta_program
 """
 
 # Git LFS puts no hook of its own where one is, and says nothing: its files would be pushed without their content.
@@ -120,6 +136,8 @@ def hook_lines(name: str) -> bytes:
     """Return what our lines do in a hook, without marks."""
     if name == "pre-push":
         return _PRE_PUSH.encode()
+    if name == COMMIT_HOOK:
+        return _PRE_COMMIT.encode()
     return _AFTER.replace("HOOK", name).replace("PLACE", "merged" if name == MESSAGE_HOOK else "pending").encode()
 
 
@@ -140,13 +158,13 @@ def missing(repository: Repository) -> list[str]:
 
 
 def _wanted(directory: str) -> list[Hook]:
-    """Return the hooks that our lines belong in: `pre-push`, and the others where the user has one.
+    """Return the hooks that our lines belong in: before a push and a commit, and the others where the user has one.
 
     Where nothing of the user's runs, nobody reads files before the filter has filled them at the end of its input,
     and a hook would start a second Python for each checkout.
     """
-    found = [read_hook(os.path.join(directory, name)) for name in HOOKS]
-    wanted = [hook for hook in found if hook.name == "pre-push" or hook.content is not None]
+    found = [read_hook(os.path.join(directory, name)) for name in (*HOOKS, COMMIT_HOOK)]
+    wanted = [hook for hook in found if hook.name in _ALWAYS or hook.content is not None]
     message = read_hook(os.path.join(directory, MESSAGE_HOOK))
     return [*wanted, message] if message.has_ours else wanted
 
@@ -178,7 +196,7 @@ def uninstall(repository: Repository) -> list[str]:
     """
     directory = hooks_dir(repository)
     try:
-        names = (*HOOKS, MESSAGE_HOOK)
+        names = (*HOOKS, COMMIT_HOOK, MESSAGE_HOOK)
         changed = [name for name in names if _take_out(read_hook(os.path.join(directory, name)))]
         _remove(_marker_path(repository))
     except OSError as error:

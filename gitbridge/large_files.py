@@ -82,6 +82,21 @@ def large_files(repository: Repository) -> list[LargeFile]:
     return [file for file in found if file.path not in filtered]
 
 
+def staged_large_files(repository: Repository) -> list[LargeFile]:
+    """Return the checkpoints that the next commit adds to what git keeps whole; what is left to LFS is none."""
+    at_least = warned_size(repository)
+    head = repository.git("rev-parse", "-q", "--verify", "HEAD", check=False).decode().strip()
+    head = head or repository.git("hash-object", "-t", "tree", "--stdin").decode().strip()
+    listed = repository.git("diff-index", "--cached", "-z", "--diff-filter=AM", "--no-renames", head).split(b"\0")
+    oids = [line.split(b" ")[3] for line in listed[0:-1:2]]
+    answers = repository.git("cat-file", "--batch-check=%(objectsize)", input=b"".join(oid + b"\n" for oid in oids))
+    sizes = [int(line) if line.isdigit() else 0 for line in answers.splitlines()]
+    files = [LargeFile(os.fsdecode(name), size, True) for name, size in zip(listed[1::2], sizes, strict=True)]
+    large = [file for file in files if at_least and is_large_checkpoint(file.path, file.nbytes, at_least)]
+    left_to_others = _with_any_filter(repository, [file.path for file in large], but="theta")
+    return [file for file in large if file.path not in left_to_others]
+
+
 def _large(repository: Repository, at_least: int, is_in_git: bool) -> Iterable[LargeFile]:
     kind = ["--cached"] if is_in_git else ["--others", "--exclude-standard"]
     for name in repository.git("ls-files", "-z", *kind).split(b"\0")[:-1]:
@@ -94,10 +109,10 @@ def _large(repository: Repository, at_least: int, is_in_git: bool) -> Iterable[L
             yield LargeFile(path, nbytes, is_in_git)
 
 
-def _with_any_filter(repository: Repository, paths: list[str]) -> set[str]:
+def _with_any_filter(repository: Repository, paths: list[str], but: str = "") -> set[str]:
     if not paths:
         return set()
     asked = b"".join(os.fsencode(path) + b"\0" for path in paths)
     answer = repository.git("check-attr", "-z", "--stdin", "filter", input=asked).split(b"\0")
     pairs = zip(answer[0::3], answer[2::3], strict=False)
-    return {os.fsdecode(path) for path, value in pairs if value not in (b"unspecified", b"unset")}
+    return {os.fsdecode(path) for path, value in pairs if value not in (b"unspecified", b"unset", but.encode())}

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gitbridge.fill import Wanted
+    from gitbridge.trees import TrackedFile
     from thetastore.store import Store
 
 
@@ -46,7 +47,7 @@ def no_room_to_fill(work_tree: str, wanted: Sequence[Wanted]) -> SpaceError | No
     )
 
 
-def remark_on_fetch(store: Store, directory: str, wanted: Sequence[Wanted]) -> None:
+def remark_on_fetch(store: Store, directory: str, wanted: Sequence[Wanted | TrackedFile]) -> None:
     """Say so if what is to be fetched may not fit where the local store is."""
     free = free_bytes(directory)
     if sum(one.file_bytes for one in wanted) <= free:

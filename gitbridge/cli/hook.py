@@ -6,7 +6,7 @@ import os
 import sys
 
 from gitbridge.cli.opening import has_journals, open_repository
-from gitbridge.hooks import MESSAGE_HOOK
+from gitbridge.hooks import COMMIT_HOOK, MESSAGE_HOOK
 from gitbridge.repository import Repository
 
 
@@ -15,6 +15,9 @@ def run(name: str, arguments: list[str]) -> int:
     with open_repository() as repository:
         if name == "pre-push":
             return _pre_push(repository, arguments, sys.stdin.buffer.read())
+        if name == COMMIT_HOOK:
+            _name_large_files(repository)
+            return 0
         if name == MESSAGE_HOOK and arguments:
             from gitbridge.merging.trailers import append_to
 
@@ -69,3 +72,23 @@ def _name_plain_files(repository: Repository, oids: list[str]) -> None:
 
 
 _NAMED_COUNT = 5
+
+
+def _name_large_files(repository: Repository) -> None:
+    """Say which checkpoints the commit that is being made keeps whole."""
+    from shlex import quote
+
+    from gitbridge.large_files import staged_large_files
+    from gitbridge.render import printable, size_text
+
+    found = staged_large_files(repository)
+    if not found:
+        return
+    shown = ", ".join(f"{printable(file.path)} ({size_text(file.nbytes)})" for file in found[:_NAMED_COUNT])
+    shown += " …" if len(found) > _NAMED_COUNT else ""
+    patterns = " ".join(quote(pattern) for pattern in dict.fromkeys(file.pattern for file in found[:_NAMED_COUNT]))
+    print(
+        f"git theta: this commit keeps whole, for ever, in every clone: {shown}\n"
+        f"hint: git theta track {patterns} && git add --renormalize . && git commit --amend --no-edit",
+        file=sys.stderr,
+    )

@@ -141,6 +141,7 @@ def _fetch(
     profile: Profile,
     must_include: bool = False,
 ) -> CopyReport:
+    from gitbridge.space import remark_on_fetch
     from gitbridge.sync import fetch_manifests
 
     _check_is_remote(repository, remote)
@@ -154,6 +155,8 @@ def _fetch(
         if not files:
             return CopyReport(0, 0, 0)
         with repository.open_store() as local:
+            if profile.is_whole:
+                remark_on_fetch(local, repository.store_path(), files)
             return fetch_manifests(repository, local, files, remote, report=progress, profile=profile)
     finally:
         progress.done()

@@ -185,7 +185,7 @@ def test_hooks_that_are_switched_off_links_or_of_no_known_kind_are_moved_aside_a
     assert (tmp_path / "tool").read_bytes() == b"#!/bin/sh\necho linked\n"
     assert b"linked" in run(work, "post-merge", "0").stdout
     assert hooks.install(repository) == []
-    assert set(hooks.uninstall(repository)) == set(hooks.HOOKS)
+    assert set(hooks.uninstall(repository)) == {*hooks.HOOKS, hooks.COMMIT_HOOK}
     assert snapshot(directory) == before
 
 
@@ -220,7 +220,7 @@ def test_core_hooks_path_is_respected(work):
 
     hooks.install(work.repository())
 
-    assert os.listdir(work.path / ".githooks") == ["pre-push"]
+    assert sorted(os.listdir(work.path / ".githooks")) == ["pre-commit", "pre-push"]
 
 
 def test_hooks_after_a_checkout_are_installed_only_beside_the_users(work, directory):
@@ -235,7 +235,7 @@ def test_hooks_after_a_checkout_are_installed_only_beside_the_users(work, direct
 
 def test_missing_hooks_are_found_without_running_git(work, monkeypatch):
     repository = work.repository()
-    assert hooks.install_missing(repository) == ["pre-push"]
+    assert hooks.install_missing(repository) == ["pre-push", "pre-commit"]
 
     fresh = work.repository()
     monkeypatch.setattr(subprocess, "run", None)  # running anything would fail
@@ -245,7 +245,7 @@ def test_missing_hooks_are_found_without_running_git(work, monkeypatch):
     (work.path / ".git" / "hooks" / "pre-push").unlink()
     assert hooks.install_missing(work.repository()) == ["pre-push"]
     work.git("config", "core.hooksPath", "other")
-    assert hooks.install_missing(work.repository()) == ["pre-push"]
+    assert hooks.install_missing(work.repository()) == ["pre-push", "pre-commit"]
 
 
 def test_hooks_that_cannot_be_installed_do_not_stop_the_filter(work, capsys):

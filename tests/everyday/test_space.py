@@ -36,6 +36,12 @@ def test_files_that_do_not_fit_are_left_and_a_part_of_them_can_be_had(crowded, c
     assert crowded.read("m.safetensors") == crowded.v2
 
 
+def test_fetching_alone_is_remarked_on_too(crowded, capsys) -> None:
+    assert main(["fetch"]) == 0
+
+    assert "git theta: fetching takes up to 1.20 MB, and 1.00 MB are free" in capsys.readouterr().err
+
+
 def test_the_filter_refuses_a_checkout_that_does_not_fit(work, tmp_path) -> None:
     """The program with one function replaced, as git starts it."""
     import sys

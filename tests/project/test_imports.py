@@ -17,7 +17,7 @@ PROGRAMS = Path(sys.executable).parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PACKAGES = ("thetastore", "gitbridge", "migrations")
 OPTIONAL = {
-    "numcodecs": "thetastore/codecs/for_numcodecs.py",
+    "numcodecs": ("thetastore/codecs/for_numcodecs.py", "migrations/git_theta.py"),
     "fsspec": ("thetastore/backends/", "gitbridge/filesystem.py"),
     "gcsfs": "thetastore/backends/opening.py",
     "sshfs": "thetastore/backends/opening.py",
