@@ -160,7 +160,8 @@ def fill(repository: Repository, arguments: list[str] | None, is_quiet: bool = F
     if report.filled and not is_quiet:
         print(f"git theta: filled {count_text(len(report.filled), 'file')}, {size_text(report.raw_bytes)}")
     if report.kept:
-        print(f"git theta: this clone keeps only a part of the weights of {count_text(len(report.kept), 'pointer')}")
+        stay = f"{count_text(len(report.kept), 'file')} here {'stays' if len(report.kept) == 1 else 'stay'} as pointer"
+        print(f"git theta: {stay}: this clone keeps only a part of the weights")
         print(f"hint: {fetch_all_the_same('pull')} fills them all the same")
     elif not report.filled and not report.failures and not is_quiet:
         from gitbridge.absent import remark_on_absent

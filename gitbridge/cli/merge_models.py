@@ -52,8 +52,9 @@ def merge_models(arguments: list[str]) -> int:
         opened = open_all(stack, list(dict.fromkeys(names)))
         results = merged(recipe, opened, options.seed)
         size = write_result(source_of_models(results, opened[recipe.models[0].name]), options.output)
-    print(f"{options.output}: {recipe.method.name} of {len(opened)} models, "
-          f"{count_text(len(results), 'tensor')}, {size_text(size)}")  # fmt: skip
+    count = count_text(len({model.name for model in recipe.models} - {recipe.base}), "model")
+    of = f"{recipe.method.name} of {count}" + (" and a base" if recipe.base else "")
+    print(f"{options.output}: {of}, {count_text(len(results), 'tensor')}, {size_text(size)}")
     return 0
 
 
