@@ -130,7 +130,7 @@ def test_merge_file_follows_a_recipe_with_importances_and_refuses_a_rule_for_not
 def test_merge_models_follows_a_recipe_of_mergekits(work: Work, files: Model) -> None:
     done = models(work, RECIPE.format(method="task_arithmetic", dtype="float32"))
 
-    assert "task_arithmetic of 3 models, 4 tensors" in done.out
+    assert "task_arithmetic of 2 models and a base, 4 tensors" in done.out
     assert moved(work, files, "out.safetensors") == [4, 10, 8, 0]
     again = models(work, RECIPE.format(method="task_arithmetic", dtype="bfloat16"), "--force")
     assert again.status == 0
