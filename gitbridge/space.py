@@ -50,10 +50,10 @@ def no_room_to_fill(work_tree: str, wanted: Sequence[Wanted]) -> SpaceError | No
 def remark_on_fetch(store: Store, directory: str, wanted: Sequence[Wanted | TrackedFile]) -> None:
     """Say so if what is to be fetched may not fit where the local store is."""
     free = free_bytes(directory)
-    if sum(one.file_bytes for one in wanted) <= free:
+    lengths = {one.manifest_digest: one.file_bytes for one in wanted}
+    if sum(lengths.values()) <= free:
         return
-    lacking = {manifest for manifest, _ in store.missing_objects([one.manifest_digest for one in wanted])}
-    most = sum(one.file_bytes for one in wanted if one.manifest_digest in lacking)
+    most = sum(lengths[manifest] for manifest in {manifest for manifest, _ in store.missing_objects(lengths)})
     if most > free:
         print(
             f"git theta: fetching takes up to {size_text(most)}, and {size_text(free)} are free where '{directory}' is",
