@@ -60,7 +60,7 @@ class NamedOrigin(NamedTuple):
 
     def open(self) -> Session:
         """Open the store in this process."""
-        store = Store.open(self.url, options=self.storage_options)
+        store = Store.open(self.url, options=self.storage_options, expected=self.manifest_digests)
         return StoreSession(store, self.manifest_digests)
 
     def __str__(self) -> str:
