@@ -153,6 +153,8 @@ ENVIRONMENT = (
         "`theta.skipSmudge`",
         "1 leaves pointers in the work tree for this command, as GIT_LFS_SKIP_SMUDGE does; 0 does not.",
     ),
+    Setting("GIT_THETA_UPDATE_TYPE", "not set", "What `git theta add` takes for --update-type (docs/updates.md)."),
+    Setting("GIT_THETA_UPDATE_DATA_PATH", "not set", "What `git theta add` takes for --update-path, with that."),
     Setting("GIT_THETA_MERGE_METHOD", "`theta.merge.method`", "The method for all tensors of this one merge."),
     Setting(
         "GIT_THETA_PROGRESS",
@@ -200,8 +202,10 @@ def unknown_settings(names: Iterable[str]) -> list[Unknown]:
 
 def unknown_variables(names: Iterable[str]) -> list[Unknown]:
     """Return those variables of the environment that are meant for us and mean nothing."""
+    from gitbridge.git_theta_names import REPLACED
+
     known = [setting.name for setting in ENVIRONMENT]
-    ours = [name for name in names if name.startswith(PREFIXES) and name not in known]
+    ours = [name for name in names if name.startswith(PREFIXES) and name not in known and name not in REPLACED]
     return [Unknown(name, _nearest(name, known)) for name in sorted(ours)]
 
 
