@@ -187,6 +187,29 @@ def test_a_fine_tune_whose_tensors_have_other_names_finds_its_base(store, rename
     assert content(store, second) == safetensors_bytes(renamed)
 
 
+def test_what_was_trained_from_one_of_many_models_of_one_architecture_finds_it(store):
+    for seed in range(100, 112):
+        put(store, model(seed))
+
+    second = put(store, tuned(model(111)))
+
+    assert delta_count(store, second) == 4
+
+
+def test_a_tensor_that_another_model_has_among_others_is_found_by_its_numbers_alone(store):
+    first = {"embed": model(1)["embed"], "head": model(1)["layer.1"][:, :100].copy(), "other": model(5)["layer.0"]}
+    put(store, first)
+    layers = {
+        f"new.{at}": np.random.default_rng(at).normal(0, 0.02, (100 + at, 300)).astype(np.float32) for at in (1, 2)
+    }
+    second = {**layers, "text.wte": tuned(first)["embed"], "text.head": tuned(first)["head"]}
+
+    added = put(store, second)
+
+    assert delta_count(store, added) >= 3  # the chunks of the embedding, the head
+    assert content(store, added) == safetensors_bytes(second)
+
+
 def test_of_many_tensors_of_one_form_those_with_the_same_numbers_are_found_whatever_their_order(store):
     shape = (64, 256)
     first = {f"layer.{at}": model(at)["layer.1"].reshape(-1)[: 64 * 256].reshape(shape) for at in range(8)}
@@ -262,7 +285,7 @@ def test_a_version_of_a_version_is_not_filed_again(store):
 
     put(store, tuned(model()), first)
 
-    assert len(filed) == 3
+    assert len(filed) == 5
     assert sorted(store.backend.list("families")) == filed
 
 
