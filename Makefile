@@ -84,6 +84,7 @@ $(BIN)/python:
 $(VENV)/installed: pyproject.toml | $(BIN)/python
 	@echo "installing into $(VENV) ..."
 	@$(PIP_INSTALL) -e .
+	@mkdir -p $(VENV)/share/man/man1 && ln -sf '$(CURDIR)'/docs/man/*.1 $(VENV)/share/man/man1/
 	@touch $@
 
 $(VENV)/installed-dev: pyproject.toml | $(BIN)/python
