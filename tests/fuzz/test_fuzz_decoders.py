@@ -31,10 +31,20 @@ from gitbridge.journal import parse_journal
 from gitbridge.pins import Pin, PinName, encode_pin, parse_pin
 from gitbridge.pointers import parse_pointer, pointer_text, render_pointer
 from thetastore.backends.memory import MemoryBackend
-from thetastore.codecs import CODEC_NAMES, Coded, decode, encode, encode_copies, encode_difference, planes
+from thetastore.codecs import (
+    CODEC_NAMES,
+    Coded,
+    decode,
+    encode,
+    encode_copies,
+    encode_difference,
+    encode_update,
+    planes,
+)
 from thetastore.codecs.copies import Patch, Range, Recipe
 from thetastore.codecs.for_numcodecs import Planes
 from thetastore.codecs.payload import read_header
+from thetastore.descriptor import Descriptor, encode_descriptor, parse_descriptor
 from thetastore.digest import Digest, Kind, checksum_of, digest_of
 from thetastore.errors import MalformedError, NotThisFormat, UnsupportedError
 from thetastore.formats.registry import candidates
@@ -56,10 +66,15 @@ from thetastore.packs.locator import Body, encode_locator, parse_locator
 from thetastore.packs.preamble import PREAMBLE_BYTES, checksum64
 from thetastore.packs.reader import Pack
 from thetastore.packs.records import HEAD_BYTES, Entry, decode_head, encode_head
+from thetastore.packs.retirement_notes import read_note, write_note
+from thetastore.ref_entries import Entry as RefEntry
+from thetastore.ref_entries import RefFile, encode_entry, parse_entry
 from thetastore.representations.anchor_table import AnchorRun
 from thetastore.representations.anchor_table import write_run as write_anchor_run
 from thetastore.representations.anchors import anchors_of
 from thetastore.testing.formats import mutations, scan_bytes
+from thetastore.updates.arithmetic import apply
+from thetastore.updates.recipe import Recipe as UpdateRecipe
 
 MOST_BYTES = 8 << 20
 """Of memory, for any input here; scratch memory of codecs, which stays, is a few times that of a chunk."""
@@ -104,6 +119,21 @@ def moved_by_exponents() -> bytes:
     return words.tobytes() + b"x"
 
 
+UPDATE_BASE = np.random.default_rng(5).standard_normal((64, 64), dtype="f4").tobytes()
+
+
+def updated() -> tuple[Coded | None, int]:
+    """Return what a low-rank update makes of a base, some elements off by a bit."""
+    rng = np.random.default_rng(6)
+    left, right = rng.standard_normal((64, 4), dtype="f4"), rng.standard_normal((4, 64), dtype="f4")
+    window = UpdateRecipe(64, left, right, 2.0).window(0, 4096)
+    assert window is not None
+    raw = bytearray(len(UPDATE_BASE))
+    apply(window, memoryview(UPDATE_BASE), "float32", memoryview(raw))
+    np.frombuffer(raw, "u4")[::50] += 1
+    return encode_update(raw, UPDATE_BASE, "float32", window), len(raw)
+
+
 @functools.cache
 def coded_samples() -> dict[str, list[tuple[bytes, int]]]:
     """Return payloads and raw lengths by codec."""
@@ -122,6 +152,7 @@ def coded_samples() -> dict[str, list[tuple[bytes, int]]]:
         *((encode_difference(moved(share), BASE + b"y", "bfloat16"), 20_001) for share in (0.003, 0.05, 0.4, 1.0)),
         (encode_difference(moved_by_exponents(), BASE + b"y", "bfloat16"), 20_001),
         (encode_copies(bytes(copied), recipe, "bfloat16"), 18_000),
+        updated(),
     ]
     samples: dict[str, list[tuple[bytes, int]]] = {}
     for coded, raw_bytes in found:
@@ -136,7 +167,8 @@ def decode_codec(codec: str, stored: bytes) -> object:
     for raw_bytes in {length for _, length in coded_samples()[codec]}:
         memory = bytearray(CANARY + bytes(raw_bytes) + CANARY)
         out = memoryview(memory)[len(CANARY) : -len(CANARY)]
-        bases: list[bytes] = {"difference": [BASE + b"y"], "copies": [BASE, OTHER_BASE]}.get(codec, [])
+        by_codec = {"difference": [BASE + b"y"], "copies": [BASE, OTHER_BASE], "update": [UPDATE_BASE]}
+        bases: list[bytes] = by_codec.get(codec, [])
         try:
             decode(codec, b"", stored, out, bases)
         except MALFORMED:
@@ -349,6 +381,41 @@ def pins() -> list[bytes]:
     return [encode_pin(PIN), json.dumps({"format": "theta-pin", "version": [[]]}).encode()]
 
 
+REF = RefEntry(
+    "models/bert", 2, "0" * 32, 1, 1_763_900_000_000, "ada", "why", (RefFile("a/b.st", 10, digests(1)[0]),), {"k": "v"}
+)
+
+
+def refs() -> list[bytes]:
+    return [encode_entry(REF), encode_entry(REF._replace(files=(), oldest=3, metadata={}))]
+
+
+def reseal_ref(raw: bytearray) -> None:
+    line = bytes(raw).partition(b"\n")[0] + b"\n"
+    raw[:] = line + f"{digest_of(line)}\n".encode()
+
+
+def descriptors() -> list[bytes]:
+    return [encode_descriptor(Descriptor(0)), encode_descriptor(Descriptor(1, ("a",), ("b",), "many", "thetastore 2"))]
+
+
+def notes() -> list[bytes]:
+    backend = MemoryBackend()
+    return [bytes(backend.view(write_note(backend, ["0" * 32, "1" * 32], ["2" * 32])))]
+
+
+def read_any_note(raw: bytes) -> object:
+    backend = MemoryBackend()
+    name = f"retired/{'0' * 32}.note"
+    backend.create(name, raw)
+    return read_note(backend, name)
+
+
+def reseal_note(raw: bytearray) -> None:
+    if len(raw) >= PREAMBLE_BYTES + 16:
+        raw[-16:] = checksum_of(bytes(raw[PREAMBLE_BYTES:-16]))
+
+
 def journals() -> list[bytes]:
     """Return the one in the document."""
     document = (Path(__file__).parents[2] / "docs" / "format" / "journal.md").read_text()
@@ -427,6 +494,9 @@ TARGETS: dict[str, Target] = {
     "anchors": Target(many_anchors, read_anchors, reseal=reseal_anchors),
     "pointer": Target(pointers, reparse_pointer, (PointerError,)),
     "pin": Target(pins, lambda raw: parse_pin(raw, PinName(PIN.repository, PIN.commit, False))),
+    "ref": Target(refs, lambda raw: parse_entry(raw, REF.name, REF.number), reseal=reseal_ref),
+    "descriptor": Target(descriptors, lambda raw: parse_descriptor(raw, "a store")),
+    "note of retired packs": Target(notes, read_any_note, (), reseal=reseal_note),
     "journal": Target(journals, parse_journal, (), reseal=reseal_journal),
     "git index": Target(git_index, read_index, (BridgeError,)),
     "checkpoint formats": Target(checkpoints, scan_as_anything, ()),

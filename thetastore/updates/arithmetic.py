@@ -78,11 +78,11 @@ def row_norms(recipe: Recipe, pieces: Iterable[memoryview], dtype: str, of_colum
 def _blocks(window: Window, base: memoryview, dtype: str) -> Iterator[tuple[int, int, tuple[slice, slice], Array]]:
     """Yield what a window makes of its base, block by block: its first and last byte, its place, its numbers."""
     width = base.nbytes // (window.rows * window.columns)
-    wide = None if window.right is None else window.right.astype("f8")
-    left = None if window.left is None else window.left.astype("f8")
     block_columns = min(window.columns, _BLOCK_ELEMENTS)
     block_rows = max(1, _BLOCK_ELEMENTS // window.columns)
     with np.errstate(all="ignore"):
+        wide = None if window.right is None else window.right.astype("f8")  # a NaN may warn here
+        left = None if window.left is None else window.left.astype("f8")
         for row in range(0, window.rows, block_rows):
             rows = slice(row, min(row + block_rows, window.rows))
             for column in range(0, window.columns, block_columns):
