@@ -19,7 +19,7 @@ from thetastore import models
 from thetastore.arrays import new_tensor
 from thetastore.checkpoints.compose import safetensors_source
 from thetastore.digest import Digest
-from thetastore.errors import MalformedError
+from thetastore.errors import MalformedError, NoSuchModelError
 from thetastore.models import Handle, Model, Session, StoreSession
 from thetastore.ref_entries import Draft, Entry, RefFile
 from thetastore.store import Store
@@ -135,6 +135,13 @@ class Models(Mapping[str, NamedModel]):
         wanted = parse_name(name)
         with self._store() as store:
             return self._opened(resolve(store, wanted))
+
+    def __contains__(self, name: object) -> bool:
+        try:
+            with self._store() as store:
+                return isinstance(name, str) and bool(resolve(store, parse_name(name)))
+        except NoSuchModelError:
+            return False
 
     def __iter__(self) -> Iterator[str]:
         with self._store() as store:

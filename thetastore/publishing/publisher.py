@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from thetastore.arrays import WritableTensor, copy_into, empty_like, new_tensor, writable_tensor
-from thetastore.checkpoints.compose import NewTensor, safetensors_source
+from thetastore.checkpoints.compose import safetensors_source
 from thetastore.digest import Buffer
 from thetastore.errors import BackendError, MalformedError
 from thetastore.publishing.differences import FILE_NAME, PIECE_BYTES, Changed, DifferenceSource, changes_of
@@ -37,6 +37,13 @@ class Published(NamedTuple):
     def version(self) -> str:
         """As it is written: `v7`."""
         return f"v{self.number}"
+
+
+class _Compared(NamedTuple):
+    """All tensors, and what is stored of those that have changed."""
+
+    tensors: list[Changed]
+    stored: list[Buffer]
 
 
 class Publisher:
@@ -101,22 +108,18 @@ class Publisher:
         reserved = {KIND, ANCHOR_NUMBER}.intersection(metadata)
         if reserved:
             raise MalformedError(f"'{reserved.pop()}' in the metadata is what a publisher says itself")
-        tensors = [new_tensor(name, state_dict[name]) for name in sorted(state_dict)]
-        is_in_step, self._is_in_step = self._is_in_step and self._fits(tensors), False
-        if not is_in_step:
+        is_in_step, self._is_in_step = self._is_in_step and list(self._kept) == sorted(state_dict), False
+        compared = self._compared(state_dict) if is_in_step else None
+        if compared is None:
             self._begin()
-        changed, stored = self._compared(state_dict, tensors) if is_in_step else self._copied(state_dict)
-        if is_in_step and not stored:
+            self._copy(state_dict)
+        elif not compared.stored:
             self._is_in_step = True
             assert self._last is not None, "it was published"
             return Published(self._last.number, False, 0, False)
-        published = self._put(changed, stored, Draft((), message, self._author, metadata))
+        published = self._put(compared, Draft((), message, self._author, metadata))
         self._is_in_step = True
         return published
-
-    def _fits(self, tensors: list[NewTensor]) -> bool:
-        known = [(name, *writable_tensor(name, value)[:2]) for name, value in self._kept.items()]
-        return known == [(tensor.name, tensor.dtype, tensor.shape) for tensor in tensors]
 
     def _begin(self) -> None:
         """Learn what was published before, by us or somebody else."""
@@ -128,34 +131,33 @@ class Publisher:
             entries = (self._versions.refs.read(self._ref, number) for number in range(last.oldest, last.number + 1))
             self._anchors = [entry.number for entry in entries if not is_difference(entry)]
 
-    def _copied(self, state_dict: Mapping[str, Any]) -> tuple[list[Changed], list[Buffer]]:
+    def _copy(self, state_dict: Mapping[str, Any]) -> None:
         self._kept = {name: empty_like(state_dict[name], self._kept.get(name)) for name in sorted(state_dict)}
         for name, copy in self._kept.items():
             copy_into(copy, state_dict[name])
-        return [], []
 
-    def _compared(self, state_dict: Mapping[str, Any], tensors: list[NewTensor]) -> tuple[list[Changed], list[Buffer]]:
-        """Return what has changed since the version before, and remember what is now."""
-        changed: list[Changed] = []
-        stored: list[Buffer] = []
-        for tensor in tensors:
-            raw = b"".join(pieces) if len(pieces := list(tensor.pieces())) != 1 else pieces[0]
-            base = writable_tensor(tensor.name, self._kept[tensor.name])
-            now = memoryview(raw).cast("B")
-            one, payloads = changes_of(tensor.name, tensor.dtype, tensor.shape, now, base.raw, self._store.pool)
-            changed.append(one)
-            stored += payloads
-            if payloads:
-                _copy_pieces(one, now, base)
-        return changed, stored
+    def _compared(self, state_dict: Mapping[str, Any]) -> _Compared | None:
+        """Return what has changed since the version before, and remember what is now; None for other tensors."""
+        compared = _Compared([], [])
+        for name, kept in self._kept.items():
+            tensor = new_tensor(name, state_dict[name])  # one after the other: those of a GPU are copied by this
+            base = writable_tensor(name, kept)
+            if (tensor.dtype, tensor.shape) != (base.dtype, base.shape):
+                return None
+            now = memoryview(b"".join(pieces) if len(pieces := list(tensor.pieces())) != 1 else pieces[0]).cast("B")
+            changed, stored = changes_of(name, tensor.dtype, tensor.shape, now, base.raw, self._store.pool)
+            compared.tensors.append(changed)
+            compared.stored.extend(stored)
+            _copy_pieces(changed, now, base)
+        return compared
 
-    def _put(self, changed: list[Changed], stored: list[Buffer], draft: Draft) -> Published:
+    def _put(self, compared: _Compared | None, draft: Draft) -> Published:
         number = self._last.number + 1 if self._last else 1
-        is_anchor = not stored or number - (self._anchors[-1] if self._anchors else 0) >= self._anchor_every
+        is_anchor = compared is None or number - self._anchors[-1] >= self._anchor_every
         files = []
         with self._versions.session():
-            if stored:
-                source = DifferenceSource(number - 1, changed, stored)
+            if compared is not None:
+                source = DifferenceSource(number - 1, compared.tensors, compared.stored)
                 files.append(self._versions.store_file(FILE_NAME, source))
             if is_anchor:
                 files.append(self._versions.store_file(WHOLE_FILE, self._whole(), self._last_anchor()))

@@ -124,9 +124,12 @@ class Versions:
         self.store.seal()
         entry = self.refs.append(ref, content, known)
         if not self.store.objects.is_vouched_for():
-            for _, digest in self.store.missing_objects(file.manifest_digest for file in entry.files):
-                raise ObjectMissingError(str(digest), self.store.url)
+            self._check_complete(entry)
         return entry
+
+    def _check_complete(self, entry: Entry) -> None:
+        for _, digest in self.store.missing_objects(file.manifest_digest for file in entry.files):
+            raise ObjectMissingError(str(digest), self.store.url)
 
     def _latest(self, name: str) -> Entry | None:
         parse_name(name)
@@ -171,23 +174,32 @@ class Versions:
         Raises:
             NoSuchModelError: there is no such version.
             MalformedError: the tag looks like a version, or names another one.
+            ObjectMissingError: the version was let go of, and its weights were collected.
         """
         if number_of(tag) is not None:
             raise MalformedError(f"'{tag}' cannot be a tag: it means a version by its number")
         parse_name(f"{wanted.name}@{tag}")
-        entry = resolve(self.store, wanted)
+        with self.session():
+            entry = resolve(self.store, wanted)
+            latest = self.refs.latest(entry.name)
+            if latest is not None and entry.number < latest.oldest:  # let go of: is it all there still?
+                self._check_complete(entry)
+            self.append(f"{TAGS}/{wanted.name}/{tag}", self._tag_content(entry, wanted.name, tag, draft, is_forced))
+        return entry
 
+    def _tag_content(
+        self, entry: Entry, name: str, tag: str, draft: Draft, is_forced: bool
+    ) -> Callable[[Entry | None], Draft]:
         def content(before: Entry | None) -> Draft:
             if before is not None and not before.is_tombstone and not is_forced:
                 there = version_of_tag(before)
                 if there != entry.number:
-                    raise MalformedError(f"the tag '{tag}' names {wanted.name}@{version_text(there)} already")
+                    raise MalformedError(f"the tag '{tag}' names {name}@{version_text(there)} already")
             number = before.number + 1 if before else 1
             metadata = {VERSION_OF_TAG: str(entry.number)}
             return draft._replace(files=entry.files, metadata=metadata, oldest=number)
 
-        self.refs.append(f"{TAGS}/{wanted.name}/{tag}", content)
-        return entry
+        return content
 
     def delete_tag(self, name: str, tag: str) -> None:
         """Take a tag away; its versions stay, unless the model let go of them.
