@@ -14,13 +14,13 @@ from pages import small_model
 ROOT = Path(__file__).parents[2]
 MODULES = [path for package in ("thetastore", "gitbridge", "migrations") for path in (ROOT / package).rglob("*.py")]
 LINUX_ONLY = {
-    "O_TMPFILE", "O_NOATIME", "copy_file_range", "eventfd", "getrandom", "getxattr", "listxattr", "memfd_create",
+    "O_TMPFILE", "O_NOATIME", "copy_file_range", "eventfd", "fdatasync", "pipe2", "O_DIRECT", "O_PATH", "sync_file_range", "sendfile64", "getrandom", "getxattr", "listxattr", "memfd_create",
     "pidfd_open", "posix_fadvise", "posix_fallocate", "sched_getaffinity", "sched_setaffinity", "setxattr", "splice",
     "unshare", "MAP_POPULATE", "MADV_HUGEPAGE", "epoll", "MFD_CLOEXEC", "F_OFD_SETLK", "prctl",
 }  # fmt: skip
 AS_ELSEWHERE = """\
 import builtins, os
-del os.sched_getaffinity
+del os.sched_getaffinity, os.fdatasync
 def without_proc(function):
     def opened(path, *args, **kwargs):
         if isinstance(path, (str, bytes)) and os.fsdecode(path).startswith("/proc"):

@@ -25,6 +25,8 @@ from thetastore.errors import BackendError
 # A store may be hostile: a link would lead out of it, and opening a pipe would wait for ever.
 _READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _WRITE_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_sync_data = getattr(os, "fdatasync", os.fsync)
+"""macOS has only the other."""
 _NEW_FILE_MODE = 0o666
 _TEMPORARY_LENGTH = 25
 
@@ -244,7 +246,7 @@ class _Appender:
             self._end = keep_bytes
 
     def sync(self) -> None:
-        self._synced(os.fdatasync)
+        self._synced(_sync_data)
 
     def seal(self, name: str) -> None:
         self._check()
