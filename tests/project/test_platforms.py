@@ -14,9 +14,10 @@ from pages import small_model
 ROOT = Path(__file__).parents[2]
 MODULES = [path for package in ("thetastore", "gitbridge", "migrations") for path in (ROOT / package).rglob("*.py")]
 LINUX_ONLY = {
-    "O_TMPFILE", "O_NOATIME", "copy_file_range", "eventfd", "fdatasync", "pipe2", "O_DIRECT", "O_PATH", "sync_file_range", "sendfile64", "getrandom", "getxattr", "listxattr", "memfd_create",
-    "pidfd_open", "posix_fadvise", "posix_fallocate", "sched_getaffinity", "sched_setaffinity", "setxattr", "splice",
-    "unshare", "MAP_POPULATE", "MADV_HUGEPAGE", "epoll", "MFD_CLOEXEC", "F_OFD_SETLK", "prctl",
+    "F_OFD_SETLK", "MADV_HUGEPAGE", "MAP_POPULATE", "MFD_CLOEXEC", "O_DIRECT", "O_NOATIME", "O_PATH", "O_TMPFILE",
+    "copy_file_range", "epoll", "eventfd", "fdatasync", "getrandom", "getxattr", "listxattr", "memfd_create",
+    "pidfd_open", "pipe2", "posix_fadvise", "posix_fallocate", "prctl", "sched_getaffinity", "sched_setaffinity",
+    "sendfile64", "setxattr", "splice", "sync_file_range", "unshare",
 }  # fmt: skip
 AS_ELSEWHERE = """\
 import builtins, os
