@@ -22,14 +22,19 @@ LEAST_BYTES = 4096
 class RecipeUpdates:
     """Proposes updates by the recipe of each tensor. Holds one recipe at a time. For one thread."""
 
-    def __init__(self, objects: Objects, base: Manifest, recipe_of: Callable[[str], Recipe | None]) -> None:
+    def __init__(
+        self, objects: Objects, base: Manifest, recipe_of: Callable[[str], Recipe | None], is_certain: bool = False
+    ) -> None:
         """Propose what recipes make of the tensors of a file.
 
         Args:
             objects: where the base's chunks are; what chunks of a tensor share is put there.
             base: the file that recipes start from.
             recipe_of: gives the recipe of a tensor by its name; asked once for each, in the order of the file.
+            is_certain: whether the file is being made by these recipes; then only the first chunk of each tensor is
+                made again, to compare.
         """
+        self._is_certain = is_certain
         self._objects = objects
         self._base = Candidate(objects, base)
         self._recipe_of = recipe_of
@@ -71,15 +76,14 @@ class RecipeUpdates:
             dtype = "float64" if tensor.dtype == "float64" else "float32"
             self._shared = self._objects.put(Kind.CHUNK, shared.raw, dtype)
             self.stored_bytes += self._objects.entry(self._shared).stored_bytes
-        return Proposal(base, window, self._shared, recipe.columns, start % recipe.columns)
+        is_certain = self._is_certain and start > 0
+        return Proposal(base, window, self._shared, recipe.columns, start % recipe.columns, is_certain)
 
     def learn(self, prepared: Prepared) -> None:
         """Count what became of a chunk."""
         if prepared.entry is None and self._objects.entry(prepared.digest).codec == "update":
             self.present_count += 1
-        elif prepared.entry is None:
-            self.other_count += 1
-        elif prepared.entry.codec != "update":
+        elif prepared.entry is None or prepared.entry.codec != "update":
             self.other_count += 1
         else:
             self.update_count += 1

@@ -159,20 +159,21 @@ def encode_copies(raw: Buffer, recipe: Recipe, dtype: str | None = None) -> Code
 
 
 def encode_update(
-    raw: Buffer, base: Buffer, dtype: str, window: Window, shared: tuple[int, int] | None = None
+    raw: Buffer, base: Buffer | None, dtype: str, window: Window, shared: tuple[int, int] | None = None
 ) -> Coded | None:
     """Code `raw` as what an update makes of `base`, or return None where that does not help. Thread-safe.
 
     Args:
         raw: as for `encode`.
-        base: as many bytes.
+        base: as many bytes; None where the caller made `raw` by this very update, so that nothing need be compared.
         dtype: of both, of `thetastore.updates.recipe.DTYPES`.
         window: the parts of the update.
         shared: see `thetastore.codecs.update.encode`.
     """
     from thetastore.codecs import update
 
-    payload = update.encode(memoryview(raw).cast("B"), memoryview(base).cast("B"), dtype, window, shared)
+    base_view = None if base is None else memoryview(base).cast("B")
+    payload = update.encode(memoryview(raw).cast("B"), base_view, dtype, window, shared)
     return None if payload is None else Coded("update", b"", payload)
 
 

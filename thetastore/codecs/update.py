@@ -60,13 +60,13 @@ class Shared:
 
 
 def encode(
-    raw: memoryview, base: memoryview, dtype: str, window: Window, shared: tuple[int, int] | None
+    raw: memoryview, base: memoryview | None, dtype: str, window: Window, shared: tuple[int, int] | None
 ) -> memoryview | None:
     """Return the payload, or None where these parts do not help: most of the chunk would be in the fix-up.
 
     Args:
         raw: the chunk.
-        base: as many bytes.
+        base: as many bytes; None where `raw` is known to be what the parts make.
         dtype: their type, of `DTYPES`.
         window: the parts; those that are `shared` are not stored.
         shared: columns of the second base, and the chunk's first one among them; None where there is none.
@@ -74,11 +74,13 @@ def encode(
     rank = 0 if window.left is None else window.left.shape[1]
     if not _fits(window.rows, window.columns, rank, shared is not None):
         return None
-    made = memoryview(bytearray(raw.nbytes))
-    apply(window, base, dtype, made)
-    fix_up = None if made == raw else difference.encode(raw, made, dtype)
-    if made != raw and fix_up is None:
-        return None
+    fix_up = None
+    if base is not None:
+        made = memoryview(bytearray(raw.nbytes))
+        apply(window, base, dtype, made)
+        fix_up = None if made == raw else difference.encode(raw, made, dtype)
+        if made != raw and fix_up is None:
+            return None
     parts = (
         (_PRODUCT if rank else 0)
         | (_ROUNDED if rank and window.rounds_product else 0)

@@ -30,21 +30,27 @@ class Proposal(NamedTuple):
     shared_columns: int = 0
     first_column: int = 0
     """Where the chunk begins in a row of it."""
+    is_certain: bool = False
+    """Whether the chunk was made so a moment ago: then it is not made another time, to compare."""
 
 
 def choose_update(representations: Representations, raw: memoryview, dtype: str, proposal: Proposal) -> Choice | None:
     """Return a chunk as an update, its fix-up included; None where that is not possible or makes nothing smaller."""
     bases = (proposal.base,) if proposal.shared is None else (proposal.base, proposal.shared)
     try:
-        depth = 0 if proposal.shared is None else representations.entry(proposal.shared).depth
+        depth = 1 + max(representations.entry(base).depth for base in bases)
+        if depth > UPDATE_DEPTH:
+            return None
+        shared = None if proposal.shared is None else (proposal.shared_columns, proposal.first_column)
+        if proposal.is_certain:
+            coded = codecs.encode_update(raw, None, dtype, proposal.window, shared)
+            return None if coded is None else Choice(*coded, bases, depth)
         decoded = representations.decode(proposal.base, raw.nbytes)
     except (ThetaError, FileNotFoundError):
         return None
     try:
-        depth = max(depth, decoded.depth) + 1
-        if depth > UPDATE_DEPTH:
+        if decoded.depth >= depth:  # it was read from another place than its entry
             return None
-        shared = None if proposal.shared is None else (proposal.shared_columns, proposal.first_column)
         coded = codecs.encode_update(raw, decoded.raw, dtype, proposal.window, shared)
     finally:
         representations.give(decoded.raw)
