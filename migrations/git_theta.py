@@ -42,7 +42,6 @@ _MOST_UPDATES = 10_000
 _ARRAY_KEY = ".zarray"
 _MOST_CHUNK_BYTES = (1 << 31) - 1
 """What Blosc can hold."""
-_BLOSC_HEAD_BYTES = 16
 
 
 class Parameter(NamedTuple):
@@ -286,7 +285,6 @@ class _Described(NamedTuple):
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     chunks: tuple[int, ...]
-    fill: Any
     compressor: Mapping[str, Any] | None
     separator: str
 
@@ -303,7 +301,7 @@ def _array(files: object, oid: str) -> np.ndarray[Any, Any]:
         if not isinstance(files, dict):
             raise TypeError("no map")  # noqa: TRY301 - all that is wrong is told in one way
         described = _described(json.loads(bytes(files[_ARRAY_KEY])))
-        array = np.full(described.shape, described.fill, described.dtype)
+        array = np.zeros(described.shape, described.dtype)  # takes memory only where something is put
         for key, stored in files.items():
             if key != _ARRAY_KEY:
                 _place(array, described, key, stored)
@@ -325,11 +323,10 @@ def _described(values: Mapping[str, Any]) -> _Described:
         np.dtype(str(values["dtype"])),
         shape,
         chunks,
-        values["fill_value"] or 0,
         values["compressor"],
         values.get("dimension_separator", "."),
     )
-    if values["filters"] or values["order"] != "C" or described.dtype.kind not in "biufc":
+    if values["filters"] or values["fill_value"] or values["order"] != "C" or described.dtype.kind not in "biufc":
         raise ValueError("its elements lie in another way")
     if len(shape) != len(chunks) or not all(type(n) is int and n >= 0 for n in shape):
         raise ValueError(f"its shape is {values['shape']}")
@@ -357,7 +354,8 @@ def _decoded(stored: memoryview, described: _Described) -> bytes:
         return bytes(stored)
     if described.compressor["id"] != "blosc":
         raise ValueError(f"it is compressed by '{described.compressor['id']}'")
-    if len(stored) < _BLOSC_HEAD_BYTES or int.from_bytes(stored[4:8], "little") != described.chunk_bytes:
+    lengths = int.from_bytes(stored[4:8], "little"), int.from_bytes(stored[12:16], "little")
+    if lengths != (described.chunk_bytes, len(stored)):  # Blosc itself believes them
         raise ValueError("a chunk has another length")
     try:
         from numcodecs import blosc  # type: ignore[import-untyped,unused-ignore]

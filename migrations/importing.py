@@ -197,7 +197,10 @@ def confirmed(options: argparse.Namespace, scope: Scope) -> bool:
         )
     sys.stderr.write(f"rewrite {_commits(scope)}? [y/N] ")
     sys.stderr.flush()
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    is_yes = sys.stdin.readline().strip().lower() in ("y", "yes")
+    if not is_yes:
+        print("nothing was changed")
+    return is_yes
 
 
 def _convert(converter: Converter, wanted: list[Wanted]) -> None:
@@ -223,7 +226,7 @@ def _migrate(
         converter = Converter(repository, store, objects)
         _convert(converter, wanted)
         after_bytes = bytes_below(store.url)
-    renamed = {one.oid: git_theta.new_name for one in wanted if one.new_path != one.path}
+    renamed = {one.oid: git_theta.new_name for one in wanted if one.is_git_theta}
     blob = replaced_by(converter.pointers, renamed)
     if scope.is_rewrite:
         made = rewrite(repository, objects, scope, change, blob)

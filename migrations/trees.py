@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from gitbridge.attributes import FILE_NAME
+from gitbridge.errors import UsageError
 from gitbridge.repository import Repository
 from migrations.attribute_rules import Rule, filter_of, lines_of, rules_of
 from migrations.git_objects import (
@@ -99,6 +100,7 @@ class Trees:
             new_entry, was_touched = self._entry(entry, directory, inner)
             is_touched = is_touched or was_touched
             new_entries.append(new_entry)
+        _check_names(new_entries, directory)
         if not directory and is_touched:
             new_lines = _with_lines(new_lines, self._conversion.top_lines)
         if new_lines != old_lines:
@@ -147,6 +149,22 @@ class Trees:
 
 def _is_attributes(entry: TreeEntry) -> bool:
     return entry.name == FILE_NAME.encode() and entry.mode in REGULAR_MODES
+
+
+def _check_names(entries: list[TreeEntry], directory: str) -> None:
+    """Refuse a new name that another file has already.
+
+    Raises:
+        UsageError: which one.
+    """
+    names = set()
+    for entry in entries:
+        if entry.name in names:
+            name = directory + os.fsdecode(entry.name)
+            raise UsageError(
+                f"a file would become '{name}', and a commit has another file of this name", "--exclude it"
+            )
+        names.add(entry.name)
 
 
 def _with_lines(lines: list[str], more: list[str]) -> list[str]:

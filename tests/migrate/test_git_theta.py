@@ -5,12 +5,15 @@ Bits are compared with what Git-Theta itself checks out of each commit. The file
 
 from __future__ import annotations
 
+import os
+import re
 import zipfile
 from pathlib import Path
 
 import pytest
 from checkpoints import read_safetensors
 
+from gitbridge.repository import Repository
 from migrations import git_theta, msgpack
 from thetastore.errors import MalformedError
 
@@ -136,3 +139,64 @@ def test_packed_bytes_that_lie_are_refused(packed):
 
 def test_packed_maps_are_read():
     assert msgpack.unpack(b"\x81\xa1a\xde\x00\x02\xd9\x01b\xc4\x02xy\xa1c\x80") == {"a": {"b": b"xy", "c": {}}}
+
+
+def test_a_new_name_that_another_file_has_is_refused(real, theirs):
+    metadata = real.blob("v1", "m.safetensors")
+    attributes = real.read(".gitattributes") + b"m.pt filter=theta\n"
+    theirs.commit("two", {".gitattributes": attributes, "m.pt": metadata})
+    before = real.git("for-each-ref")
+
+    done = real.migrate(*IMPORT, check=False)
+
+    assert done.returncode == 2
+    assert "a file would become 'm.safetensors'" in done.stderr
+    assert real.git("for-each-ref") == before
+
+
+def packed(described, chunk=b""):
+    """An object with one array, as Git-Theta packs it."""
+
+    def text(value):
+        return b"\xd9" + bytes([len(value)]) + value
+
+    def raw(value):
+        return b"\xc5" + len(value).to_bytes(2, "big") + value
+
+    files = b"\x82" + text(b".zarray") + raw(described) + text(b"0") + raw(chunk)
+    return b"\x81" + text(b"parameter") + files
+
+
+ARRAY = (
+    b'{"dtype": "<f4", "shape": [4], "chunks": [4], "fill_value": null, "filters": null, "order": "C", '
+    b'"compressor": {"id": "blosc"}}'
+)
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        packed(ARRAY, b""),
+        packed(ARRAY, b"\x02\x01\x01\x04" + (16).to_bytes(4, "little") + bytes(4) + (9999).to_bytes(4, "little")),
+        packed(ARRAY, b"\x02\x01\x01\x04" + (1 << 30).to_bytes(4, "little") + bytes(4) + (16).to_bytes(4, "little")),
+        packed(ARRAY.replace(b'"chunks": [4]', b'"chunks": [0]')),
+        packed(ARRAY.replace(b'"chunks": [4]', b'"chunks": [99999999999]')),
+        packed(ARRAY.replace(b'"shape": [4]', b'"shape": [-4]')),
+        packed(ARRAY.replace(b"<f4", b"|O")),
+        packed(ARRAY.replace(b'"fill_value": null', b'"fill_value": 3')),
+        packed(b"{}"),
+        packed(b"["),
+    ],
+)
+def test_objects_that_lie_are_refused(real, stored):
+    parameter = real.blob("v1", "m.safetensors").decode()
+    pointer = real.lfs_pointer(stored).decode().split()
+    start = parameter.index('"layer.bias"')
+    lying = re.sub('"oid": "[0-9a-f]+"', f'"oid": "{pointer[3].removeprefix("sha256:")}"', parameter[start:], count=1)
+    lying = re.sub('"size": "[0-9]+"', f'"size": "{pointer[5]}"', lying, count=1)
+    oid = real.run("git", "hash-object", "-w", "--stdin", text=parameter[:start] + lying).stdout.strip()
+
+    with Repository.at(str(real.path)) as repository, open(os.devnull, "wb") as nowhere:
+        source = git_theta.source(repository, "m.safetensors", oid)
+        with pytest.raises(MalformedError, match="holds no array that Git-Theta writes"):
+            source.write_to(nowhere.fileno())
