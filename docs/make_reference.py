@@ -56,7 +56,11 @@ Results go to standard output, all else to standard error.
 Exit status: 0 done, 1 problems were found, 2 failed, 129 the arguments were not understood, 130 interrupted.
 """
 _STORE_OVERVIEW = """\
-thetastore keeps files of model weights in a content-addressed store: a directory, without Git.
+thetastore keeps models with versions in a content-addressed store, a directory or a bucket, without Git.
+To start: thetastore init PLACE, then thetastore put PLACE/NAME FILE..., then get, log and tag PLACE/NAME[@VERSION].
+
+Results go to standard output, all else to standard error.
+Exit status: 0 done, 1 problems were found, 2 failed, 129 the arguments were not understood, 130 interrupted.
 """
 
 

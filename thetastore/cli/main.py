@@ -113,8 +113,9 @@ def _overview() -> str:
     width = max(map(len, COMMANDS))
     lines = "".join(f"  {name.ljust(width)}  {command.summary}\n" for name, command in COMMANDS.items())
     return (
-        "thetastore: a content-addressed store for model weights\n\nusage: thetastore <command> [<options>]\n\n"
-        f"{lines}\n'thetastore help <command>' explains a command.\n"
+        "thetastore: models with versions, in a directory or a bucket\n\nusage: thetastore <command> [<options>]\n\n"
+        f"{lines}\nFirst: thetastore init PLACE; thetastore put PLACE/NAME FILE...; then get, log and tag PLACE/NAME[@VERSION].\n"
+        "'thetastore help <command>' explains a command.\n"
     )
 
 
