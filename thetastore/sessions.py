@@ -38,14 +38,14 @@ class Session:
             BackendError: the place cannot be written to.
         """
         self._backend = backend
-        self._directory = f"{DIRECTORY}/{new_id()}"
+        self._id = new_id()
         self._number = 0
         self._renew()
 
     def _renew(self) -> None:
         self._number += 1
         self._renewed_s = time.monotonic()
-        self._backend.create(f"{self._directory}/{self._number:012d}", b"")
+        self._backend.create(_file_name(self._id, self._number), b"")
 
     def keep_alive(self) -> None:
         """Give a sign of life, if the last one was an hour ago.
@@ -62,7 +62,7 @@ class Session:
         Raises:
             BackendError: the place does not answer.
         """
-        return self._own_names() <= set(self._backend.list(self._directory))
+        return self._own_names() <= set(self._backend.list(DIRECTORY))
 
     def end(self) -> None:
         """End it; nothing that it relied on is kept for its sake any more.
@@ -74,7 +74,7 @@ class Session:
             self._backend.delete(name)
 
     def _own_names(self) -> set[str]:
-        return {f"{self._directory}/{number:012d}" for number in range(1, self._number + 1)}
+        return {_file_name(self._id, number) for number in range(1, self._number + 1)}
 
 
 class Known(NamedTuple):
@@ -101,7 +101,7 @@ def alive(backend: Backend, now_s: float, revokes: bool = True) -> list[Known]:
     """
     found: list[Known] = []
     for session_id, numbers in sorted(_by_id(backend).items()):
-        names = [f"{DIRECTORY}/{session_id}/{number}" for number in sorted(numbers)]
+        names = [_file_name(session_id, number) for number in sorted(numbers)]
         try:
             known = Known(session_id, backend.written_s(names[0]), backend.written_s(names[-1]))
         except FileNotFoundError:
@@ -114,12 +114,17 @@ def alive(backend: Backend, now_s: float, revokes: bool = True) -> list[Known]:
     return found
 
 
-def _by_id(backend: Backend) -> dict[str, set[str]]:
-    found: dict[str, set[str]] = {}
+def _file_name(session_id: str, number: int) -> str:
+    # Not in a directory of its own: an empty one would be left of it.
+    return f"{DIRECTORY}/{session_id}.{number:012d}"
+
+
+def _by_id(backend: Backend) -> dict[str, set[int]]:
+    found: dict[str, set[int]] = {}
     for name in backend.list(DIRECTORY):
-        _, session_id, number = (*name.split("/"), "", "")[:3]
-        is_session = len(session_id) == 32 and _HEXADECIMAL.issuperset(session_id) and name.count("/") == 2
+        session_id, _, number = name.removeprefix(f"{DIRECTORY}/").partition(".")
+        is_session = len(session_id) == 32 and _HEXADECIMAL.issuperset(session_id)
         if not is_session or len(number) != 12 or not _DIGITS.issuperset(number):
             raise MalformedError(f"'{name}' is not a file of a session: a newer version may have put it there")
-        found.setdefault(session_id, set()).add(number)
+        found.setdefault(session_id, set()).add(int(number))
     return found
