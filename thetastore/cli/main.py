@@ -114,7 +114,7 @@ def _overview() -> str:
     lines = "".join(f"  {name.ljust(width)}  {command.summary}\n" for name, command in COMMANDS.items())
     return (
         "thetastore: models with versions, in a directory or a bucket\n\nusage: thetastore <command> [<options>]\n\n"
-        f"{lines}\nFirst: thetastore init PLACE; thetastore put PLACE/NAME FILE...; then get, log and tag PLACE/NAME[@VERSION].\n"
+        f"{lines}\nFirst: thetastore init PLACE; thetastore put PLACE/NAME FILE...; then get PLACE/NAME[@VERSION].\n"
         "'thetastore help <command>' explains a command.\n"
     )
 
