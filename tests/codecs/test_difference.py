@@ -167,6 +167,31 @@ def test_steps_of_one_size_take_a_sixth_less_where_exponents_are_known(dtype, sc
     assert len(coded.stored) < len(without.stored) * 5 / 6
 
 
+def test_for_archives_the_order_of_exponents_is_used_where_most_elements_changed_too(weights_of) -> None:
+    base, raw = small_steps("bfloat16", 4e-4, weights_of)
+    usual = encode_difference(raw, base, "bfloat16")
+
+    thorough = encode_difference(raw, base, "bfloat16", is_thorough=True)
+
+    assert usual is not None
+    assert thorough is not None
+    assert (usual.stored[1], thorough.stored[1]) == (0, 2)
+    assert len(thorough.stored) < 0.9 * len(usual.stored)
+    assert decoded(thorough, base) == raw
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", None])
+@pytest.mark.parametrize("share", [0.0, 0.003, 1.0])
+def test_what_is_coded_for_archives_comes_back_where_no_order_is_of_use(dtype, share, weights_of) -> None:
+    base, raw = moved("bfloat16", share, weights_of)
+
+    for length in (3000, 300_000):
+        coded = encode_difference(raw[:length], base[:length], dtype, is_thorough=True)
+
+        assert coded is not None
+        assert decoded(coded, base[:length]) == raw[:length]
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     width=st.sampled_from([4, 8]),

@@ -124,7 +124,9 @@ def _encode_typed(raw: memoryview, dtype: str) -> Coded:
     return _encode_opaque(raw) if plan.is_repetitive else Coded("literal", b"", raw)
 
 
-def encode_difference(raw: Buffer, base: Buffer, dtype: str | None = None) -> Coded | None:
+def encode_difference(
+    raw: Buffer, base: Buffer, dtype: str | None = None, *, is_thorough: bool = False
+) -> Coded | None:
     """Code `raw` as its difference from `base`, or return None where that cannot be, or promises to be no smaller.
 
     A sample decides first, in some 50 us, so that a wrong guess costs little. What it lets through is nearly always
@@ -134,13 +136,14 @@ def encode_difference(raw: Buffer, base: Buffer, dtype: str | None = None) -> Co
         raw: as for `encode`.
         base: contiguous bytes, as many as `raw` has.
         dtype: as for `encode`; both are taken for this type.
+        is_thorough: for archives: a fifth less for 16-bit floats of which most changed, at a fourth of the speed.
     """
     view, base_view = memoryview(raw).cast("B"), memoryview(base).cast("B")
     if view.nbytes != base_view.nbytes or view.nbytes < _DIFFERENCE_FROM_BYTES:
         return None
     from thetastore.codecs import difference
 
-    payload = difference.encode(view, base_view, dtype)
+    payload = difference.encode(view, base_view, dtype, is_thorough=is_thorough)
     return None if payload is None or payload.nbytes >= view.nbytes else Coded("difference", b"", payload)
 
 

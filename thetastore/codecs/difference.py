@@ -58,13 +58,14 @@ _ADVANTAGE: Final = 0.97
 """A difference is tried only where a sample of it takes this much less: a base costs its readers a second read."""
 
 
-def encode(raw: memoryview, base: memoryview, dtype: str | None) -> memoryview | None:
+def encode(raw: memoryview, base: memoryview, dtype: str | None, *, is_thorough: bool = False) -> memoryview | None:
     """Return the payload, in memory of its own, or None where a sample says that a difference is no use.
 
     Args:
         raw: the chunk.
         base: as many bytes as `raw` has.
         dtype: of both; None or an unknown name means bytes.
+        is_thorough: use the order of exponents where more than half of the elements changed, too.
     """
     width, exponent_first = sampling.arrangement_of(dtype) if dtype in DTYPES else (1, False)
     if not width <= raw.nbytes <= MAX_RAW_BYTES:
@@ -78,17 +79,22 @@ def encode(raw: memoryview, base: memoryview, dtype: str | None) -> memoryview |
     digits = scratch("digits", raw.nbytes)
     differences: Words = digits[: words.nbytes].view(words.dtype)
     np.subtract(words, base_words, out=differences)
-    if np.count_nonzero(sampled) <= (_SPARSE_UP_TO[width] + _SAMPLING_ERROR) * sampled.size:
+    shift = ordered.MANTISSA_BITS.get(dtype or "")
+    most = 1.0 if is_thorough and shift is not None else _SPARSE_UP_TO[width]
+    if np.count_nonzero(sampled) <= (most + _SAMPLING_ERROR) * sampled.size:
         differs = scratch("differs", -(-words.size // 8) * 8).view(np.bool_)
         differs[words.size :] = False
         np.not_equal(differences, 0, out=differs[: words.size])
         changed_count = int(np.count_nonzero(differs))
-        if 0 < changed_count <= _SPARSE_UP_TO[width] * words.size:
-            shift = ordered.MANTISSA_BITS.get(dtype or "")
-            if shift is not None and _suits_order(sampled, base_words, shift, changed_count):
-                header = _HEADER.pack(VERSION, _ORDERED, width, shift)
-                named = differs[: words.size]
-                return memoryview(header + ordered.encode(differences, named, changed_count, base_words, shift, tail))
+        is_sparse = 0 < changed_count <= _SPARSE_UP_TO[width] * words.size
+        suits_order = is_thorough and changed_count >= _ORDERED_FROM
+        if is_sparse and shift is not None:
+            suits_order = _suits_order(sampled, base_words, shift, changed_count)
+        if shift is not None and suits_order:
+            named = differs[: words.size]
+            header = _HEADER.pack(VERSION, _ORDERED, width, shift)
+            return memoryview(header + ordered.encode(differences, named, changed_count, base_words, shift, tail))
+        if is_sparse:
             return _encode_sparse(differences, differs, changed_count, tail)
     return memoryview(_HEADER.pack(VERSION, _DENSE, width, 0) + encode_digits(digits, differences, bits, tail))
 

@@ -54,7 +54,7 @@ class Effort(NamedTuple):
     most_near: int
     """Models of the family that a chunk may be tried as a difference from."""
     looks_at_deltas: bool
-    """Whether something better is looked for where a difference or copies are stored already."""
+    """Whether something better is looked for where a difference or copies are stored already, at any cost of time."""
 
 
 HOT = Effort(HOT_DEPTH, MOST_READ, 1, False)
@@ -302,7 +302,8 @@ class _Repacking:
                 except ThetaError:
                     return None
                 try:
-                    coded = codecs.encode_difference(raw, decoded.raw, task.dtype)
+                    is_thorough = self._effort.looks_at_deltas
+                    coded = codecs.encode_difference(raw, decoded.raw, task.dtype, is_thorough=is_thorough)
                     if coded is None or memoryview(coded.stored).nbytes >= most:
                         return None
                     proposal = self._proposal(task, coded, raw, (base,), [decoded.raw])
