@@ -134,7 +134,10 @@ class Store:
             BackendError: the disk is full or failing; nothing that was stored before is lost.
         """
         scratch = self.url if os.path.isdir(self.url) else None
-        return ingest(self.objects, self.pool, source, scratch, base, updates)
+        ingested = ingest(self.objects, self.pool, source, scratch, base, updates)
+        if self.backend.is_remote:
+            self._without_locator.append(ingested.manifest_digest)
+        return ingested
 
     def get_manifest(self, digest: Digest) -> Manifest:
         """Return a manifest.

@@ -77,7 +77,7 @@ def test_many_digests_are_looked_up_together_and_no_more_is_read_than_there_is(f
     rounds, far, near = opened(files)
     rounds.restart()
 
-    look_up(far._backend, [far], asked)
+    look_up(far.backend, [far], asked)
 
     assert rounds.count <= 3
     assert len(rounds.asked) <= 20
@@ -128,7 +128,7 @@ def test_digests_that_are_not_uniform_are_found_all_the_same():
     write_run(RemoteBackend(MemoryRequests(found), "test://bucket"), [SealedPack("0" * 32, 1 << 40, rows)])
     _, far, near = opened(found)
 
-    look_up(far._backend, [far], own[:200])
+    look_up(far.backend, [far], own[:200])
     agree(far, near, own[:400])
 
 

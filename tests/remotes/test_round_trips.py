@@ -102,6 +102,18 @@ def test_some_tensors_of_a_store_far_away_come_in_two_round_trips(version):
     assert metadata_bytes <= 0.001 * sum(array.nbytes for array in models[0].values())  # small tensors, short chunks
 
 
+def test_a_file_that_was_stored_right_there_has_a_locator_too():
+    rounds = Rounds(MemoryRequests())
+    arrays = weights(0)
+    with Store.at(rounds.backend(), create=True) as there:
+        digest = there.put_file(io.BytesIO(safetensors_bytes(arrays))).manifest_digest
+    rounds.restart()
+
+    cold_read(rounds, [digest], arrays)
+
+    assert rounds.count == 2, rounds.asked
+
+
 def test_shards_come_together():
     rounds = Rounds(MemoryRequests())
     arrays = weights(0)

@@ -102,6 +102,7 @@ class Snapshot:
 
     def _find(self, digest: bytes) -> Iterator[Place]:
         word = word_of(digest)
+        self._look_up_far(digest)
         for run in self.runs:
             for place in run.find(digest, word):
                 if place.file_name not in self.lost:
@@ -119,7 +120,15 @@ class Snapshot:
         )
 
     def _is_far_away(self, digest: bytes, word: int) -> bool:
+        self._look_up_far(digest)
         return any(next(run.find(digest, word), None) is not None for run in self._far)
+
+    def _look_up_far(self, digest: bytes) -> None:
+        """Ask all long runs at once, and not one after the other."""
+        if self._far:
+            from thetastore.packs.far_index import look_up_one
+
+            look_up_one(self._far, digest)
 
     def contains(self, digest: bytes) -> bool:
         """Tell whether `find` yields anything that will not go."""
@@ -330,15 +339,15 @@ class Catalog:
         """Begin to fetch the runs of a far store, but for those of which single ranges are read."""
         if not self._backend.is_remote:
             return
-        from thetastore.packs.far_index import LEAST_FAR_RUN_BYTES
+        from thetastore.packs.far_index import LEAST_FAR_RUN_BYTES, ends_of
 
         for name in names:
             try:
                 nbytes = self._backend.open(name).size()
             except FileNotFoundError:
                 continue
-            if nbytes < LEAST_FAR_RUN_BYTES:
-                self._backend.expect([Range(name, 0, nbytes)])
+            is_far = nbytes >= LEAST_FAR_RUN_BYTES
+            self._backend.expect(ends_of(name, nbytes) if is_far else [Range(name, 0, nbytes)])
 
     def look_up(self, digests: Iterable[Digest]) -> None:
         """Look up digests together that will be asked for one by one: for the long runs of a far store."""

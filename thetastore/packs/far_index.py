@@ -42,7 +42,7 @@ _MOST_PACKS_BYTES = 1 << 20
 """A longer list of packs is not read when a run is opened, but pack by pack."""
 _SIGMAS = 9
 """Halves of a standard deviation: 4.5, so one look-up in 150,000 has to be repeated in a whole block."""
-_GAP_BYTES = 128 << 10
+_GAP_BYTES = 64 << 10
 """What is read in vain rather than made a request of its own."""
 _MOST_WINDOW_BYTES = 8 << 20
 _MOST_AT_ONCE_BYTES = 24 << 20
@@ -57,6 +57,12 @@ class _Window(NamedTuple):
     digests: list[Digest]
 
 
+def ends_of(name: str, nbytes: int) -> list[Range]:
+    """Return what is read of a run when it is opened: its preamble; trailer, fences, and maybe the packs."""
+    suffix_bytes = min(nbytes, nbytes // (FENCE_ROWS * 6) + 8 + TRAILER_BYTES + (64 << 10))
+    return [Range(name, 0, PREAMBLE_BYTES), Range(name, nbytes - suffix_bytes, suffix_bytes)]
+
+
 class FarRun(Run):
     """A run of which only its end was read. Thread-safe, as far as looking up goes."""
 
@@ -66,10 +72,11 @@ class FarRun(Run):
         """Read the end of a run. Raises as `Run` does, and `FileNotFoundError`."""
         self.name = name
         self.nbytes = nbytes
-        self._backend = backend
+        self.backend = backend
+        """Where it is."""
         self._reader = backend.open(name)
-        suffix_bytes = min(nbytes, nbytes // (FENCE_ROWS * 6) + 8 + TRAILER_BYTES + (64 << 10))
-        backend.expect([Range(name, 0, PREAMBLE_BYTES), Range(name, nbytes - suffix_bytes, suffix_bytes)])
+        backend.expect(ends_of(name, nbytes))
+        suffix_bytes = ends_of(name, nbytes)[1].nbytes
         check_preamble(self._read(0, PREAMBLE_BYTES), RUN_MAGIC, name)
         suffix = self._read(nbytes - suffix_bytes, suffix_bytes)
         self._end: End = read_end(suffix, nbytes, name)
@@ -101,16 +108,20 @@ class FarRun(Run):
         """See `Run.find`; a digest that was not among those looked up together is looked up by itself."""
         found = self._found.get(Digest(digest))
         if found is None:
-            look_up(self._backend, [self], [Digest(digest)])
+            look_up(self.backend, [self], [Digest(digest)])
             found = self._found[Digest(digest)]
         return iter(found)
 
     def rows(self) -> Iterator[tuple[int, Row]]:
         """See `Run.rows`: all of the run is read."""
-        whole = Run(self._backend.view(self.name), self.name)
+        whole = Run(self.backend.view(self.name), self.name)
         if not whole.is_intact():
             raise MalformedError(f"'{self.name}' is malformed: its digests do not have their checksum")
         return whole.rows()
+
+    def knows(self, digest: bytes) -> bool:
+        """Tell whether a digest was looked up already."""
+        return digest in self._found
 
     def unknown(self, digests: Iterable[Digest]) -> list[Digest]:
         """Return the digests that were not looked up yet, by their words."""
@@ -216,7 +227,7 @@ class FarRun(Run):
             number for number in numbers if number < self._end.pack_count and number not in self._some_packs
         )
         places = {number: self._end.body_end + PACK_BYTES * number for number in wanted}
-        self._backend.expect(Range(self.name, place, PACK_BYTES) for place in places.values())
+        self.backend.expect(Range(self.name, place, PACK_BYTES) for place in places.values())
         for number, place in places.items():
             entry = self._read(place, PACK_BYTES)
             self._some_packs[number] = PackInfo(
@@ -229,6 +240,13 @@ class FarRun(Run):
         if self._reader.read_into(offset, out) != nbytes:
             raise MalformedError(f"'{self.name}' is malformed: it ends before its end")
         return out
+
+
+def look_up_one(runs: Sequence[Run], digest: bytes) -> None:
+    """Look up one digest in all of some runs at once, unless that was done."""
+    far = [run for run in runs if isinstance(run, FarRun) and not run.knows(digest)]
+    if far:
+        look_up(far[0].backend, far, [Digest(digest)])
 
 
 def look_up(backend: Backend, runs: Sequence[FarRun], digests: Iterable[Digest]) -> None:

@@ -176,6 +176,7 @@ class Body:
         self._at = 0
 
     def parse(self, manifest_digest: Digest) -> Locator:
+        """Return what it says. Raises as `parse_locator` does."""
         counts = _COUNTS.unpack(self._take(_COUNTS.size))
         manifest_bytes, page_bytes, extra_count, pack_count, run_count, link_count = counts
         manifest = bytes(self._take(manifest_bytes))
