@@ -47,7 +47,8 @@ class Step(NamedTuple):
     pending: Callable[[Backend], Iterator[str]]
     """Yields the names of the files that are of the older version; asked again until there are none."""
     convert: Callable[[Backend, str], None]
-    """Makes a newer file of one and deletes the older. May meet that it, or another process, has done a part of it."""
+    """Makes a newer file of one and deletes the older, once what it has read has its checksums. May meet that it, or
+    another process, has done a part of it."""
 
 
 Steps = Mapping[int, Step]

@@ -19,7 +19,10 @@ from thetastore.collecting.collect import Terms, collect
 from thetastore.collecting.roots import roots_of
 from thetastore.descriptor import DESCRIPTOR, VERSION, encode_descriptor, read_descriptor
 from thetastore.digest import Digest
-from thetastore.errors import BackendError
+from thetastore.errors import BackendError, MalformedError
+from thetastore.packs.index import Run
+from thetastore.packs.reader import Pack
+from thetastore.packs.upkeep import stored_bytes_of
 from thetastore.ref_entries import RefFile
 from thetastore.refs import Draft, Refs
 from thetastore.store import Store
@@ -204,10 +207,24 @@ def _pending(backend: Backend) -> Iterator[str]:
         yield from sorted(backend.list(directory))
 
 
+def _proven(name: str, content: bytes) -> bytes:
+    """Return what was read, once it has all of its checksums: the older file is about to be deleted."""
+    place = MemoryBackend()
+    place.create(name, content)
+    if name.startswith("packs/"):
+        pack = Pack(place.open(name), name)
+        for record in pack.table():
+            stored_bytes_of(pack, record)
+    elif not Run(place.view(name), name).is_intact():
+        raise MalformedError(f"'{name}' does not have its checksum")
+    return content
+
+
 def _convert(backend: Backend, name: str) -> None:
     directory, _, rest = name.partition("/")
+    new_name = f"{_OLD_DIRECTORIES[directory]}/{rest}"
     try:
-        backend.create(f"{_OLD_DIRECTORIES[directory]}/{rest}", backend.read(name))
+        backend.create(new_name, _proven(new_name, backend.read(name)))
     except FileNotFoundError:
         return
     except FileExistsError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from benchmarks.reliability.crowds import crowd
@@ -88,3 +90,12 @@ def test_hostile_input_takes_a_bounded_amount_of_memory():
     assert len(found) == len(TRAPS)
     assert [one.what for one in found if one.peak_bytes > MOST_PEAK_BYTES] == []
     assert [one.what for one in found if one.input_bytes > 1000 and one.per_byte > 32] == []
+
+
+def test_the_page_tells_of_no_run_that_went_wrong():
+    page = (Path(__file__).parents[2] / "docs" / "reliability.md").read_text()
+    lines = [line for line in page.splitlines() if line.startswith("| ") and line.count("|") == 12]
+
+    assert " runs (all of them), 0 bad." in page
+    assert len(lines) > 80
+    assert all(line.endswith("| 0 |") for line in lines if not line.startswith("| what"))
