@@ -6,8 +6,8 @@ import argparse
 import sys
 
 from thetastore.cli.naming import add_message_options, draft_of, find_model
-from thetastore.cli.opening import EXIT_DONE
-from thetastore.command_line import Parser
+from thetastore.cli.opening import EXIT_DONE, add_json_option
+from thetastore.command_line import Parser, print_json
 from thetastore.errors import MalformedError
 
 _EPILOG = """\
@@ -25,6 +25,7 @@ def run(arguments: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_message_options(parser)
+    add_json_option(parser)
     parser.add_argument("model", metavar="PLACE/NAME", help="a model, not a version of one")
     options = parser.parse_args(arguments)
     from thetastore.versions.history import Versions
@@ -36,6 +37,9 @@ def run(arguments: list[str]) -> int:
         versions = Versions(store)
         gone = versions.delete(wanted.name, draft_of(options))
         kept = versions.tags(wanted.name)
+    if options.json:
+        print_json({"store": store.url, "name": wanted.name, "number": gone.number, "kept_tags": list(kept)})
+        return EXIT_DONE
     print(f"thetastore: removed '{wanted.name}', v1 to v{gone.number - 1}", file=sys.stderr)
     if kept:
         print(f"thetastore: kept by tags: {', '.join(kept)}", file=sys.stderr)
