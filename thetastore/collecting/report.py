@@ -25,10 +25,10 @@ def collected_text(collected: Collected, is_dry: bool, elapsed_s: float) -> str:
     """Return a report as text."""
     would = "would be " if is_dry else ""
     bases = f", {collected.base_count} of them only as bases" if collected.base_count else ""
-    files = count_text(collected.root_count, "file has a name", "files have names")
-    needed = count_text(collected.needed_count, "object is needed for it", "objects are needed for them")
+    files = count_text(collected.root_count, "file")
+    needed = count_text(collected.needed_count, "object")
     lines = [
-        (size_text(collected.needed_bytes), f"needed: {files}, {needed}{bases}"),
+        (size_text(collected.needed_bytes), f"needed: {files} that have names, in {needed}{bases}"),
         (size_text(collected.unneeded_bytes), "not needed, and not condemned before"),
     ]
     if collected.staying_bytes:
@@ -57,7 +57,7 @@ def _what_next(collected: Collected, is_dry: bool, elapsed_s: float) -> str:
     if collected.deleted.pack_count:
         text = f"{'would free' if is_dry else 'freed'} {size_text(max(freed, 0))} now"
     else:
-        text = f"nothing {'would be' if is_dry else 'was'} freed yet" if _is_any(collected) else "nothing to free"
+        text = f"nothing {'would be' if is_dry else 'was'} freed yet" if _is_any(collected) else "nothing to free now"
     text += f"; {elapsed_s:.1f} s\n"
     if collected.held_by:
         text += f"waiting for whoever is at work: {', '.join(collected.held_by)}\n"
