@@ -25,10 +25,10 @@ def collected_text(collected: Collected, is_dry: bool, elapsed_s: float) -> str:
     """Return a report as text."""
     would = "would be " if is_dry else ""
     bases = f", {collected.base_count} of them only as bases" if collected.base_count else ""
-    files = count_text(collected.root_count, "file")
+    files = count_text(collected.root_count, "named file")
     needed = count_text(collected.needed_count, "object")
     lines = [
-        (size_text(collected.needed_bytes), f"needed: {files} that have names, in {needed}{bases}"),
+        (size_text(collected.needed_bytes), f"needed: {files}, {needed}{bases}"),
         (size_text(collected.unneeded_bytes), "not needed, and not condemned before"),
     ]
     if collected.staying_bytes:
