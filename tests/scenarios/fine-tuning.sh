@@ -96,7 +96,7 @@ git theta cat v1:model.safetensors >../again.safetensors
 same ../again.safetensors model.safetensors
 
 # Experiments that came to nothing
-git branch -q -D $(git branch --list 'try-*' --format='%(refname:short)' | grep -v try-1)
+git branch -q -D $(git branch --list 'try-*' --format='%(refname:short)')
 git gc -q
 git fsck
 git theta fsck
