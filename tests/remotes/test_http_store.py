@@ -54,10 +54,8 @@ def test_what_is_published_can_be_read_and_not_written(served, tmp_path):
 
     with Store.open(served) as store:
         assert b"".join(map(bytes, store.read_file(store.get_manifest(digest), digest))) == b"some weights" * 1000
-    late = Store.open(served)
-    late.put_file(io.BytesIO(b"others"))
-    with pytest.raises(BackendError, match="can only be read"):
-        late.close()
+    with Store.open(served) as late, pytest.raises(BackendError, match="can only be read"):
+        late.put_file(io.BytesIO(b"others"))
 
 
 def test_where_nothing_is_published_there_is_no_store(served):
