@@ -1,7 +1,8 @@
 """Processes that commit to one store at once, beside a collector; one is stopped for longer than any grace.
 
-Each writer says which versions it was told that were committed; in the end all of these are there, and right. Their
-models share chunks, and a model is deleted now and then, so that what one writer leans on is what the collector takes.
+Each writer says which versions it was told that were committed; in the end all of these are there, and right. Half of
+their models are the same ones, and models are deleted now and then, so that what one writer finds is what the
+collector takes.
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ from pathlib import Path
 from benchmarks.reliability.tally import HANG_S, Tally
 from benchmarks.reliability.worlds import forget, model, newest, put
 from thetastore.backends.directory import DirectoryBackend
+from thetastore.collecting import collect as collecting
 from thetastore.collecting.collect import Terms, collect
 from thetastore.collecting.roots import roots_of
 from thetastore.errors import BackendError, MalformedError, ObjectMissingError, ThetaError
 from thetastore.store import Store
 from thetastore.upkeep.verify import Level, verify
 
-GRACE_S = 0.3
-_ROUNDS = 6
+GRACE_S = 0.2
+_ROUNDS = 10
 _SHARED_SEEDS = 5
 _MOST_TRIES = 100
 
@@ -34,7 +36,7 @@ def write(path: str, number: int, skew_s: float) -> None:
     _skew(skew_s)
     chance = random.Random(number)
     for step in range(_ROUNDS):
-        seed = chance.randrange(_SHARED_SEEDS)
+        seed = chance.choice([chance.randrange(_SHARED_SEEDS), 1000 * number + step])
         name = f"w{number}-{step}"
         for _ in range(_MOST_TRIES):
             try:
@@ -52,10 +54,12 @@ def sweep(path: str, skew_s: float) -> None:
     """Collect, again and again, until somebody ends it."""
     _skew(skew_s)
     backend = DirectoryBackend(path)
+    collecting.SLACK_S = 0.0  # there is one clock here, the file system's; with an hour, every session would hold all
     while True:
         try:
             with Store.open(path) as store:
-                collect(store.objects, lambda: roots_of(backend, may_be_none=True), Terms(GRACE_S, GRACE_S))
+                done = collect(store.objects, lambda: roots_of(backend, may_be_none=True), Terms(GRACE_S, GRACE_S))
+            print(done.deleted.pack_count, flush=True)
         except BackendError:
             pass  # somebody merges
         except MalformedError as error:
@@ -100,7 +104,9 @@ def crowd(path: Path, writer_count: int, stops: bool, skews: bool) -> Tally:
             if what != "deleted":
                 committed[name] = int(what)
     collector.kill()
-    collector.communicate()
+    said, _ = collector.communicate()
+    tally.collected = sum(map(int, said.split()))
+    tally.fault += f"; {tally.collected} packs collected"
     _look(tally, store_path, committed)
     tally.succeeded = tally.runs - tally.failed if not tally.bad else 0
     return tally

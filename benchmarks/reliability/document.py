@@ -37,7 +37,8 @@ runs every damage is found by a check, and each 97th is repaired from another st
 _CROWDS = """\
 Processes that commit models which share chunks, and delete some, beside a collector with a grace of {grace_s} s; a run
 is a writer. *SIGSTOP*: some writers are stopped for four times the grace, somewhere in their work. *Clocks days off*: a
-third of the processes lives nine days ahead, a third nine days behind.
+third of the processes lives nine days ahead, a third nine days behind. Sessions last a day, which none of these
+outlives: what becomes of a writer whose session was revoked, the explorer of schedules tries (`tests/collect`).
 """
 
 _MEMORY = """\

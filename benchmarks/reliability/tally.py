@@ -39,6 +39,8 @@ class Tally:
     """Doing it again, without faults, failed."""
     unfound: int = 0
     """Damage that a check did not find, or a repair did not mend."""
+    collected: int = 0
+    """Packs that a collector deleted meanwhile."""
     example: str = ""
     """Of the first run that went wrong: where."""
 
