@@ -24,10 +24,10 @@ from gitbridge.revisions import TENSOR_MARK, resolve
 from gitbridge.sync import fetch_manifests
 from gitbridge.trees import TrackedFile, tracked_in_tree
 from thetastore.checkpoints.tensors import TensorReader
+from thetastore.descriptor import DESCRIPTOR
 from thetastore.digest import Digest
 from thetastore.errors import MalformedError, NoSuchTensorError, ObjectMissingError, ThetaError
 from thetastore.models import Handle, StoreOrigin
-from thetastore.store import DESCRIPTOR
 
 PROTOCOL = "theta"
 _PREFIX = f"{PROTOCOL}://"

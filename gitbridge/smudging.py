@@ -123,7 +123,9 @@ class Smudger:
             manifest = store.get_manifest(manifest_digest)
             if digest_of(render_pointer(manifest, manifest_digest)) != pointer_digest:
                 return False
-            content = b"".join(store.read_file(manifest, manifest_digest))
+            content = bytearray()
+            for piece in store.read_file(manifest, manifest_digest):
+                content += piece  # at once: it is valid until the next one only
         except ObjectMissingError:
             return False
         self._writer.answer(content)
