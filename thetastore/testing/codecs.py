@@ -54,7 +54,8 @@ class CodecConformance:
             stored, bases = bytearray(sample.stored), [bytearray(base) for base in sample.bases]
             for _ in range(2):
                 out = bytearray(len(sample.raw))
-                type(self).decode(sample.params, memoryview(stored), memoryview(out), [memoryview(base) for base in bases])
+                views = [memoryview(base) for base in bases]
+                type(self).decode(sample.params, memoryview(stored), memoryview(out), views)
                 assert out == sample.raw
             assert stored == sample.stored
             assert [bytes(base) for base in bases] == list(sample.bases)

@@ -154,7 +154,7 @@ def _scaled(before: Array, after: Array, base: memoryview, new: memoryview, dtyp
 
 
 def _factors(before: Array, after: Array, dtype: str) -> Array:
-    """Return what each row is multiplied by, from its largest elements; a neighbour, if that gives more of them exactly."""
+    """Return what each row is multiplied by, from its largest elements; a neighbour, if that gives more exactly."""
     count = min(16, before.shape[1])
     largest = np.argpartition(-np.abs(before), count - 1, axis=1)[:, :count]
     own, made = np.take_along_axis(before, largest, 1), np.take_along_axis(after, largest, 1)
