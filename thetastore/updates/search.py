@@ -2,7 +2,8 @@
 
 A guess only: what is stored is compared to the bit, and is stored as an update only where that is smaller. So sums may
 be in any order here, and matrix products by BLAS. What it costs is bounded: two reads of the tensor, a decomposition of
-160 x 160 elements, and, where these look low-rank, products with 72 vectors, and the one found: 430 operations an element.
+160 x 160 elements, and, where these look low-rank, products with 72 vectors and with what was found, 430 operations an
+element.
 
 Sparse updates need no search: codec `difference` stores what differs, and where.
 
