@@ -238,7 +238,7 @@ def _remote_store(repository: Repository) -> Iterator[Finding]:
             "remote-store",
             NOTE,
             "none is known: git push has nowhere to send weights",
-            f"git config --file {_committed_path(repository)} theta.url <directory that others can read> && "
+            f"git config --file {_committed_path(repository)} theta.url /path/to/store && "
             f"git add :/{COMMITTED_NAME}",
         )
     for place in found:

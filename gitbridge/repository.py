@@ -152,7 +152,8 @@ class Repository:
         )
         if check and done.returncode:
             words = done.stderr.decode("utf-8", "replace").strip().removeprefix("fatal: ")
-            raise GitError(f"'git {args[0]}' failed with status {done.returncode}: {words or 'it says nothing'}")
+            command = next((arg for arg in args if not arg.startswith("-")), "")
+            raise GitError(f"'git {command}' failed with status {done.returncode}: {words or 'it says nothing'}")
         return done.stdout
 
     def read_object(self, oid: str) -> bytes:
