@@ -142,7 +142,8 @@ def _store(
         if adapter is None or own_changes is None:
             return _store_found(store, file, base, place, own, stack)
         changes = _with_tied(base, own_changes)
-        updates = RecipeUpdates(store.objects, base.manifest, lambda name: _recipe(changes.get(name)), own is None)
+        certain = {name for name, change in changes.items() if own is None and change.is_applied}
+        updates = RecipeUpdates(store.objects, base.manifest, lambda name: _recipe(changes.get(name)), certain)
         if own is not None:
             source: Source = stack.enter_context(open(own, "rb", buffering=0))
         else:

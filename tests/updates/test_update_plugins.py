@@ -92,6 +92,8 @@ class TestCommand(CommandConformance):
 
 
 MODULE = """
+import numpy as np
+from thetastore.updates.recipe import Recipe
 from thetastore.adapters import Adapter, Change, UpdateType
 def opened(path, base):
     kind = open(path).read()
@@ -99,9 +101,20 @@ def opened(path, base):
         raise ZeroDivisionError("oh")
     if kind == "lie":
         return {"a": 1}
+    if kind == "part":
+        return Adapter("mine", {"a": partly(base)}, ())
     pieces = {"short": lambda: iter([b"x"]), "late": lambda: iter([1 / 0])}[kind]
     tensor = base.tensors["a"]
     return Adapter("mine", {"a": Change("a", tensor.dtype, tensor.shape, pieces)}, ())
+def partly(base):
+    # Of the recipe only the first row is right.
+    tensor = base.tensors["a"]
+    raw = bytearray(base.read("a", 0, tensor.raw_bytes))
+    rows, columns = tensor.shape
+    row = np.frombuffer(raw, "<f4")[:columns] * np.float32(2)
+    raw[:4 * columns] = row.tobytes()
+    left, right = np.ones((rows, 1), "<f4"), np.frombuffer(base.read("a", 0, 4 * columns), "<f4")[None]
+    return Change("a", tensor.dtype, tensor.shape, lambda: iter([bytes(raw)]), lambda: Recipe(columns, left, right))
 TYPE = UpdateType("mine", "mine", opened)
 NO_TYPE = 3
 def hello(arguments):
@@ -147,6 +160,21 @@ def test_a_plugin_that_fails_or_lies_changes_nothing(work: GitWork, tmp_path: Pa
         done = work.theta("add", "m.safetensors", "--update-type", "mine", "--update-path", str(tmp_path / "update"))
         assert (done.status, words in done.err) == (2, True), done
         assert (work.git("ls-files", "-s"), (work.path / "m.safetensors").read_bytes()) == before
+    assert work.theta("fsck").status == 0
+
+
+def test_a_plugin_whose_recipe_is_not_what_it_makes_loses_nothing(work: GitWork, tmp_path: Path) -> None:
+    base = weights(1, 3, 256 << 10)  # each row is a chunk
+    write_model(work.path / "m.safetensors", {"a": base})
+    work.git("add", "-A")
+    work.git("commit", "-qm", "large")
+    (tmp_path / "update").write_text("part")
+
+    done = work.theta("add", "m.safetensors", "--update-type", "mine", "--update-path", str(tmp_path / "update"))
+
+    assert done.status == 0, done
+    base[0] *= 2
+    assert (work.path / "m.safetensors").read_bytes()[-base.nbytes :] == base.tobytes()
     assert work.theta("fsck").status == 0
 
 

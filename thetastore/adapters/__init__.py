@@ -38,6 +38,9 @@ class Change(NamedTuple):
     """Gives the bytes of the result in C order. Raises `UpdateError` where the numbers do not allow it."""
     recipe: Callable[[], Recipe] | None = None
     """Gives the recipe that `pieces` follows; None where there is none: then the tensor is stored as any other."""
+    is_applied: bool = False
+    """Whether `pieces` are the recipe applied by us (`changes.by_recipe`), so that not every one of them is compared
+    with what the recipe makes."""
 
 
 class Adapter(NamedTuple):

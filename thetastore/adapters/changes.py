@@ -44,7 +44,7 @@ def by_recipe(base: Base, tensor: Tensor, make: Callable[[], Recipe], latest: La
     def pieces() -> Iterator[Buffer]:
         return applied(base, tensor, recipe())
 
-    return Change(tensor.name, tensor.dtype, tensor.shape, pieces, recipe)
+    return Change(tensor.name, tensor.dtype, tensor.shape, pieces, recipe, is_applied=True)
 
 
 def applied(base: Base, tensor: Tensor, recipe: Recipe) -> Iterator[memoryview]:

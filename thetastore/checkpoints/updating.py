@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from math import prod
 
 from thetastore.bases.finding import Candidate, PlacedTensor
@@ -23,7 +23,11 @@ class RecipeUpdates:
     """Proposes updates by the recipe of each tensor. Holds one recipe at a time. For one thread."""
 
     def __init__(
-        self, objects: Objects, base: Manifest, recipe_of: Callable[[str], Recipe | None], is_certain: bool = False
+        self,
+        objects: Objects,
+        base: Manifest,
+        recipe_of: Callable[[str], Recipe | None],
+        certain: Container[str] = frozenset(),
     ) -> None:
         """Propose what recipes make of the tensors of a file.
 
@@ -31,10 +35,10 @@ class RecipeUpdates:
             objects: where the base's chunks are; what chunks of a tensor share is put there.
             base: the file that recipes start from.
             recipe_of: gives the recipe of a tensor by its name; asked once for each, in the order of the file.
-            is_certain: whether the file is being made by these recipes; then only the first chunk of each tensor is
-                made again, to compare.
+            certain: tensors that are being made by just these recipes; of such a one only the first chunk is made
+                again, to compare.
         """
-        self._is_certain = is_certain
+        self._certain = certain
         self._objects = objects
         self._base = Candidate(objects, base)
         self._recipe_of = recipe_of
@@ -76,7 +80,8 @@ class RecipeUpdates:
             dtype = "float64" if tensor.dtype == "float64" else "float32"
             self._shared = self._objects.put(Kind.CHUNK, shared.raw, dtype)
             self.stored_bytes += self._objects.entry(self._shared).stored_bytes
-        is_certain = self._is_certain and start > 0
+        # What is about to go is nobody's base; where a base is not read, nothing else would tell.
+        is_certain = start > 0 and tensor.name in self._certain and self._objects.contains(base)
         return Proposal(base, window, self._shared, recipe.columns, start % recipe.columns, is_certain)
 
     def learn(self, prepared: Prepared) -> None:
