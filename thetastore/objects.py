@@ -12,7 +12,7 @@ Reading is thread-safe, and so is `prepare`, which does the work of writing: has
 from __future__ import annotations
 
 import _thread
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from thetastore.backends import Backend
@@ -374,6 +374,10 @@ class Objects:
     def entry(self, digest: Digest) -> Entry:
         """Return what is stored for an object. Raises as `get` does."""
         return self.representations.entry(digest)
+
+    def standing_alone(self, digest: Digest) -> Iterator[tuple[Place, Entry]]:
+        """Yield the representations of an object that need no base, and where their records lie."""
+        return self.representations.standing_alone(digest)
 
     def representation(self, digest: Digest) -> tuple[Entry, memoryview]:
         """Return what is stored for an object, and its stored bytes in new memory, their checksum checked.

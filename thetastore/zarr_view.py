@@ -17,12 +17,9 @@ from __future__ import annotations
 import _thread
 import asyncio
 import io
-import itertools
 import json
-import math
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any, NamedTuple, Self
-from urllib.parse import quote
 
 from thetastore.errors import PackageMissingError
 
@@ -33,15 +30,13 @@ try:
 except ModuleNotFoundError as missing:
     raise PackageMissingError.of(missing, "a model as a Zarr group", "zarr") from None
 
-from thetastore.arrays import array_form
-from thetastore.chunking import GRID_BYTES, MAX_CHUNK_BYTES
+from thetastore.chunking import MAX_CHUNK_BYTES
 from thetastore.digest import Digest, Kind
 from thetastore.errors import MalformedError
 from thetastore.models import Model, Tensor
 from thetastore.store import Store
+from thetastore.zarr_grid import META, grid_of, node_name
 
-_META = "zarr.json"
-_SAFE = "".join(chr(code) for code in range(33, 127) if chr(code) not in "/%")
 _MAGIC = "theta-zarr"
 _KINDS = {"u": "uint", "i": "int", "f": "float", "c": "complex", "b": "bool"}
 
@@ -243,27 +238,27 @@ class _View:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._arrays = {_node_name(name): _Array(model[name]) for name in model}
+        self._arrays = {node_name(name): _Array(model[name]) for name in model}
 
     def all_keys(self) -> Iterator[str]:
-        yield _META
+        yield META
         for name, array in self._arrays.items():
-            yield f"{name}/{_META}"
+            yield f"{name}/{META}"
             yield from (f"{name}/{key}" for key in array.chunk_keys())
 
     def has(self, key: str) -> bool:
-        if key == _META:
+        if key == META:
             return True
         name, _, rest = key.partition("/")
-        return name in self._arrays and (rest == _META or self._arrays[name].cell_of(rest) is not None)
+        return name in self._arrays and (rest == META or self._arrays[name].cell_of(rest) is not None)
 
     def read(self, key: str, asked: ByteRequest | None) -> bytes | None:
         if not self.has(key):
             return None
         name, _, rest = key.partition("/")
-        if key == _META:
+        if key == META:
             raw = json.dumps(self._metadata()).encode()
-        elif rest == _META:
+        elif rest == META:
             raw = json.dumps(self._arrays[name].metadata()).encode()
         else:
             return self._arrays[name].read(rest, asked)
@@ -285,73 +280,48 @@ class _Array:
 
     def __init__(self, tensor: Tensor) -> None:
         self._tensor = tensor
-        self._type, self._shape = array_form(tensor.dtype_name, tensor.shape)
-        steps = [self._type.itemsize * math.prod(self._shape[axis + 1 :]) for axis in range(len(self._shape))]
-        cut = next((axis for axis, nbytes in enumerate(steps) if nbytes <= GRID_BYTES), 0)
-        self._cell = tuple(max(length, 1) for length in self._shape)
-        if self._shape and steps[cut]:
-            indices = 1 << (max(GRID_BYTES // steps[cut], 1).bit_length() - 1)
-            rows = min(indices, max(self._shape[cut], 1))
-            self._cell = (*[1] * cut, rows, *self._cell[cut + 1 :])
-        self._cut = cut
-        self._counts = [-(-length // cell) for length, cell in zip(self._shape, self._cell, strict=True)]
+        self._grid = grid_of(tensor.dtype_name, tensor.shape)
 
     def metadata(self) -> dict[str, Any]:
-        order = "big" if self._type.byteorder == ">" else "little"
-        kind = self._type.kind if self._type.kind in _KINDS else "u"
-        bits = 8 * self._type.itemsize
-        name = "bool" if kind == "b" else f"{_KINDS[kind]}{bits}"
+        numpy_type = self._grid.type
+        kind = numpy_type.kind if numpy_type.kind in _KINDS else "u"
+        name = "bool" if kind == "b" else f"{_KINDS[kind]}{8 * numpy_type.itemsize}"
         fill: Any = False if kind == "b" else [0.0, 0.0] if kind == "c" else 0.0 if kind == "f" else 0
         codec: dict[str, Any] = {"name": "bytes"}
-        if self._type.itemsize > 1:
-            codec["configuration"] = {"endian": order}
+        if numpy_type.itemsize > 1:
+            codec["configuration"] = {"endian": "big" if numpy_type.byteorder == ">" else "little"}
         return {
             "zarr_format": 3,
             "node_type": "array",
-            "shape": list(self._shape),
+            "shape": list(self._grid.shape),
             "data_type": name,
-            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(self._cell)}},
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(self._grid.cell)}},
             "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
             "fill_value": fill,
             "codecs": [codec],
+            "dimension_names": self._grid.dimensions,
             "attributes": {"theta.dtype": self._tensor.dtype_name, "theta.digest": self._tensor.digest},
         }
 
     def chunk_keys(self) -> Iterator[str]:
-        if not self._shape:
-            yield "c"
-            return
-        for cell in itertools.product(*map(range, self._counts)):
+        for cell in self._grid.cells():
             yield "/".join(["c", *map(str, cell)])
 
     def cell_of(self, key: str) -> tuple[int, ...] | None:
         first, *numbers = key.split("/")
-        if first != "c" or len(numbers) != len(self._shape):
+        if first != "c" or len(numbers) != len(self._grid.shape):
             return None
         if any(not (number.isascii() and number.isdecimal() and str(int(number)) == number) for number in numbers):
             return None
         cell = tuple(map(int, numbers))
-        return cell if all(at < count for at, count in zip(cell, self._counts, strict=True)) else None
+        return cell if all(at < count for at, count in zip(cell, self._grid.counts, strict=True)) else None
 
     def read(self, key: str, asked: ByteRequest | None) -> bytes:
         cell = self.cell_of(key)
         assert cell is not None, "asked for before"
-        ranges = [
-            slice(at * size, min((at + 1) * size, length))
-            for at, size, length in zip(cell, self._cell, self._shape, strict=True)
-        ]
-        raw: bytes = self._tensor[tuple(ranges)].tobytes()
-        # Cells at the end of an axis are as long as all others, to Zarr.
-        raw += bytes(math.prod(self._cell) * self._type.itemsize - len(raw))
+        raw = self._grid.read(self._tensor, cell)
         start, stop = _bounds(asked, len(raw))
         return raw[start:stop]
-
-
-def _node_name(name: str) -> str:
-    quoted = quote(name, safe=_SAFE)
-    if not quoted.strip(".") or quoted.startswith("__") or quoted == _META:
-        return f"%{ord(name[0]):02X}{quoted[1:]}" if name else "%"
-    return quoted
 
 
 def _bounds(asked: ByteRequest | None, nbytes: int) -> tuple[int, int]:

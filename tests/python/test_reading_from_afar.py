@@ -10,6 +10,7 @@ from thetastore.checkpoints.compose import safetensors_source
 from thetastore.models import Model
 from thetastore.store import Store
 from thetastore.testing.faults import MemoryRequests
+from thetastore.zarr_references import write_references
 
 
 class Counting(MemoryRequests):
@@ -71,3 +72,14 @@ def test_a_long_tensor_comes_in_blocks():
     requests.asked.clear()
     assert np.array_equal(model["w"][:10], array[:10])
     assert sum(requests.asked) < 1_200_000
+
+
+def test_references_are_made_in_few_requests(tmp_path):
+    random = np.random.default_rng(3)
+    requests, model = afar({f"w{n:03}": random.standard_normal((64, 64)).astype(np.float32) for n in range(300)})
+    before = len(requests.asked)
+
+    written = write_references(model, tmp_path / "model.json")
+
+    assert (written.tensor_count, written.copied_bytes) == (300, 0)
+    assert len(requests.asked) - before <= 6

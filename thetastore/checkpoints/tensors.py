@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
+from typing import NamedTuple
 
 from thetastore.buffers import Buffers
 from thetastore.checkpoints.ahead import ahead
@@ -31,6 +32,17 @@ _FIRST_BYTES = 16 << 20
 """So much of each tensor is fetched from far away together with others; the rest when it is read."""
 _PLAIN_BYTES = 64 << 10
 """Longer memory comes from numpy, which does not clear it first and asks for huge pages."""
+
+
+class StoredAt(NamedTuple):
+    """Where the bytes lie that a codec made of a chunk, and needs no others to undo."""
+
+    store_url: str
+    file_name: str
+    """In the store."""
+    offset: int
+    nbytes: int
+    codec: str
 
 
 class TensorReader:
@@ -165,6 +177,17 @@ class TensorReader:
         """
         tensor = self.tensor(name)
         return tuple(self._placed(tensor, tensor.offset, tensor.offset + reach_bytes(tensor)))
+
+    def expect_stored_alone(self, names: Iterable[str]) -> None:
+        """Announce that `stored_alone` will be asked of the chunks of these tensors. Only a hint."""
+        self._objects.whereabouts.expect_heads([one.chunk.digest for name in names for one in self.chunks(name)])
+
+    def stored_alone(self, digest: Digest) -> Iterator[StoredAt]:
+        """Yield where the store has a chunk in a form that can be read without any other."""
+        url = self._objects.backend.url
+        for place, entry in self._objects.standing_alone(digest):
+            offset = place.offset + place.nbytes - entry.stored_bytes
+            yield StoredAt(url, place.file_name, offset, entry.stored_bytes, entry.codec)
 
     def _placed(self, tensor: Tensor, start: int, stop: int) -> Iterator[PlacedChunk]:
         try:

@@ -173,6 +173,19 @@ class Representations:
                 continue
         return entry
 
+    def standing_alone(self, digest: Digest) -> Iterator[tuple[Place, Entry]]:
+        """Yield sealed representations of an object that need no base; those in packs about to go come last."""
+        snapshot = self._catalog.snapshot()
+        for place in sorted(set(snapshot.find(digest)), key=lambda place: (self._is_retired(place), place)):
+            if place.file_name not in snapshot.packs:
+                continue
+            try:
+                entry = self._read_entry(place, digest)
+            except (FileNotFoundError, ObjectCorruptError):
+                continue
+            if not entry.bases:
+                yield place, entry
+
     def has_bases(self, digest: Digest) -> bool:
         """Tell whether some representation of an object has its bases, and they theirs, as far as heads tell."""
         return self._has_bases(digest, MAX_DEPTH + 1, [_MOST_HEADS])
