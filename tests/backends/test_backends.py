@@ -163,7 +163,7 @@ def test_a_failed_fsync_is_remembered(tmp_path, monkeypatch):
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fdatasync", fail)
+        patch.setattr("thetastore.backends.directory._sync_data", fail)
         with pytest.raises(BackendError):
             appender.sync()
 
