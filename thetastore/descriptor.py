@@ -150,7 +150,7 @@ def check_nothing_is_under_way(backend: Backend) -> None:
     try:
         versions = [name.rpartition("/")[2] for name in backend.list(UPGRADES)]
     except (BackendError, FileNotFoundError):
-        return  # a place that lists nothing (http) is written to by nobody here; of a bucket that is not there, others tell
+        return  # nobody writes where nothing is listed (http); of a bucket that is not there, others tell
     numbers = [int(version) for version in versions if version.isdigit() and len(version) < 10]
     if numbers:
         raise UnsupportedError(being_upgraded(backend.url, max(numbers)))
