@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -9,8 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from collectable import model
+from collectable import Place, model
 
+from thetastore.collecting.pruning import prune
+from thetastore.collecting.roots import Root
+from thetastore.digest import Digest, Kind
 from thetastore.store import Store
 
 
@@ -233,3 +237,24 @@ def test_what_was_pushed_is_kept_in_the_remote_store_and_what_was_not_goes(repo:
     Repo(clone).git("config", "theta.url", str(tmp_path / "store"))
     Repo(clone).theta("pull")
     assert (clone / "m.safetensors").read_bytes() == model(1)
+
+
+def test_a_base_stays_for_what_is_stored_while_another_store_is_asked(place: Place) -> None:
+    first = place.put(1)
+    later: list[Digest] = []
+    changed = bytearray(model(1))
+    changed[-4000] ^= 1
+
+    def is_elsewhere(_: Digest) -> bool:
+        if not later:
+            with place.open() as store:
+                chunks = store.put_file(io.BytesIO(changed), first).manifest.chunks
+                later.extend(chunk.digest for chunk in chunks if store.objects.entry(chunk.digest).bases)
+        return True
+
+    with place.open() as store:
+        pruned = prune(store.objects, [], [Root("first", first)], is_elsewhere)
+
+    assert pruned.is_swept
+    with place.open() as store:
+        assert [bytes(store.objects.get(Kind.CHUNK, digest)) for digest in later] == [bytes(changed[-(256 << 10) :])]

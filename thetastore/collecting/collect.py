@@ -300,7 +300,7 @@ class _Round:
         snapshot = self._objects.catalog.snapshot()
         staying = (snapshot.packs - snapshot.retired - going) & self._tables.keys()
         leaning = [name for name in sorted(staying) if has(words, self._tables[name].edges.bases).any()]
-        return Wanted(self._is_wanted, leaning)
+        return Wanted(self._is_wanted, leaning, self._tables.keys())
 
     def _is_wanted(self, entry: Entry) -> bool:
         if entry.kind not in set(Kind):

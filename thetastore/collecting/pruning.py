@@ -92,7 +92,7 @@ def prune(
         if not is_ours:
             words = "another process is merging, repacking or collecting"
             raise BackendError(errno.EAGAIN, words, objects.backend.url)
-        wanted = Wanted(pruning.is_wanted, pruning.leaning_on(going))
+        wanted = pruning.wanted(going)
         there = going & objects.catalog.snapshot().packs
         retire(objects.backend, objects.catalog, objects.packs, upkeep, there, wanted=wanted)
         is_swept = sweep_locked(objects.backend, objects.catalog, objects.packs, upkeep, objects.code_alone)
@@ -137,7 +137,11 @@ class _Pruning:
                     found.add(digest)
         return words_of(found)
 
-    def is_wanted(self, entry: Entry) -> bool:
+    def wanted(self, going: frozenset[str]) -> Wanted:
+        """Return what has to stay of packs that are written anew, as far as the tables told that were read."""
+        return Wanted(self._is_wanted, self._leaning_on(going), self._tables.keys())
+
+    def _is_wanted(self, entry: Entry) -> bool:
         """Tell whether an object has to stay; one of a kind that this version does not know does."""
         word = word_of(entry.digest)
         at = int(self._staying.searchsorted(word))
@@ -167,7 +171,7 @@ class _Pruning:
             left -= sizes[name]
         return frozenset(going)
 
-    def leaning_on(self, going: frozenset[str]) -> list[str]:
+    def _leaning_on(self, going: frozenset[str]) -> list[str]:
         """Return the packs that stay and in which something has its base in one that goes."""
         words = union(self._tables[name].words for name in going)
         staying = self._tables.keys() - going

@@ -39,6 +39,12 @@ class Wanted(NamedTuple):
     is_wanted: Callable[[Entry], bool]
     leaning: Collection[str]
     """File names of the packs that stay and in which something has its base in one that goes."""
+    looked_at: Collection[str]
+    """File names of the packs that `leaning` was chosen from: whatever was sealed since may lean on anything."""
+
+    def to_look_at(self, staying: Iterable[str]) -> list[str]:
+        """Return which of the packs that stay may have a base in one that goes."""
+        return [name for name in staying if name in self.leaning or name not in self.looked_at]
 
 
 _ANY_DEPTH = MAX_DEPTH + 1
@@ -82,7 +88,7 @@ def retire(
     try:
         rescue.keep_all(going, wanted)
         checked = sorted(catalog.snapshot().packs - catalog.snapshot().retired - going)
-        rescue.keep_bases(checked if wanted is None else wanted.leaning)
+        rescue.keep_bases(checked if wanted is None else wanted.to_look_at(checked))
         checked += [f"packs/{id_of(name)}.pack" for name in rescue.file_names]
         upkeep.settle(rescue.writers)
     finally:
