@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import threading
+import tracemalloc
 
 import pytest
 
@@ -326,3 +327,25 @@ def test_any_digest_may_be_asked_for():
 
     for digest in (Digest(bytes(32)), Digest(b"\xff" * 32)):
         assert not objects.contains(digest)
+
+
+def test_records_that_promise_much_are_not_all_in_memory_at_once():
+    raw_bytes = 64 << 20
+    entry = Entry(Kind.CHUNK, digest_of(b"x"), "constant", b"", raw_bytes, 1, (), 0, checksum_of(b"x"))
+    backend = MemoryBackend()
+    for _ in range(2):  # each in a store of its own, so that the object is there twice
+        other = MemoryBackend()
+        with Objects(other) as objects:
+            objects.add_representation(entry, b"x")
+        for name in other.list("packs"):
+            backend.create(name, other.read(name))
+
+    tracemalloc.start()
+    try:
+        with pytest.raises(ObjectCorruptError):
+            Objects(backend).get(Kind.CHUNK, entry.digest)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert raw_bytes < peak < 1.5 * raw_bytes

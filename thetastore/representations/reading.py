@@ -220,7 +220,7 @@ class Representations:
             except FileNotFoundError:
                 pass  # merged into another pack since it was listed
             except (ObjectCorruptError, UnsupportedError) as error:
-                failure = failure or error
+                failure = failure or _without_frames(error)
         if failure is not None:
             raise failure
         for name, problem in self._catalog.snapshot().problems:
@@ -355,6 +355,15 @@ class Representations:
 
 def _new_memory(nbytes: int) -> memoryview:
     return memoryview(bytearray(nbytes))
+
+
+def _without_frames(error: ThetaError) -> ThetaError:
+    """Return an error that keeps no memory: frames that it came through hold what was decoded into, 128 MiB at most."""
+    one: BaseException | None = error
+    while one is not None:
+        one.__traceback__ = None
+        one = one.__cause__ or one.__context__
+    return error
 
 
 def _check_known(codec: str) -> None:
