@@ -214,10 +214,13 @@ def _local_store(repository: Repository) -> Iterator[Finding]:
     except StoreMissingError:
         yield Finding("local-store", NOTE, f"nothing is stored yet: '{path}' will be made by the first add or fetch")
         return
+    from thetastore.upkeep.losses import lost_objects
     from thetastore.upkeep.verify import Level, verify
 
     with store:
         damaged = [str(found) for found in verify(store.objects, Level.TABLES)]
+        if not damaged:
+            damaged = [f"object '{one}' cannot be read" for one in sorted(lost_objects(store.objects))]
     if damaged:
         yield Finding("local-store", PROBLEM, f"it is damaged: {_some(damaged)}", "git theta fsck --repair")
     if not os.access(path, os.W_OK | os.X_OK):
@@ -227,7 +230,7 @@ def _local_store(repository: Repository) -> Iterator[Finding]:
         said = f"only {size_text(free)} are free where '{path}' is"
         yield Finding("space", NOTE, said, "git config theta.storage /path/on/another/disk, or make room")
     if not damaged:
-        yield Finding("local-store", GOOD, f"'{path}' is whole; {size_text(free)} are free there")
+        yield Finding("local-store", GOOD, f"'{path}' has whole tables; {size_text(free)} are free there")
 
 
 def _remote_store(repository: Repository) -> Iterator[Finding]:
@@ -238,8 +241,7 @@ def _remote_store(repository: Repository) -> Iterator[Finding]:
             "remote-store",
             NOTE,
             "none is known: git push has nowhere to send weights",
-            f"git config --file {_committed_path(repository)} theta.url /path/to/store && "
-            f"git add :/{COMMITTED_NAME}",
+            f"git config --file {_committed_path(repository)} theta.url /path/to/store && git add :/{COMMITTED_NAME}",
         )
     for place in found:
         try:

@@ -131,6 +131,24 @@ def test_a_damaged_local_store_is_mended_as_is_said(work) -> None:
     assert [one for one in findings(work, "problem") if one["check"] == "local-store"] == []
 
 
+def test_an_object_that_a_checkout_could_not_read_is_named_until_it_is_back(work) -> None:
+    for pack in (work.path / ".git" / "theta" / "packs").glob("*"):
+        raw = bytearray(pack.read_bytes())
+        raw[len(raw) // 2] ^= 255
+        pack.chmod(0o644)
+        pack.write_bytes(raw)
+
+    def said() -> list[str]:
+        return [one["mend"] for one in findings(work, "problem") if one["check"] == "local-store"]
+
+    assert said() == [], "it does not read everything"
+    tried = [work.run("git", "checkout", "-q", "-f", name, check=False).returncode for name in ("side", "v1", "main")]
+    assert any(tried), "damage that nobody met"
+    assert said() == ["git theta fsck --repair"]
+    work.theta("fsck", "--repair")
+    assert said() == []
+
+
 def test_a_store_that_is_away_is_named_and_nothing_else_fails(work) -> None:
     shutil.move(work.path.parent / "weights", work.path.parent / "elsewhere")
 

@@ -183,3 +183,11 @@ def test_an_object_is_put_again_over_its_lost_pack(files):
     objects.seal()
 
     assert readable(backend) == set(RAWS)
+
+
+@pytest.mark.parametrize("nbytes", [0, 31])
+def test_a_pack_whose_writer_died_at_its_first_bytes_is_no_problem(files: dict[str, bytes], nbytes: int) -> None:
+    cut = {name: content[:nbytes] if name.startswith("incoming/") else content for name, content in files.items()}
+    assert cut != files
+
+    assert list(verify(Objects(backend_of(cut)), Level.RAW)) == []

@@ -22,6 +22,7 @@ from thetastore.errors import (
 from thetastore.objects import Objects
 from thetastore.packs.catalog import Snapshot
 from thetastore.packs.index import Place, Run
+from thetastore.packs.preamble import PREAMBLE_BYTES
 from thetastore.packs.reader import Pack, Record
 from thetastore.packs.records import base_cost_bytes, most_base_bytes
 from thetastore.packs.upkeep import stored_bytes_of
@@ -127,6 +128,8 @@ def verify_pack(objects: Objects, name: str, level: Level) -> list[Finding]:
     """Return what is wrong with one pack; nothing where it is gone by now."""
     snapshot = objects.catalog.snapshot()
     try:
+        if name in snapshot.incoming and objects.backend.size(name) < PREAMBLE_BYTES:
+            return []  # its writer has just begun, or died there
         found = list(_pack_findings(objects, objects.packs.get(name), snapshot, level))
         if found:
             objects.backend.size(name)  # what was merged or repacked meanwhile stands on what has moved
