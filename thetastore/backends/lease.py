@@ -17,6 +17,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from thetastore.backends.clock import now_s
 from thetastore.errors import BackendError
 
 if TYPE_CHECKING:
@@ -87,16 +88,12 @@ class Lease:
             return False
 
     def _age_s(self, name: str) -> float:
-        now = f"clock/{os.urandom(16).hex()}"
-        self._backend.create(now, b"")
         try:
-            return self._backend.written_s(now) - self._backend.written_s(name)
+            return now_s(self._backend) - self._backend.written_s(name)
         except BackendError as error:
             if error.errno != errno.ENOTSUP:
                 raise
             return time.time_ns() // 1_000_000_000 - int(self._backend.read(name, 0, 20).partition(b"\n")[0])
-        finally:
-            self._backend.delete(now)
 
     def _delete_older(self, number: int) -> None:
         for name in list(self._backend.list(self._name)):

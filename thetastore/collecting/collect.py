@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from thetastore import sessions
 from thetastore.backends import Backend
-from thetastore.collecting.clock import now_s
+from thetastore.backends.clock import now_s
 from thetastore.collecting.marking import Table, has, needed_by, read_tables, union, with_bases, word_of, words_of
 from thetastore.collecting.roots import Root, Roots
 from thetastore.collecting.sidecars import delete_sidecars

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from thetastore.collecting.clock import now_s
+from thetastore.backends.clock import now_s
 from thetastore.errors import MalformedError
 from thetastore.objects import Objects
 from thetastore.packs.retirement_notes import RetirementNote, Stage

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from thetastore.backends import Backend
-from thetastore.packs.writer import new_id
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from thetastore.backends import Backend
 
 
 def now_s(backend: Backend) -> float:
     """Return the time, in seconds since 1970, by way of a file that is written and deleted.
 
     Raises:
-        BackendError: the place cannot be written to, or does not tell when a file was written.
+        BackendError: the place cannot be written to, or does not tell when a file was written (`ENOTSUP`).
     """
-    name = f"clock/{new_id()}"
+    name = f"clock/{os.urandom(16).hex()}"
     backend.create(name, b"", durable=False)
     try:
         return backend.written_s(name)
