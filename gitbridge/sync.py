@@ -216,7 +216,7 @@ def _not_found(
     told += [error.message for error in closed]
     if closed:  # what is missing may be there
         return RemoteError(f"{what} are missing: {lacks}; {'; '.join(told)}", closed[0].hint)
-    mend = f"thetastore mend --store {quote(damaged.location)}; then, " if damaged else ""
+    mend = f"thetastore mend {quote(damaged.location)}; then, " if damaged else ""
     return RemoteError(
         f"{what} are missing: {lacks}, {told[0]}",
         f"{mend}where they were committed, run: git theta push --all",

@@ -114,7 +114,7 @@ def test_a_damaged_local_store_is_mended_by_adding_the_file_again(line):
     line.git("config", "theta.url", str(store.parent / "nowhere"))
     (line.path / "m 1.safetensors").write_bytes(checkpoint(1, 2))
 
-    assert mend(["mend", "--store", str(store)]) == 1
+    assert mend(["mend", str(store)]) == 1
     line.git("add", "--renormalize", "m 1.safetensors")
     (line.path / "m 1.safetensors").unlink()
     line.git("checkout", "--", ".")
@@ -140,14 +140,14 @@ def test_one_damaged_file_of_the_remote_store_does_not_keep_the_others_from_comi
 
     assert done.status == 2
     assert "is corrupt: in 'packs/" in done.err
-    assert f"thetastore mend --store {tmp_path / 'store'}" in done.err
+    assert f"thetastore mend {tmp_path / 'store'}" in done.err
     other.git("checkout", "main", "--", ".gitattributes")
     other.git("checkout", "main", "--", "z.safetensors", "m 1.safetensors")
     assert (clone / "z.safetensors").read_bytes() == sound
     assert other.git("checkout", "main", "--", "a.safetensors", check=False).status != 0
     assert not (clone / "a.safetensors").exists()
 
-    assert mend(["mend", "--store", str(tmp_path / "store")]) == 1
+    assert mend(["mend", str(tmp_path / "store")]) == 1
     assert line.theta("push", "--all").status == 0
     other.git("checkout", "main", "--", "a.safetensors")
     assert (clone / "a.safetensors").read_bytes() == rotten

@@ -225,7 +225,7 @@ def test_what_was_pushed_is_kept_in_the_remote_store_and_what_was_not_goes(repo:
     said = repo.theta("gc", "--remote", "--grace", "0")
     refused = repo.theta("gc", status=2)
     local = subprocess.run(
-        [*thetastore, "gc", "--store", str(repo.path / ".git/theta")], capture_output=True, text=True, check=False
+        [*thetastore, "gc", str(repo.path / ".git/theta")], capture_output=True, text=True, check=False
     )
 
     assert "deleted (1 pack)" in said

@@ -72,7 +72,7 @@ def test_an_interrupted_add_can_be_repeated(big, share: float) -> None:
     big.git("add", "big")
     big.git("commit", "-q", "-m", "big")
     assert big.is_whole()
-    assert big.run("thetastore", "verify", "--store", str(store)).returncode == 0
+    assert big.run("thetastore", "verify", str(store)).returncode == 0
 
 
 @pytest.mark.parametrize("share", SHARES)
@@ -109,4 +109,4 @@ def test_an_interrupted_push_can_be_repeated(big, share: float) -> None:
     big.git("push", "-q", "origin", "main")
     clone = big.clone(f"file://{big.path.parent}/host.git", big.path.parent / "clone")
     assert clone.is_whole()
-    assert big.run("thetastore", "verify", "--store", str(remote)).returncode == 0
+    assert big.run("thetastore", "verify", str(remote)).returncode == 0

@@ -66,7 +66,7 @@ def test_the_store_alone_has_the_same_manners() -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([PROGRAMS / "thetastore", *arguments], capture_output=True, text=True, check=False)
 
-    unknown, level, missing = run("verfy"), run("verify", "--store", "x", "--level", "tabels"), run("verify")
+    unknown, level, missing = run("verfy"), run("verify", "x", "--level", "tabels"), run("verify")
 
     assert (unknown.returncode, level.returncode, missing.returncode) == (129, 129, 129)
     assert "did you mean: verify" in unknown.stderr

@@ -245,11 +245,11 @@ def test_the_commands_of_a_store_without_git_check_and_mend_it(tmp_path, capsys)
     pack.write_bytes(damaged)
     capsys.readouterr()
 
-    assert main(["verify", "--store", store]) == 1
+    assert main(["verify", store]) == 1
     assert "tensor 'a'" in (said := capsys.readouterr().out) or "tensor 'b'" in said
-    assert main(["mend", "--store", store, "--from", twin]) == 1
+    assert main(["mend", store, "--from", twin]) == 1
     assert "brought back: 1 object" in capsys.readouterr().out
-    assert main(["verify", "--store", store, "--json"]) == 0
+    assert main(["verify", store, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["lost"] == []
-    assert main(["mend", "--store", store]) == 0
+    assert main(["mend", store]) == 0
     assert "nothing is damaged" in capsys.readouterr().err

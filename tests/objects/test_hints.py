@@ -41,7 +41,7 @@ def test_families_and_anchors_are_made_anew_from_what_is_stored(store_path, caps
     with Store.open(store_path) as store:
         assert put(store, {"other": np.concatenate([rows(8, 10), rows(1)])}) == {"planes"}
 
-    assert cli.main(["mend", "--hints", "--store", store_path]) == 0
+    assert cli.main(["mend", "--hints", store_path]) == 0
 
     assert "3 models filed" in capsys.readouterr().out
     with Store.open(store_path) as store:
@@ -53,7 +53,7 @@ def test_families_and_anchors_are_made_anew_from_what_is_stored(store_path, caps
 def test_hints_of_an_empty_store_are_none(store_path, capsys):
     Store.open(store_path, create=True).close()
 
-    assert cli.main(["mend", "--hints", "--store", store_path]) == 0
+    assert cli.main(["mend", "--hints", store_path]) == 0
 
     assert "0 models filed, 0 anchors" in capsys.readouterr().out
 
@@ -62,7 +62,7 @@ def test_a_model_is_filed_once_however_often_the_tables_are_made(store_path):
     with Store.open(store_path, create=True) as store:
         put(store, {"a": rows(1)})
     for _ in range(2):
-        assert cli.main(["mend", "--hints", "--store", store_path]) == 0
+        assert cli.main(["mend", "--hints", store_path]) == 0
 
     with Store.open(store_path) as store:
         filed = names(store, "families")
@@ -77,7 +77,7 @@ def test_locators_of_a_store_that_may_be_published_are_made_with_the_other_hints
         assert names(store, "locators") == []
 
     for _ in range(2):
-        assert cli.main(["mend", "--hints", "--store", store_path]) == 0
+        assert cli.main(["mend", "--hints", store_path]) == 0
         assert "1 locators written" in capsys.readouterr().out
 
     with Store.open(store_path) as store:

@@ -408,15 +408,15 @@ def test_while_another_process_repacks_it_says_so(store_path):
 
 def test_the_command_reports_before_and_after(store_path, capsys):
     put_unrelated(store_path, family(3))
-    assert cli.main(["repack", "--store", store_path, "-n"]) == 0
+    assert cli.main(["repack", store_path, "-n"]) == 0
     assert "would save about" in capsys.readouterr().out
 
-    assert cli.main(["repack", "--store", store_path, "--json"]) == 0
+    assert cli.main(["repack", store_path, "--json"]) == 0
 
     report = json.loads(capsys.readouterr().out)
     assert report["schema"] == 1
     assert report["saved_bytes"] == report["before"]["pack_bytes"] - report["after"]["pack_bytes"] > 0
-    assert cli.main(["repack", "--store", store_path, "--aggressive", "-n"]) == 0
+    assert cli.main(["repack", store_path, "--aggressive", "-n"]) == 0
     assert "nothing to save" in capsys.readouterr().out
 
 

@@ -217,7 +217,7 @@ def test_the_command_says_the_same(store: Store, command: str, capsys: pytest.Ca
     store.seal()
     more = ["--tensors"] if command == "du" else []
 
-    assert cli.main([command, "--store", store.url, "--json", *more]) == 0
+    assert cli.main([command, store.url, "--json", *more]) == 0
 
     values = json.loads(capsys.readouterr().out)
     usage = Usage(store.objects)
@@ -233,12 +233,12 @@ def test_the_command_says_the_same(store: Store, command: str, capsys: pytest.Ca
     else:
         assert "files" not in values
 
-    assert cli.main([command, "--store", store.url, *more]) == 0
+    assert cli.main([command, store.url, *more]) == 0
     assert capsys.readouterr().out.startswith("logical ")
 
 
 def test_an_empty_store_has_nothing(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["stats", "--store", store.url]) == 0
+    assert cli.main(["stats", store.url]) == 0
 
     assert "0 versions" in capsys.readouterr().out
 

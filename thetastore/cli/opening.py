@@ -23,7 +23,7 @@ def store_parser(name: str, description: str, epilog: str = "") -> Parser:
         description: what it does, a sentence or some.
         epilog: what follows the options, as it is.
     """
-    parser = _StoreParser(
+    parser = Parser(
         prog=f"thetastore {name}",
         description=description,
         epilog=epilog,
@@ -31,16 +31,6 @@ def store_parser(name: str, description: str, epilog: str = "") -> Parser:
     )
     parser.add_argument("store", metavar="PLACE", help="directory or URL of the store")
     return parser
-
-
-class _StoreParser(Parser):
-    """Takes `--store PLACE` for PLACE: so it was once, and so scripts have it."""
-
-    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]  # four overloads in typeshed
-        if args and "--store" in args[:-1]:
-            at = args.index("--store")
-            args = [*args[:at], *args[at + 2 :], args[at + 1]]
-        return super().parse_known_args(args, namespace)  # type: ignore[no-untyped-call]
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
