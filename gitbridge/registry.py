@@ -1,4 +1,4 @@
-"""Which repositories keep their weights in a local store: `docs/format/repositories.md`.
+"""Which repositories keep their weights in a local store: `docs/format/collecting.md`.
 
 Several repositories may share one store (`theta.storage`), and what the store has to keep is in all of their histories.
 So each of them leaves a file there when it first opens the store; whoever deletes asks all of them.
