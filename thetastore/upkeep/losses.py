@@ -75,7 +75,7 @@ def lost_objects(objects: Objects, found: Iterable[Digest] = (), torn: Container
         numbers = {number for number, name in enumerate(names) if name in snapshot.lost or name in torn}
         if numbers:
             candidates.update(row.digest for number, row in run.rows() if number in numbers)
-    lost = {digest for digest in candidates if not _is_readable(objects, digest)}
+    lost = {digest for digest in candidates if not is_readable(objects, digest)}
     lost |= _below(objects, lost)
     return lost | _standing_on(objects, lost) if lost else lost
 
@@ -89,13 +89,14 @@ def _below(objects: Objects, lost: Iterable[Digest]) -> set[Digest]:
             bases = objects.entry(waiting.pop()).bases
         except ThetaError:
             continue
-        new = {base for base in bases if base not in found and not _is_readable(objects, base)}
+        new = {base for base in bases if base not in found and not is_readable(objects, base)}
         found |= new
         waiting += new
     return found
 
 
-def _is_readable(objects: Objects, digest: Digest) -> bool:
+def is_readable(objects: Objects, digest: Digest) -> bool:
+    """Tell whether some record gives an object, or may give it to a newer version."""
     try:
         kind = objects.entry(digest).kind
         if isinstance(kind, Kind):
@@ -126,7 +127,7 @@ def _standing_on(objects: Objects, lost: Collection[Digest]) -> set[Digest]:
             for digest, ways in standing.items()
             if digest not in gone
             and all(not gone.isdisjoint(bases) for bases in ways)
-            and not _is_readable(objects, digest)
+            and not is_readable(objects, digest)
         }
         if not new:
             return gone

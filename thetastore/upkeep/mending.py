@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Collection, Iterator
-from functools import partial
 from typing import NamedTuple
 
 from thetastore.digest import Digest, Kind
@@ -24,7 +23,7 @@ from thetastore.packs.reader import Pack, Record
 from thetastore.packs.upkeep import MERGE_LOCK, stored_bytes_of
 from thetastore.packs.writer import PackWriter
 from thetastore.representations.suspects import acquit, list_suspects, suspect
-from thetastore.upkeep.losses import lost_objects
+from thetastore.upkeep.losses import is_readable, lost_objects
 from thetastore.upkeep.verify import stands_on_loss
 
 
@@ -70,7 +69,10 @@ def set_aside_damage(objects: Objects, names: Collection[str] | None = None) -> 
         needs_index = _set_runs_aside(objects)
     if found or gone or needs_index:
         objects.rebuild_index()
-        found = [mended._replace(lost=tuple(filter(partial(_is_lost, objects), mended.lost))) for mended in found]
+        found = [
+            mended._replace(lost=tuple(digest for digest in mended.lost if not is_readable(objects, digest)))
+            for mended in found
+        ]
     remember_lost(objects, gone.union(*(mended.lost for mended in found)))
     return found
 
@@ -79,10 +81,10 @@ def remember_lost(objects: Objects, lost: Collection[Digest]) -> None:
     """Let the suspects of a store be what is lost, so that every later check names it."""
     suspected = list_suspects(objects.backend)
     for digest in suspected:
-        if digest not in lost and not _is_lost(objects, digest):
+        if digest not in lost and is_readable(objects, digest):
             acquit(objects.backend, digest)
     for digest in lost:
-        if digest not in suspected and _is_lost(objects, digest):
+        if digest not in suspected and not is_readable(objects, digest):
             suspect(objects.backend, digest)
 
 
@@ -127,19 +129,6 @@ def _mend(objects: Objects, name: str) -> Iterator[SetAside]:
         for record in lost:  # before the pack goes: nothing else may know of them
             suspect(objects.backend, record.entry.digest)
         yield SetAside(_moved(objects, name), len(kept), tuple(record.entry.digest for record in lost))
-
-
-def _is_lost(objects: Objects, digest: Digest) -> bool:
-    """Tell whether no record gives an object."""
-    try:
-        kind = objects.entry(digest).kind
-        if isinstance(kind, Kind):
-            objects.representations.get(kind, digest)
-    except (ObjectCorruptError, ObjectMissingError):
-        return True
-    except UnsupportedError:
-        pass  # not ours to judge
-    return False
 
 
 def _has_whole_table(pack: Pack) -> bool:
