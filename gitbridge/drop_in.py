@@ -4,8 +4,9 @@
     with safe_open("model.safetensors", framework="pt", revision="v1.2") as file:
         rows = file.get_slice("lm_head.weight")[:128]
 
-Argument names and what comes back are those of safetensors 0.6. A file of the work tree that is a pointer is read from
-the store; one that holds its weights is handed to safetensors itself, unless a revision is named.
+Argument names and what comes back are those of safetensors 0.6. Without a revision, a file of the work tree is read as
+it is there: a pointer from the store; safetensors that hold their weights by safetensors itself, where it is installed;
+any other file that holds its weights from the store, too, as long as it is the one in the index.
 """
 
 from __future__ import annotations
@@ -17,14 +18,23 @@ from typing import Any, Self
 from gitbridge import models
 from gitbridge.errors import UsageError
 from gitbridge.pointers import is_pointer
+from gitbridge.repository import Repository
 from thetastore.arrays import torch_form
 from thetastore.checkpoints.compose import TYPE_NAMES
+from thetastore.errors import ThetaError
 from thetastore.models import Model, Tensor, framework_of
 from thetastore.models import open as open_in_store
 
 
 class safe_open:  # noqa: N801 - the name that people know
     """A model, in the shape of `safetensors.safe_open`."""
+
+    def __new__(
+        cls, filename: str | os.PathLike[str], framework: str, device: Any = "cpu", *, revision: str | None = None
+    ) -> Any:
+        """Return one of safetensors' own where that reads the file that is there."""
+        theirs = _theirs(filename) if revision is None else None
+        return super().__new__(cls) if theirs is None else theirs(filename, framework=framework, device=device)
 
     def __init__(
         self, filename: str | os.PathLike[str], framework: str, device: Any = "cpu", *, revision: str | None = None
@@ -37,7 +47,8 @@ class safe_open:  # noqa: N801 - the name that people know
             device: for torch.
             revision: branch, tag or commit; None for what is checked out.
 
-        Raises: as `gitbridge.open`.
+        Raises: as `gitbridge.open`; and
+            UsageError: the file holds weights that are neither in the index nor safetensors.
         """
         self._framework = framework_of(framework)
         self._device = device
@@ -113,21 +124,52 @@ def load_file(
         framework: `pt`, `np` or `jax`.
         revision: branch, tag or commit; None for what is checked out.
     """
-    return _opened(filename, revision).state_dict(framework, device)
+    theirs = _theirs(filename) if revision is None else None
+    if theirs is None:
+        return _opened(filename, revision).state_dict(framework, device)
+    with theirs(filename, framework=framework, device=device) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
 
 
 def _opened(filename: str | os.PathLike[str], revision: str | None) -> Model:
     text = os.fspath(filename)
     if revision is None and "#" in text and not os.path.lexists(text):
         return open_in_store(text)
-    if revision is None and os.path.isfile(text) and not _is_pointer(text):
+    if revision is None and os.path.isfile(text) and not is_pointer(_head(text)) and not _is_in_index(text):
         raise UsageError(
-            f"'{text}' holds its weights: safetensors itself reads it",
-            "name a revision (revision='HEAD') to read what is committed, whatever the work tree holds",
+            f"'{text}' holds weights that are not in the index, and safetensors does not read it",
+            "git theta add the file; or name a revision (revision='HEAD') to read what is committed",
         )
     return models.open(text, revision)
 
 
-def _is_pointer(path: str) -> bool:
+def _theirs(filename: str | os.PathLike[str]) -> Any:
+    """Return `safetensors.safe_open` for a file that it reads; None for others, and where it is not installed."""
+    text = os.fspath(filename)
+    head = _head(text) if os.path.isfile(text) else b""
+    if is_pointer(head) or head[8:9] != b"{":
+        return None
+    try:
+        from safetensors import safe_open as theirs
+    except ModuleNotFoundError:
+        return None
+    return theirs
+
+
+def _is_in_index(path: str) -> bool:
+    """Tell whether git sees no difference between a file and its entry in the index."""
+    directory, name = os.path.split(os.path.abspath(path))
+    try:
+        with Repository.discover(directory) as repository:
+            of_file = ["--", f":(literal){name}"]
+            is_known = repository.git("ls-files", *of_file, cwd=directory)
+            return bool(is_known) and not repository.git(
+                "diff", "--no-ext-diff", "--name-only", *of_file, cwd=directory
+            )
+    except ThetaError:
+        return False
+
+
+def _head(path: str) -> bytes:
     with open(path, "rb") as stream:
-        return is_pointer(stream.read(64))
+        return stream.read(64)

@@ -124,9 +124,12 @@ class ThetaFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has n
             return {"name": name, "size": 0, "type": "directory"}
         file, mark, tensor = name.partition(TENSOR_MARK)
         if mark:
-            entry = self._reader(file, None).tensor(tensor) if self._is_tracked(file) else None
-            if entry is None:
+            if not self._is_tracked(file):
                 raise FileNotFoundError(path)
+            try:
+                entry = self._reader(file, None).tensor(tensor)
+            except NoSuchTensorError as error:
+                raise FileNotFoundError(f"{path}: {error}") from error
             size, digest = entry.raw_bytes, str(entry.digest)
             return {"name": name, "size": size, "type": "file", "digest": digest, "dtype": entry.dtype}
         if self._is_store:

@@ -57,6 +57,8 @@ class _GitSession:
         self._origin = origin
         self._lock = _thread.allocate_lock()
         with Repository.at(origin.root) as repository:
+            if not os.path.lexists(repository.store_path()):
+                _find_elsewhere(repository, origin)
             store = repository.open_store()
             readers = [open_reader(repository, store, one, treeish=origin.revision or None) for one in origin.files]
         store.seal()
@@ -72,6 +74,14 @@ class _GitSession:
             # A store of its own: the other one is being read by other threads.
             with Repository.at(self._origin.root) as repository, Store.open(self._store.url) as target:
                 fetch_manifests(repository, target, [file], None, self._origin.revision or None, wants=wants)
+
+
+def _find_elsewhere(repository: Repository, origin: GitOrigin) -> None:
+    """Raise where no store can be reached that has the files, before one is made here for nothing."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="theta-") as directory, Store.open(directory, create=True) as trial:
+        fetch_manifests(repository, trial, origin.files, None, origin.revision or None, wants=named_wants(()))
 
 
 class GitModel(Model):
@@ -146,7 +156,15 @@ def open(
         repository, start = _at(text, path)
     with repository:
         oid = _commit(repository, revision)
-        name, files = _files(repository, oid, start)
+        try:
+            name, files = _files(repository, oid, start)
+        except PathMissingError:
+            if os.path.isfile(text) and _begins_as_pointer(text):
+                raise PointerInPlaceError(
+                    f"'{text}' is only a pointer, and there is none of its path in {oid[:12] or 'the index'}",
+                    "git add it; then it names its weights, and git theta pull brings them",
+                ) from None
+            raise
         root = repository.work_tree or repository.git_dir
         return GitModel(GitOrigin(root, oid, name, files))
 

@@ -30,6 +30,7 @@ OPTIONAL = {
     "ml_dtypes": "thetastore/arrays.py",
     "pytest": "thetastore/testing/",
     "torch": "thetastore/arrays.py",
+    "safetensors": "gitbridge/drop_in.py",  # what it stands in for, where that is there
     "hypothesis": "thetastore/testing/",
 }
 """What only one place may import, because nothing else needs it: an extra, or the conformance suites."""

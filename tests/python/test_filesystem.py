@@ -114,8 +114,11 @@ def test_a_tensor_is_a_file_too(repo):
     fs, path = fsspec.url_to_fs(url)
     assert fs.cat_file(path, 8, 20) == WEIGHTS["embed"].tobytes()[8:20]
     assert fs.info(path)["dtype"] == "float32"
-    with pytest.raises(KeyError, match="no tensor 'embedd'; did you mean 'embed'"):
-        fs.info("models/m.safetensors//embedd")
+    for read in (fs.info, fs.open, fs.cat_file):
+        with pytest.raises(FileNotFoundError, match="no tensor 'embedd'; did you mean 'embed'"):
+            read("models/m.safetensors//embedd")
+    assert not fs.exists("models/m.safetensors//embedd")
+    assert not fs.exists("data.csv//embed")
 
 
 def test_directories_are_listed(repo):

@@ -6,6 +6,7 @@ import concurrent.futures
 import json
 import os
 import pickle
+import sys
 
 import ml_dtypes
 import numpy as np
@@ -94,6 +95,16 @@ def test_a_pointer_in_the_work_tree_is_a_name_for_its_model(repo):
 
     assert same(gitbridge.open(repo.path / "models/m.safetensors").state_dict(), arrays(2))
     assert same(gitbridge.load_file(repo.path / "models/m.safetensors", framework="np"), arrays(2))
+
+
+def test_a_pointer_that_git_does_not_know_says_what_to_do(repo):
+    (repo.path / "copy.safetensors").write_bytes(repo.git("show", "v1:models/m.safetensors").out.encode())
+
+    with pytest.raises(PointerInPlaceError, match="git add it; then it names its weights"):
+        gitbridge.open(repo.path / "copy.safetensors")
+
+    repo.git("add", "copy.safetensors")
+    assert same(gitbridge.open(repo.path / "copy.safetensors").state_dict(), arrays(1))
 
 
 def test_what_a_clone_lacks_is_fetched_by_the_tensor(bare, make_work):
@@ -210,6 +221,20 @@ def test_weights_that_are_nowhere_are_said_to_be(bare, make_work):
 
     with pytest.raises(RemoteError, match="the weights of 'models/m.safetensors' are missing"):
         gitbridge.open(clone.path, "v1")
+    assert not os.path.exists(clone.path / ".git" / "theta" / "packs")
+
+
+def test_looking_for_weights_in_vain_makes_no_store(bare, make_work, tmp_path):
+    other = make_work("other.git", "--bare")
+    other.git("fetch", "-q", str(bare.path), "main:main", "--tags")
+    os.rename(tmp_path / "weights", tmp_path / "away")
+
+    with pytest.raises(RemoteError, match="the weights of 'models/m.safetensors' are missing"):
+        gitbridge.open(other.path, "v1")
+
+    assert not os.path.exists(other.path / "theta")
+    os.rename(tmp_path / "away", tmp_path / "weights")
+    assert same(gitbridge.open(other.path, "main").state_dict(), arrays(2))
 
 
 # Commits from memory
@@ -381,14 +406,38 @@ def test_safe_open_has_the_shape_of_safetensors(repo):
             file.get_tensor("x")
 
 
-def test_load_file_takes_what_is_committed(repo, tmp_path):
+def test_load_file_takes_what_is_committed(repo):
     assert same(gitbridge.load_file(repo.path / "models/m.safetensors", framework="np", revision="v1"), arrays(1))
-    with pytest.raises(UsageError, match="safetensors itself reads it"):
-        gitbridge.load_file(repo.path / "models/m.safetensors")
     with repo.repository() as repository:
         digest = tracked_file(repository, parse_name("v1:models/m.safetensors")).manifest_digest
         url = f"{repository.store_path()}#{digest}"
     assert same(gitbridge.load_file(url, framework="np"), arrays(1))
+
+
+def test_without_a_revision_safetensors_reads_the_file_that_is_there(repo, tmp_path):
+    safetensors = pytest.importorskip("safetensors")
+    changed = repo.path / "models/m.safetensors"
+    changed.write_bytes(content_of(arrays(3)))
+
+    assert same(gitbridge.load_file(changed, framework="np"), arrays(3))
+    with gitbridge.safe_open(changed, framework="np") as file:
+        assert isinstance(file, safetensors.safe_open)
+    assert same(gitbridge.load_file(changed, framework="np", revision="v2"), arrays(2))
+    outside = tmp_path / "m.safetensors"
+    outside.write_bytes(content_of(arrays(4)))
+    assert same(gitbridge.load_file(outside, framework="np"), arrays(4))
+
+
+def test_without_safetensors_the_store_has_what_is_in_the_index(repo, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    path = repo.path / "models/m.safetensors"
+
+    assert same(gitbridge.load_file(path, framework="np"), arrays(2))
+    os.utime(path)
+    assert same(gitbridge.load_file(path, framework="np"), arrays(2))
+    path.write_bytes(content_of(arrays(3)))
+    with pytest.raises(UsageError, match="weights that are not in the index"):
+        gitbridge.load_file(path, framework="np")
 
 
 def test_a_snapshot_is_a_directory_with_all_files(bare, repo, tmp_path):
