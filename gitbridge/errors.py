@@ -22,23 +22,13 @@ from __future__ import annotations
 import errno
 import os
 
-from thetastore.errors import BackendError, MalformedError, ObjectCorruptError, ThetaError
+from thetastore.errors import BackendError, HintedError, MalformedError, ObjectCorruptError
 
 
-class BridgeError(ThetaError):
+class BridgeError(HintedError):
     """Base of what the bridge raises on purpose."""
 
     code = "bridge"
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message, hint)
-        self.message = message
-        """What is wrong: lower case, no full stop."""
-        self.hint = hint
-        """What to do about it, preferably a command that can be pasted; empty where there is no way out."""
-
-    def __str__(self) -> str:
-        return f"{self.message}; {self.hint}" if self.hint else self.message
 
 
 class PointerError(MalformedError):
@@ -120,10 +110,7 @@ def how_to_replace(place: str) -> str:
 
 def words_for(error: Exception) -> tuple[str, str]:
     """Return what to tell a person of an error: what is wrong, and the way out (empty where none is known)."""
-    from thetastore.merging import MergeError
-    from thetastore.updates.recipe import UpdateError
-
-    if isinstance(error, BridgeError | MergeError | UpdateError):
+    if isinstance(error, HintedError):
         return error.message, error.hint
     if isinstance(error, ObjectCorruptError):
         return str(error), how_to_replace(error.place)

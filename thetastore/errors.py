@@ -11,6 +11,7 @@
     ├── StoreMissingError(FileNotFoundError)  there is no store at this place: create it, or mend the URL
     ├── UnsupportedError                written by a newer version, or by a plug-in that is not installed
     │   └── PackageMissingError(ImportError)  a package that only some need is not installed: the message says how
+    ├── HintedError                     keeps the way out apart: `MergeError`, `UpdateError`, all of the bridge's
     └── BackendError(OSError)           the place where files live said no: full disk, permission, network
 
 Every class has a stable `code` for programs; codes are appended, never reused. A bug of ours is an
@@ -29,6 +30,22 @@ class ThetaError(Exception):
     """Base of every error that the store or the bridge raises on purpose."""
 
     code = "theta"
+
+
+class HintedError(ThetaError):
+    """Base of errors that keep the way out apart from what is wrong."""
+
+    code = "hinted"
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.message = message
+        """What is wrong: lower case, no full stop."""
+        self.hint = hint
+        """The way out, preferably a command that can be pasted; empty where there is none."""
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.hint}" if self.hint else self.message
 
 
 class MalformedError(ThetaError, ValueError):

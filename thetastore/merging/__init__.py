@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from thetastore.errors import ThetaError
+from thetastore.errors import HintedError
 
 if TYPE_CHECKING:
     import numpy
@@ -32,20 +32,10 @@ FROM_BASE = "from_base"
 """Name of the parameter by which a method that can do without a base asks for it."""
 
 
-class MergeError(ThetaError):
+class MergeError(HintedError):
     """A merge cannot be done as it was asked for; nothing was written."""
 
     code = "merge"
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message, hint)
-        self.message = message
-        """What is wrong: lower case, no full stop."""
-        self.hint = hint
-        """The way out; empty where there is none."""
-
-    def __str__(self) -> str:
-        return f"{self.message}; {self.hint}" if self.hint else self.message
 
 
 class Parameter(NamedTuple):

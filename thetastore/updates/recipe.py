@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from thetastore.errors import ThetaError
+from thetastore.errors import HintedError
 
 if TYPE_CHECKING:
     import numpy
@@ -19,20 +19,10 @@ DTYPES = ("float16", "bfloat16", "float32", "float64")
 """Element types that can be updated, by their numbers in a payload. Released: only ever appended to."""
 
 
-class UpdateError(ThetaError):
+class UpdateError(HintedError):
     """An update does not fit what it is for; nothing was changed."""
 
     code = "update"
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message, hint)
-        self.message = message
-        """What is wrong: lower case, no full stop."""
-        self.hint = hint
-        """The way out; empty where there is none."""
-
-    def __str__(self) -> str:
-        return f"{self.message}; {self.hint}" if self.hint else self.message
 
 
 class Window(NamedTuple):
