@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -43,7 +44,8 @@ def run(arguments: list[str]) -> int:
     """Check the weights of this repository, and repair them."""
     options = _parser().parse_args(arguments)
     budget = parse_budget(options.budget) if options.budget else None
-    level = Level[(options.level or ("raw" if options.remote is None else "tables")).upper()]
+    reads_all = options.remote is None or options.repair  # nothing is mended that was not met
+    level = Level[(options.level or ("raw" if reads_all else "tables")).upper()]
     executor_of = processes(options.jobs) if options.jobs > 1 else nullcontext()
     progress = Progress("checking")
     with open_repository() as repository, _store(repository, options.remote) as (store, place), executor_of as executor:
@@ -68,7 +70,7 @@ def run(arguments: list[str]) -> int:
         if options.json:
             print_json(check_values(check, lost, repaired, store.url, known.names))
         else:
-            _say(check, lost, repaired, store, known)
+            _say(check, lost, repaired, store, known, _again(options.remote))
     return _status(check, lost, repaired)
 
 
@@ -82,7 +84,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--level",
         choices=["listing", "tables", "stored", "raw"],
-        help="how deep (default: raw; of a remote store: tables)",
+        help="how deep (default: raw; of a remote store that is not to be repaired: tables)",
     )
     parser.add_argument(
         "--remote", nargs="?", const="", metavar="REMOTE", help="the store of a git remote, not the local one"
@@ -122,7 +124,13 @@ def _store(repository: Repository, remote: str | None) -> Iterator[tuple[Store, 
         yield local, None
 
 
-def _say(check: Check, lost: list[LostFile], repaired: Repaired | None, store: Store, known: Known) -> None:
+def _again(remote: str | None) -> str:
+    """Return the command that repairs the same store."""
+    words = [] if remote is None else ["--remote", shlex.quote(remote)] if remote else ["--remote"]
+    return " ".join(["git theta fsck", *words, "--repair"])
+
+
+def _say(check: Check, lost: list[LostFile], repaired: Repaired | None, store: Store, known: Known, again: str) -> None:
     if repaired is not None:
         sys.stdout.write(repaired_text(repaired))
     sys.stdout.write(lost_text(lost, known.names))
@@ -130,10 +138,10 @@ def _say(check: Check, lost: list[LostFile], repaired: Repaired | None, store: S
     sys.stderr.write(set_aside_text(aside))
     print(f"git theta: {summary(check, lost, store.url, repaired is not None)}", file=sys.stderr)
     if repaired is None and (check.found or lost):
-        print("hint: git theta fsck --repair", file=sys.stderr)
+        print(f"hint: {again}", file=sys.stderr)
     elif lost:
         where = count_text(len(lost), "file")
-        print(f"hint: git theta fsck --repair --from <clone, store or file that has {where}>", file=sys.stderr)
+        print(f"hint: {again} --from <clone, store or file that has {where}>", file=sys.stderr)
 
 
 def _status(check: Check, lost: list[LostFile], repaired: Repaired | None) -> int:

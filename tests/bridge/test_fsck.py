@@ -135,6 +135,26 @@ def test_a_remote_store_is_held_to_its_pins_and_repaired_from_the_local_one(mode
     assert work.theta("fsck", "--remote").status == 0
 
 
+def test_rot_in_a_remote_store_is_met_and_mended_by_the_command_that_is_named(model_repository, tmp_path):
+    work = model_repository
+    work.git("config", "theta.url", str(tmp_path / "store"))
+    assert work.theta("push").status == 0
+    pack = max((tmp_path / "store" / "packs").iterdir(), key=lambda path: path.stat().st_size)
+    stored = bytearray(pack.read_bytes())
+    stored[len(stored) // 2] ^= 16
+    pack.chmod(0o644)
+    pack.write_bytes(stored)
+
+    found = work.theta("fsck", "--remote", "--level", "stored")
+    command = found.err.rpartition("hint: git theta ")[2].split()
+    done = work.theta(*command)
+
+    assert (found.status, command) == (1, ["fsck", "--remote", "--repair"])
+    assert "brought back: 1 object from " in done.out
+    assert done.status == 0, done.out + done.err
+    assert work.theta("fsck", "--remote", "--level", "raw").status == 0
+
+
 def test_with_a_budget_every_run_goes_on_where_the_last_one_stopped(model_repository):
     for seed in range(2, 5):
         model_repository.put(f"{seed}.st", model(seed))
