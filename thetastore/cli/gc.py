@@ -23,9 +23,7 @@ cannot be read that could name something, nothing is let go of.
 
 def run(arguments: list[str]) -> int:
     """Let go of what nothing needs, or say why something is kept."""
-    parser = store_parser(
-        "gc", "Let go of what nothing needs any more, in steps that can be undone.", EPILOG
-    )
+    parser = store_parser("gc", "Let go of what nothing needs any more, in steps that can be undone.", EPILOG)
     add_gc_options(parser)
     parser.add_argument("--everything", action="store_true", help="go on even if nothing at all has a name")
     add_json_option(parser)
