@@ -309,3 +309,13 @@ def test_what_cannot_be_followed_or_published_is_refused_in_words(url: str) -> N
         thetastore.Models(url).delete("policy")
         with pytest.raises(NoSuchModelError, match="was deleted"):
             subscriber.update()
+
+
+def test_a_closed_publisher_publishes_nothing(url: str) -> None:
+    publisher = Publisher(url, "rl/policy")
+    publisher.publish(start())
+    publisher.close()
+
+    with pytest.raises(ValueError, match="'rl/policy' is closed"):
+        publisher.publish(start())
+    assert [version.number for version in thetastore.Models(url).log("rl/policy")] == [1]

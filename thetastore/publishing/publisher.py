@@ -89,6 +89,7 @@ class Publisher:
         self._kept: dict[str, Any] = {}
         self._is_in_step = False
         """Whether what is kept is what the last entry says."""
+        self._is_closed = False
 
     def publish(self, state_dict: Mapping[str, Any], message: str = "", metadata: Mapping[str, str] = {}) -> Published:
         """Store the next version; durable, and there for subscribers, when this returns.
@@ -101,10 +102,13 @@ class Publisher:
             metadata: what else is to be known of the version.
 
         Raises:
+            ValueError: it was closed.
             UnsupportedError: a value is no array of numbers.
             BackendError: the store cannot be written, or another publisher has written a version meanwhile. The next
                 version is stored as a whole then.
         """
+        if self._is_closed:
+            raise ValueError(f"the publisher of '{self.name}' is closed")
         reserved = {KIND, ANCHOR_NUMBER}.intersection(metadata)
         if reserved:
             raise MalformedError(f"'{reserved.pop()}' in the metadata is what a publisher says itself")
@@ -197,6 +201,7 @@ class Publisher:
         """Free memory, threads and files."""
         self._kept = {}
         self._is_in_step = False
+        self._is_closed = True
         self._store.close()
 
     def __enter__(self) -> Self:
