@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from gitbridge import attributes, hooks, setup
-from gitbridge.errors import RemoteError, words_for
+from gitbridge.errors import ConfigError, RemoteError, words_for
 from gitbridge.large_files import LargeFile
 from gitbridge.profile import fetch_all_the_same, profile_of
-from gitbridge.remotes import COMMITTED_NAME, open_place, places
+from gitbridge.remotes import COMMITTED_NAME, committed_values, open_place, places, store_location
 from gitbridge.render import count_text, size_text
 from gitbridge.repository import Repository, parse_config
 from gitbridge.settings import CONFIGURATION, truth, unknown_settings, unknown_variables, without_effect
@@ -173,6 +173,7 @@ def _committed(repository: Repository) -> Iterator[Finding]:
         if not repository.git("ls-files", "--", COMMITTED_NAME):
             said = f"{COMMITTED_NAME} is not added, so no clone will have it"
             yield Finding("committed", PROBLEM, said, f"git add :/{COMMITTED_NAME}")
+        yield from _two_places(repository)
         return
     url = repository.config("theta.url")
     if url and repository.config("remote.origin.url"):
@@ -183,6 +184,20 @@ def _committed(repository: Repository) -> Iterator[Finding]:
             "only this clone's configuration says where the weights are: other clones have to be told",
             f"{written} && git add :/{COMMITTED_NAME}",
         )
+
+
+def _two_places(repository: Repository) -> Iterator[Finding]:
+    """Tell where pushes from here and clones of it go to different stores: what one has, the other lacks."""
+    ours, theirs = repository.config("theta.url"), committed_values(repository, "", "theta.url")
+    if not ours or not theirs or not theirs[-1]:
+        return
+    try:
+        is_same = len({store_location(url, repository.root) for url in (ours, theirs[-1])}) == 1
+    except ConfigError:
+        return  # `_remote_store` says what is wrong with it
+    if not is_same:
+        said = f"weights go to '{ours}' from here (theta.url in git config); clones look in '{theirs[-1]}'"
+        yield Finding("committed", NOTE, f"{said} ({COMMITTED_NAME})", "git config --unset theta.url")
 
 
 def _committed_path(repository: Repository) -> str:

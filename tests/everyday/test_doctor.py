@@ -95,6 +95,17 @@ def test_what_may_be_as_it_is_meant_is_a_note(work, name: str) -> None:
     assert findings(work, "problem") == []
 
 
+def test_clones_that_would_look_in_another_store_are_a_note(work) -> None:
+    work.run("sh", "-ec", 'cp -R "$(git config -f .thetaconfig theta.url)" ../copy && git config theta.url ../copy')
+
+    found = findings(work, "note")
+
+    assert [one["check"] for one in found] == ["committed"]
+    assert "'../copy'" in found[0]["message"]
+    work.run("sh", "-ec", found[0]["mend"])
+    assert findings(work, "note") == []
+
+
 def test_a_large_file_that_is_ignored_or_left_to_lfs_is_none_of_our_business(work) -> None:
     work.run("sh", "-ec", "head -c 11000000 /dev/zero | tee x.pt > y.bin")
     work.write(".gitignore", b"*.pt\n")
