@@ -72,6 +72,8 @@ class PathMissingError(RevisionError, FileNotFoundError):
 
     code = "path-missing"
 
+    __new__ = OSError.__new__  # `LookupError` is found first, and makes no error of this layout: clusters unpickle by it
+
 
 class ConfigError(BridgeError):
     """A setting is missing, malformed, or of a kind that this version does not know."""

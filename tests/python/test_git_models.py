@@ -211,6 +211,7 @@ def test_what_is_not_there_is_said_by_errors_that_are_builtins(repo, tmp_path):
         assert isinstance(caught.value, base)
         assert str(caught.value)
         assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+        assert isinstance(error.__new__(error), error)  # how a cluster of Dask makes it anew
 
 
 def test_weights_that_are_nowhere_are_said_to_be(bare, make_work):
