@@ -21,8 +21,12 @@ from __future__ import annotations
 
 import errno
 import os
+from typing import TYPE_CHECKING
 
 from thetastore.errors import BackendError, HintedError, MalformedError, ObjectCorruptError
+
+if TYPE_CHECKING:
+    from typing import Self
 
 
 class BridgeError(HintedError):
@@ -72,7 +76,9 @@ class PathMissingError(RevisionError, FileNotFoundError):
 
     code = "path-missing"
 
-    __new__ = OSError.__new__  # `LookupError` is found first, and makes no error of this layout: clusters unpickle by it
+    def __new__(cls, *args: object) -> Self:
+        # `LookupError` would be found first, and makes no error of this layout: clusters unpickle by it.
+        return OSError.__new__(cls, *args)
 
 
 class ConfigError(BridgeError):
