@@ -76,8 +76,8 @@ class PathMissingError(RevisionError, FileNotFoundError):
 
     code = "path-missing"
 
-    def __new__(cls, *args: object) -> Self:
-        # `LookupError` would be found first, and makes no error of this layout: clusters unpickle by it.
+    def __new__(cls, *args: object, **words: object) -> Self:
+        """Make one as `OSError` does: `LookupError`, found first, makes none of this layout, and clusters unpickle."""
         return OSError.__new__(cls, *args)
 
 
