@@ -142,6 +142,22 @@ def test_what_nothing_names_goes_only_if_that_is_asked_for(repo: Repo) -> None:
     assert gone["freed_bytes"] > 200_000
 
 
+def test_what_nothing_names_stays_while_somebody_stores_weights(repo: Repo) -> None:
+    repo.commit("m.safetensors", model(1))
+    (repo.path / "m.safetensors").write_bytes(model(2))
+    repo.git("add", "-A")
+    repo.git("reset", "-q", "--hard")
+
+    with Store.open(str(repo.path / ".git/theta")) as store:
+        assert store.objects.begin()
+        said = repo.theta("prune", "--no-verify-unreachable", status=2)
+        assert "another process is storing weights" in said
+
+        digest = store.put_file(io.BytesIO(model(2))).manifest_digest
+    with Store.open(str(repo.path / ".git/theta")) as store:
+        assert b"".join(map(bytes, store.read_file(store.get_manifest(digest), digest))) == model(2)
+
+
 def test_what_young_commits_hold_stays(repo: Repo) -> None:
     repo.commit("m.safetensors", model(1), "2020-01-01T00:00:00")
     now = subprocess.run(["date", "-Is"], capture_output=True, text=True, check=True).stdout.strip()

@@ -1,7 +1,8 @@
 """A store that keeps some of what another one has: what the other one proves to have, and is not needed here, goes.
 
 Nothing waits for a grace here, since nothing is lost: whoever still wanted it fetches it again. So packs take the way
-of those that a repack replaces: they go as soon as no writer is at work that may lean on them.
+of those that a repack replaces: they go as soon as no writer is at work that may lean on them. What nothing names goes
+only for who asks for that, and never beside a writer: nobody else would have what it relies on.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ def prune(
         is_dry: change nothing.
 
     Raises:
-        BackendError: another process merges, repacks or collects (`EAGAIN`), or the disk is failing.
+        BackendError: another process merges, repacks or collects, or it writes and `drops_nameless` (`EAGAIN`); or the
+            disk is failing.
         ThetaError: something that is named is damaged.
     """
     import errno
@@ -91,6 +93,11 @@ def prune(
     with objects.backend.try_lock(MERGE_LOCK) as is_ours:
         if not is_ours:
             words = "another process is merging, repacking or collecting"
+            raise BackendError(errno.EAGAIN, words, objects.backend.url)
+        if drops_nameless and upkeep.settle([]):
+            words = (
+                "another process is storing weights, and may rely on what nothing names yet: prune when it has ended"
+            )
             raise BackendError(errno.EAGAIN, words, objects.backend.url)
         wanted = pruning.wanted(going)
         there = going & objects.catalog.snapshot().packs
