@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 
-from gitbridge.cli.opening import open_repository
-from gitbridge.errors import ConfigError
+from gitbridge.cli.opening import open_local_store, open_repository
 from gitbridge.repository import Repository
 from gitbridge.usage import Counted, of_history, of_revisions
 from thetastore.command_line import Parser, print_json
-from thetastore.errors import StoreMissingError
 from thetastore.upkeep.usage import Usage
 from thetastore.upkeep.usage_report import Report, report_of, report_text, report_values
 
@@ -54,14 +52,7 @@ def du(arguments: list[str]) -> int:
 
 
 def _counted(repository: Repository, counted: Counted, with_tensors: bool) -> Report:
-    try:
-        store = repository.open_store(create=False)
-    except StoreMissingError:
-        raise ConfigError(
-            f"nothing is stored here: there is no local store at '{repository.store_path()}'",
-            "to bring the weights here: git theta fetch",
-        ) from None
-    with store:
+    with open_local_store(repository) as store:
         usage = Usage(store.objects)
         totals = usage.totals(file for group in counted.files for file in group.files)
         tables = {"files": usage.rows(counted.files), "commits": usage.rows(counted.commits)}

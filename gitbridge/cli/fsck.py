@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext
 from itertools import chain
 
 from gitbridge.cli.fsck_repair import Known, sources
-from gitbridge.cli.opening import open_repository
+from gitbridge.cli.opening import open_local_store, open_repository
 from gitbridge.errors import ConfigError
 from gitbridge.remotes import Place, open_place, places
 from gitbridge.render import Progress, count_text, printable
@@ -20,7 +20,6 @@ from thetastore.checking.check import Check, LostFile
 from thetastore.checking.repair import Repaired, repair
 from thetastore.checking.report import check_values, lost_text, repaired_text, set_aside_text, summary
 from thetastore.command_line import Parser, print_json
-from thetastore.errors import StoreMissingError
 from thetastore.pool import processes
 from thetastore.store import Store
 from thetastore.upkeep.verify import Level
@@ -114,13 +113,7 @@ def _store(repository: Repository, remote: str | None) -> Iterator[tuple[Store, 
         with open_place(found[0]) as store:
             yield store, found[0]
         return
-    try:
-        local = repository.open_store(create=False)
-    except StoreMissingError:
-        raise ConfigError(
-            f"nothing is stored here: there is no local store at '{repository.store_path()}'", "git theta fetch"
-        ) from None
-    with local:
+    with open_local_store(repository) as local:
         yield local, None
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from gitbridge.repository import Repository
+
+if TYPE_CHECKING:
+    from thetastore.store import Store
 
 
 def open_repository() -> Repository:
@@ -56,3 +60,19 @@ def open_work_tree() -> Repository:
     if repository.work_tree is None:
         raise UsageError("this command needs a work tree, and there is none here", "run it where the files are")
     return repository
+
+
+def open_local_store(repository: Repository) -> Store:
+    """Open the local store of a command that has nothing to do without one.
+
+    Raises:
+        ConfigError: nothing is stored yet.
+    """
+    from gitbridge.errors import ConfigError
+    from thetastore.errors import StoreMissingError
+
+    try:
+        return repository.open_store(create=False)
+    except StoreMissingError:
+        words = f"nothing is stored here: there is no local store at '{repository.store_path()}'"
+        raise ConfigError(words, "to bring the weights here: git theta fetch") from None

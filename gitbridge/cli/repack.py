@@ -6,11 +6,9 @@ import argparse
 import sys
 import time
 
-from gitbridge.cli.opening import open_repository
-from gitbridge.errors import ConfigError
+from gitbridge.cli.opening import open_local_store, open_repository
 from gitbridge.render import Progress
 from thetastore.command_line import Parser, print_json
-from thetastore.errors import StoreMissingError
 from thetastore.upkeep.repack import AGGRESSIVE, HOT, repack
 from thetastore.upkeep.repack_report import repack_text, repack_values
 
@@ -37,19 +35,12 @@ def run(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     started = time.monotonic()
     progress = Progress("repacking")
-    with open_repository() as repository:
+    with open_repository() as repository, open_local_store(repository) as store:
         try:
-            store = repository.open_store(create=False)
-        except StoreMissingError:
-            raise ConfigError(
-                f"nothing is stored here: there is no local store at '{repository.store_path()}'", "git theta fetch"
-            ) from None
-        with store:
-            try:
-                effort = AGGRESSIVE if options.aggressive else HOT
-                repacked = repack(store.objects, store.pool, effort, options.dry_run, progress.of_bytes)
-            finally:
-                progress.done()
+            effort = AGGRESSIVE if options.aggressive else HOT
+            repacked = repack(store.objects, store.pool, effort, options.dry_run, progress.of_bytes)
+        finally:
+            progress.done()
     elapsed_s = time.monotonic() - started
     if options.json:
         print_json(repack_values(repacked, options.dry_run, elapsed_s))
