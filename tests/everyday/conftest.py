@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from blake3 import blake3
-
-PROGRAMS = os.path.dirname(sys.executable)
+from work_place import WorkPlace, environment_in
 
 
 def checkpoint(*seeds: str, nbytes: int = 300_000) -> bytes:
@@ -28,46 +24,12 @@ def checkpoint(*seeds: str, nbytes: int = 300_000) -> bytes:
     return struct.pack("<Q", len(text)) + text + body
 
 
-class Place:
+class Place(WorkPlace):
     """A directory, and programs to run in it."""
 
     v1, v2, side = checkpoint("a", "b"), checkpoint("a", "c"), checkpoint("a", "b", "side")
     """Weights of the commits of `work`."""
     checkpoint = staticmethod(checkpoint)
-
-    def __init__(self, path: Path, environment: dict[str, str]) -> None:
-        self.path = path
-        self.environment = environment
-
-    def run(self, *command: str, check: bool = True, text: str = "", **more: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            command,
-            input=text,
-            cwd=self.path,
-            env={**self.environment, **more},
-            capture_output=True,
-            encoding="utf-8",
-            errors="surrogateescape",
-            check=False,
-        )
-        if check and done.returncode:
-            raise AssertionError(f"{' '.join(command)}: {done.returncode}\n{done.stdout}{done.stderr}")
-        return done
-
-    def git(self, *args: str, **more: str) -> str:
-        """Run git, which must succeed; return its output."""
-        return self.run("git", *args, **more).stdout.rstrip("\n")
-
-    def theta(self, *args: str, check: bool = True, **more: str) -> subprocess.CompletedProcess[str]:
-        return self.run("git", "theta", *args, check=check, **more)
-
-    def write(self, name: str, content: bytes) -> None:
-        path = self.path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-
-    def read(self, name: str) -> bytes:
-        return (self.path / name).read_bytes()
 
     def commit(self, message: str, **files: bytes) -> str:
         """Write `name_ext` files, commit everything; return the commit."""
@@ -76,9 +38,6 @@ class Place:
         self.git("add", "-A", ".")
         self.git("commit", "-q", "-m", message)
         return self.git("rev-parse", "HEAD")
-
-    def status(self) -> str:
-        return self.git("status", "--porcelain")
 
     def is_whole(self) -> bool:
         """Whether the tree is clean, and each tracked file holds the bytes that its pointer in HEAD names."""
@@ -105,15 +64,7 @@ class Place:
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What git may know: nothing of the user, nothing of the machine; git theta is installed."""
     home = tmp_path_factory.mktemp("home")
-    (home / "gitconfig").write_text(
-        "[user]\n\tname = T\n\temail = t@example.org\n[init]\n\tdefaultBranch = main\n"
-        '[advice]\n\tdetachedHead = false\n[protocol "file"]\n\tallow = always\n'
-    )
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "XDG_"))}
-    kept |= {"HOME": str(home), "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": str(home / "gitconfig")}
-    kept |= {"GIT_EDITOR": "true", "LC_ALL": "C.UTF-8", "PATH": PROGRAMS + os.pathsep + os.environ["PATH"]}
-    subprocess.run(["git", "theta", "install"], cwd=home, env=kept, check=True, capture_output=True)
-    return kept
+    return environment_in(home)
 
 
 @pytest.fixture

@@ -7,14 +7,13 @@ git-lfs; `test_real_git_lfs.py` compares with the real one.
 from __future__ import annotations
 
 import hashlib
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from checkpoints import safetensors_bytes
+from work_place import WorkPlace, environment_in
 
 LFS_ATTRIBUTES = "filter=lfs diff=lfs merge=lfs -text"
 
@@ -29,46 +28,13 @@ def weights(*seeds: int) -> bytes:
     )
 
 
-class Place:
+class Place(WorkPlace):
     """A work tree, and programs to run in it."""
 
     weights = staticmethod(weights)
 
-    def __init__(self, path: Path, environment: dict[str, str]) -> None:
-        self.path = path
-        self.environment = environment
-
-    def run(self, *command: str, check: bool = True, text: str = "", **more: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            command,
-            input=text,
-            cwd=self.path,
-            env={**self.environment, **more},
-            capture_output=True,
-            encoding="utf-8",
-            errors="surrogateescape",
-            check=False,
-        )
-        if check and done.returncode:
-            raise AssertionError(f"{' '.join(command)}: {done.returncode}\n{done.stdout}{done.stderr}")
-        return done
-
-    def git(self, *args: str, **more: str) -> str:
-        return self.run("git", *args, **more).stdout.rstrip("\n")
-
-    def theta(self, *args: str, check: bool = True, **more: str) -> subprocess.CompletedProcess[str]:
-        return self.run("git", "theta", *args, check=check, **more)
-
     def migrate(self, *args: str, check: bool = True, **more: str) -> subprocess.CompletedProcess[str]:
         return self.theta("migrate", *args, check=check, **more)
-
-    def write(self, name: str, content: bytes) -> None:
-        path = self.path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-
-    def read(self, name: str) -> bytes:
-        return (self.path / name).read_bytes()
 
     def commit(self, message: str, files: dict[str, bytes] | None = None) -> str:
         for name, content in (files or {}).items():
@@ -95,25 +61,12 @@ class Place:
     def _output(self, *command: str) -> bytes:
         return subprocess.run(command, cwd=self.path, env=self.environment, capture_output=True, check=True).stdout
 
-    def status(self) -> str:
-        return self.git("status", "--porcelain")
-
 
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What git may know: nothing of the user; git theta is installed, and the filter `lfs` does nothing."""
     home = tmp_path_factory.mktemp("home")
-    (home / "gitconfig").write_text(
-        "[user]\n\tname = T\n\temail = t@example.org\n[init]\n\tdefaultBranch = main\n"
-        "[advice]\n\tdetachedHead = false\n"
-        '[filter "lfs"]\n\tclean = cat\n\tsmudge = cat\n\trequired = true\n[protocol "file"]\n\tallow = always\n'
-    )
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "XDG_"))}
-    kept |= {"HOME": str(home), "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": str(home / "gitconfig")}
-    kept |= {"GIT_EDITOR": "true", "LC_ALL": "C.UTF-8"}
-    kept |= {"PATH": os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]}
-    subprocess.run(["git", "theta", "install"], cwd=home, env=kept, check=True, capture_output=True)
-    return kept
+    return environment_in(home, '[filter "lfs"]\n\tclean = cat\n\tsmudge = cat\n\trequired = true\n')
 
 
 @pytest.fixture
