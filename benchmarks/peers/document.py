@@ -175,49 +175,10 @@ def targets(results: Results) -> list[Target]:
 
 
 def page(results: Results) -> str:
-    about = results.machine
-    peers = about.get("peers", {})
-    versions = ", ".join(f"{name} {version}" for name, version in {**about["versions"], **peers}.items() if version)
-    load = " to ".join(f"{about[key][0]:.1f}" for key in ("load_average", "load_average_at_end") if key in about)
     parts = [
-        "# Benchmarks",
-        "",
-        "Made by `make bench` (`benchmarks/peers`); `docs/benchmarks.json` has every run. Do not edit this page.",
-        "",
-        f"Machine: {about['processor']}, {about['cores']} cores, {about['memory_bytes'] / 2**30:.0f} GiB, "
-        f"{about['file_system']}, Linux {about['kernel']}; load {load}. Python {about['python']}; {about['git']}; "
-        f"{about['git_lfs'] or 'no git-lfs'}; {versions}.",
-        "",
-        "![Stored bytes](benchmarks-bytes.svg)",
-        "",
-        "## Stored bytes / raw bytes",
-        "",
-        "All versions of a scenario together, the first one included.",
-        "",
-        *_table(results, lambda figures: f"{figures.ratio:.4f}"),
-        "",
-        "Of the versions after the first alone, which is what another version costs:",
-        "",
-        *_table(results, lambda figures: f"{figures.later_ratio:.4f}", later=True),
-        "",
-        "¹ re-implemented here, see below. ² has to be told which version is the base; the others find it or "
-        "have none.",
-        "",
-        "## Speed",
-        "",
-        "Raw MB a second by the clock, add / checkout, all processors allowed, of the fastest round. Input comes from "
-        "memory. What `thetastore` and `git theta` stored has reached the disk when the time ends; the others leave "
-        "that to the system. Under Git, every version is a command of its own, start-up and Git's own work included. "
-        + results.repacking(),
-        "",
-        "![Speed](benchmarks-speed.svg)",
-        "",
-        *_table(results, lambda figures: f"{figures.add_mb_s:.0f} / {figures.checkout_mb_s:.0f}"),
-        "",
-        "The same by seconds of processor time, add / checkout:",
-        "",
-        *_table(results, lambda figures: f"{figures.add_mb_cpu_s:.0f} / {figures.checkout_mb_cpu_s:.0f}"),
-        "",
+        *_heading(results),
+        *_stored(results),
+        *_speed(results),
         "## Figures to reach",
         "",
         "| | measured | wanted | reached |",
@@ -236,6 +197,63 @@ def page(results: Results) -> str:
         "",
     ]  # fmt: skip
     return "\n".join(parts)
+
+
+def _heading(results: Results) -> list[str]:
+    about = results.machine
+    peers = about.get("peers", {})
+    versions = ", ".join(f"{name} {version}" for name, version in {**about["versions"], **peers}.items() if version)
+    load = " to ".join(f"{about[key][0]:.1f}" for key in ("load_average", "load_average_at_end") if key in about)
+    return [
+        "# Benchmarks",
+        "",
+        "Made by `make bench` (`benchmarks/peers`); `docs/benchmarks.json` has every run. Do not edit this page.",
+        "",
+        f"Machine: {about['processor']}, {about['cores']} cores, {about['memory_bytes'] / 2**30:.0f} GiB, "
+        f"{about['file_system']}, Linux {about['kernel']}; load {load}. Python {about['python']}; {about['git']}; "
+        f"{about['git_lfs'] or 'no git-lfs'}; {versions}.",
+        "",
+    ]
+
+
+def _stored(results: Results) -> list[str]:
+    return [
+        "![Stored bytes](benchmarks-bytes.svg)",
+        "",
+        "## Stored bytes / raw bytes",
+        "",
+        "All versions of a scenario together, the first one included.",
+        "",
+        *_table(results, lambda figures: f"{figures.ratio:.4f}"),
+        "",
+        "Of the versions after the first alone, which is what another version costs:",
+        "",
+        *_table(results, lambda figures: f"{figures.later_ratio:.4f}", later=True),
+        "",
+        "¹ re-implemented here, see below. ² has to be told which version is the base; the others find it or "
+        "have none.",
+        "",
+    ]  # fmt: skip
+
+
+def _speed(results: Results) -> list[str]:
+    return [
+        "## Speed",
+        "",
+        "Raw MB a second by the clock, add / checkout, all processors allowed, of the fastest round. Input comes from "
+        "memory. What `thetastore` and `git theta` stored has reached the disk when the time ends; the others leave "
+        "that to the system. Under Git, every version is a command of its own, start-up and Git's own work included. "
+        + results.repacking(),
+        "",
+        "![Speed](benchmarks-speed.svg)",
+        "",
+        *_table(results, lambda figures: f"{figures.add_mb_s:.0f} / {figures.checkout_mb_s:.0f}"),
+        "",
+        "The same by seconds of processor time, add / checkout:",
+        "",
+        *_table(results, lambda figures: f"{figures.add_mb_cpu_s:.0f} / {figures.checkout_mb_cpu_s:.0f}"),
+        "",
+    ]
 
 
 def _table(results: Results, cell: Any, later: bool = False) -> list[str]:
