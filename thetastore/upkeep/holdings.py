@@ -36,6 +36,28 @@ class Held(NamedTuple):
     depth: int
 
 
+class Amount(NamedTuple):
+    """Records of some kind."""
+
+    object_count: int
+    stored_bytes: int
+
+
+class State(NamedTuple):
+    """What a store's sealed packs hold."""
+
+    pack_count: int
+    pack_bytes: int
+    """With the packs' own tables."""
+    duplicate_bytes: int
+    """Records of objects that have another one."""
+    object_count: int
+    by_codec: dict[str, Amount]
+    """Of the records that count, one for each object."""
+    by_depth: dict[int, int]
+    """How many objects stand on how many levels of bases."""
+
+
 class Holdings:
     """The records of a store's sealed packs that are to stay."""
 
@@ -140,6 +162,18 @@ class Holdings:
                 return total
             total += self.cost_bytes(held.bases, raw_bytes_left - total, levels - 1)
         return total
+
+    def state(self) -> State:
+        """Return the sums of what the store's sealed packs hold."""
+        by_codec: dict[str, Amount] = {}
+        by_depth: dict[int, int] = {}
+        for _, held in self:
+            before = by_codec.get(held.codec, Amount(0, 0))
+            by_codec[held.codec] = Amount(before.object_count + 1, before.stored_bytes + held.stored_bytes)
+            by_depth[held.depth] = by_depth.get(held.depth, 0) + 1
+        pack_bytes = sum(self.pack_bytes.values())
+        depths = dict(sorted(by_depth.items()))
+        return State(len(self.pack_bytes), pack_bytes, self.duplicate_bytes, len(self), by_codec, depths)
 
     def _below(self, held: Held) -> list[Held]:
         """Return the records of the bases that are less deep, so that no chain is without an end."""

@@ -34,7 +34,7 @@ from thetastore.packs.writer import PackWriter
 from thetastore.pool import Pool
 from thetastore.representations.choice import HOT_DEPTH, LEAST_DIFFERENCE_BYTES, MOST_READ
 from thetastore.representations.copying import Copying
-from thetastore.upkeep.holdings import Held, Holdings
+from thetastore.upkeep.holdings import Held, Holdings, State
 
 _PLAIN = ("literal", "planes", "zstd")
 _LEAST_SAVED = 32
@@ -60,28 +60,6 @@ class Effort(NamedTuple):
 HOT = Effort(HOT_DEPTH, MOST_READ, 1, False)
 AGGRESSIVE = Effort(MAX_DEPTH, 3.0, 3, True)
 """For archives: reading takes up to three times what whole copies would take."""
-
-
-class Amount(NamedTuple):
-    """Records of some kind."""
-
-    object_count: int
-    stored_bytes: int
-
-
-class State(NamedTuple):
-    """What a store's sealed packs hold."""
-
-    pack_count: int
-    pack_bytes: int
-    """With the packs' own tables."""
-    duplicate_bytes: int
-    """Records of objects that have another one."""
-    object_count: int
-    by_codec: dict[str, Amount]
-    """Of the records that count, one for each object."""
-    by_depth: dict[int, int]
-    """How many objects stand on how many levels of bases."""
 
 
 class Repacked(NamedTuple):
@@ -171,7 +149,7 @@ class _Repacking:
         self._done_bytes = 0
 
     def run(self) -> Repacked:
-        before = _state(self._holdings)
+        before = self._holdings.state()
         is_swept = True
         try:
             for leaning in list(self._leanings()):
@@ -187,11 +165,11 @@ class _Repacking:
         if self._upkeep is None:
             return Repacked(before, self._expected(before), self._rewritten_count, False)
         self._objects.catalog.refresh()
-        return Repacked(before, _state(Holdings(self._objects)), self._rewritten_count, is_swept)
+        return Repacked(before, Holdings(self._objects).state(), self._rewritten_count, is_swept)
 
     def _expected(self, before: State) -> State:
         """Return what a store would hold after what was only tried."""
-        after = _state(self._holdings)
+        after = self._holdings.state()
         saved = sum(a.stored_bytes for a in before.by_codec.values()) - sum(
             a.stored_bytes for a in after.by_codec.values()
         )
@@ -491,15 +469,3 @@ def _thought_of(entry: Entry) -> Held:
 
 def _is_small(task: _Task) -> bool:
     return task.held.raw_bytes <= _SMALL_CHUNK_BYTES
-
-
-def _state(holdings: Holdings) -> State:
-    by_codec: dict[str, Amount] = {}
-    by_depth: dict[int, int] = {}
-    for _, held in holdings:
-        before = by_codec.get(held.codec, Amount(0, 0))
-        by_codec[held.codec] = Amount(before.object_count + 1, before.stored_bytes + held.stored_bytes)
-        by_depth[held.depth] = by_depth.get(held.depth, 0) + 1
-    pack_bytes = sum(holdings.pack_bytes.values())
-    depths = dict(sorted(by_depth.items()))
-    return State(len(holdings.pack_bytes), pack_bytes, holdings.duplicate_bytes, len(holdings), by_codec, depths)

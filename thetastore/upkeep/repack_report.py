@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from thetastore.tables import count_text, printable, size_text, table
-from thetastore.upkeep.repack import Amount, Repacked, State
+from thetastore.upkeep.holdings import Amount, State
+from thetastore.upkeep.repack import Repacked
 
 
 def repack_values(repacked: Repacked, is_dry: bool, elapsed_s: float) -> dict[str, Any]:
