@@ -14,7 +14,7 @@ from typing import NamedTuple
 from gitbridge.errors import PointerError
 from gitbridge.excludes import exclude
 from gitbridge.index_file import Filled, IndexLockedError, IndexUnsupportedError, update_index
-from gitbridge.journal import TEMPORARY_MARK, Identity, Journal, Placement
+from gitbridge.journal import TEMPORARY_MARK, Identity, Journal, Placement, journal_directory
 from gitbridge.pointers import parse_pointer, render_pointer
 from gitbridge.repository import Repository
 from gitbridge.work_files import UnsafePathError, WorkFiles, set_time_before_index, temporary_name
@@ -79,11 +79,6 @@ class Placed(NamedTuple):
     failures: list[Failure]
 
 
-def journal_directory(repository: Repository) -> str:
-    """Return where the journals of a work tree are."""
-    return os.path.join(repository.theta_dir, "pending")
-
-
 class Filling:
     """The files that this process fills."""
 
@@ -116,7 +111,7 @@ class Filling:
         if self._journal is None:
             # Or a `git add .` after a crash would take whole weights into Git.
             exclude(self._repository.common_dir, _EXCLUDED)
-            self._journal = Journal.create(journal_directory(self._repository))
+            self._journal = Journal.create(journal_directory(self._repository.theta_dir))
         return self._journal
 
     def _write(self, path: bytes, temporary: bytes, manifest: Manifest, digest: Digest, store: Store) -> Identity:

@@ -156,6 +156,19 @@ class FoundJournal(NamedTuple):
         os.unlink(self.path)
 
 
+def journal_directory(theta_dir: str) -> str:
+    """Return where the journals of a work tree are, whose `Repository.theta_dir` is given."""
+    return os.path.join(theta_dir, "pending")
+
+
+def has_journals(directory: str) -> bool:
+    """Tell whether there is anything for `found_journals` to look at."""
+    try:
+        return bool(os.listdir(directory))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
 def found_journals(directory: str) -> Iterator[FoundJournal]:
     """Yield the journals of other processes; each is closed, and its lock dropped, when the next is asked for."""
     try:

@@ -10,8 +10,8 @@ from gitbridge import sync
 from gitbridge.blobs import blob_oid
 from gitbridge.contexts import is_rebasing
 from gitbridge.errors import BridgeError, PointerError, words_for
-from gitbridge.fill import Failure, Filling, Wanted, journal_directory, patch_index_of, place
-from gitbridge.journal import FoundJournal, Placement, Records, found_journals
+from gitbridge.fill import Failure, Filling, Wanted, patch_index_of, place
+from gitbridge.journal import FoundJournal, Placement, Records, found_journals, journal_directory
 from gitbridge.pointers import MAX_POINTER_BYTES, MIN_POINTER_BYTES, is_pointer
 from gitbridge.profile import profile_of
 from gitbridge.render import Progress as Shown
@@ -164,7 +164,7 @@ def complete_pending(repository: Repository) -> int:
     if repository.work_tree is None:
         return 0
     filled_count = 0
-    for journal in found_journals(journal_directory(repository)):
+    for journal in found_journals(journal_directory(repository.theta_dir)):
         records = journal.read() if journal.is_dead else None
         if records is not None:
             filled_count += _complete_dead(repository, repository.work_tree, journal, records)
@@ -181,7 +181,7 @@ def complete_living(repository: Repository) -> int:
     if repository.work_tree is None or is_rebasing(repository):
         return 0
     filled_count = 0
-    for journal in found_journals(journal_directory(repository)):
+    for journal in found_journals(journal_directory(repository.theta_dir)):
         records = None if journal.is_dead else journal.read()
         if records is not None:
             placed = place(repository.work_tree, records.ready.values())

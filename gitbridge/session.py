@@ -1,20 +1,22 @@
 """What a filter works with: the repository, its store, and how files come out of it.
 
-Made when the first file comes, not before: git starts the filter for many commands that then ask nothing of it.
+Made when the first file comes, not before: git starts the filter for many commands that then ask nothing of it. What
+only files on their way out need is imported when the first of them comes: that is a third of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from gitbridge import hooks, materialize
+from gitbridge import hooks
 from gitbridge.cleaning import Cleaner
-from gitbridge.errors import RemoteError
-from gitbridge.fill import Wanted
-from gitbridge.profile import EXCLUDE, INCLUDE, TENSORS, Profile, profile_of
 from gitbridge.repository import Repository
-from gitbridge.settings import skips_smudge
-from thetastore.store import Store
+
+if TYPE_CHECKING:
+    from gitbridge.fill import Wanted
+    from gitbridge.profile import Profile
+    from thetastore.store import Store
 
 
 class Session:
@@ -35,16 +37,22 @@ class Session:
     def keeps_pointer(self, wanted: Wanted) -> bool:
         """Tell whether a file stays a pointer, because this clone is not set to keep all of its weights."""
         if self._profile is None:
+            from gitbridge.profile import profile_of
+
             self._profile = profile_of(self.repository)
         return self._profile.keeps_pointer(self.store, wanted.path, wanted.manifest_digest)
 
     @property
     def skips_smudge(self) -> bool:
         """Whether pointers are to stay pointers, as the environment or the configuration says."""
+        from gitbridge.settings import skips_smudge
+
         return skips_smudge(self.repository.config_bool("theta.skipSmudge", False))
 
     def fetch(self, wanted: list[Wanted], treeish: str | None) -> Exception | None:
         """Bring files into the local store; return why that failed, if it did."""
+        from gitbridge import materialize
+
         return materialize.fetch(self.repository, self.store, wanted, treeish)
 
     def pieces(self, wanted: Wanted) -> Iterator[memoryview]:
@@ -58,6 +66,9 @@ class Session:
         if why_not is not None:
             raise why_not
         if self.keeps_pointer(wanted):
+            from gitbridge.errors import RemoteError
+            from gitbridge.profile import EXCLUDE, INCLUDE, TENSORS
+
             raise RemoteError(
                 "this clone is set to keep only a part of these weights",
                 f"git -c {TENSORS}= -c {INCLUDE}= -c {EXCLUDE}= theta fetch brings them",
