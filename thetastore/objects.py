@@ -73,7 +73,7 @@ class Objects:
         self._added: dict[Digest, tuple[PackWriter, Row, tuple[Digest, ...]]] = {}
         self.whereabouts = Whereabouts(backend, self.catalog, self.packs, self._own)
         """Where objects are, and what is announced of them."""
-        self.representations = Representations(self.packs, self.catalog, backend.url, self._own_place)
+        self.representations = Representations(self.packs, self.catalog, backend, self._own_place)
         """Reads what is stored."""
         self.added_bytes = 0
         """Stored bytes of all records that were added through this."""

@@ -28,7 +28,7 @@ def rot(work, tensor: str, row: int, name: str = "model.st") -> None:
         at = 0
         for chunk in manifest.chunks:
             if at <= wanted < at + chunk.raw_bytes:
-                place = next(store.objects.catalog.snapshot().find(chunk.digest))
+                place = store.objects.catalog.snapshot().first(chunk.digest)
                 path = f"{store.url}/{place.file_name}"
                 break
             at += chunk.raw_bytes

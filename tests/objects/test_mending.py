@@ -27,7 +27,7 @@ def replace(backend: MemoryBackend, name: str, content: bytes) -> None:
 
 def rot(backend: MemoryBackend, raw: bytes) -> None:
     """Flip a bit in what is stored for an object."""
-    place = next(Objects(backend).catalog.snapshot().find(digest_of(raw)))
+    place = Objects(backend).catalog.snapshot().first(digest_of(raw))
     stored = bytearray(backend.read(place.file_name))
     stored[place.offset + place.nbytes - 1] ^= 1
     replace(backend, place.file_name, bytes(stored))

@@ -72,7 +72,7 @@ def needed_bytes(files: dict[str, bytes], digest, names) -> int:
         while waiting:
             one = waiting.pop()
             if one not in found:
-                place = next(store.objects.catalog.snapshot().find(one))
+                place = store.objects.catalog.snapshot().first(one)
                 found[one] = place.nbytes
                 waiting += store.objects.entry(one).bases
     return sum(found.values())

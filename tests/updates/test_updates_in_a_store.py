@@ -153,7 +153,7 @@ def test_a_damaged_shared_part_is_an_error_and_never_other_bytes(tmp_path: Path,
         store.seal()
         chunk = next(c for c in second.manifest.chunks if len(store.objects.entry(c.digest).bases) == 2)
         shared = store.objects.entry(chunk.digest).bases[1]
-        place = next(store.objects.catalog.snapshot().find(shared))
+        place = store.objects.catalog.snapshot().first(shared)
     pack = next(tmp_path.rglob(place.file_name.rpartition("/")[2]))
     pack.chmod(0o644)
     damaged = bytearray(pack.read_bytes())

@@ -28,6 +28,9 @@ _MAX_WINDOW_BYTES: Final = 8 << 20
 _RLE_BLOCK: Final = 1
 _RESERVED_BLOCK: Final = 3
 
+_SHORT_BYTES: Final = 32 << 10
+"""Up to here new memory and a copy are cheaper than a stream."""
+
 _LEVEL: Final = 3
 _HUFFMAN: Final = zstandard.ZstdCompressionParameters(
     strategy=zstandard.STRATEGY_FAST,
@@ -97,7 +100,12 @@ def decompress_into(frame: memoryview, out: memoryview) -> None:
     """
     _check_header(frame, out.nbytes)
     try:
-        filled_bytes = _contexts.decompressor.stream_reader(frame).readinto(out)
+        if out.nbytes <= _SHORT_BYTES:
+            raw = _contexts.decompressor.decompress(frame)  # as many bytes as the header says, or an error
+            filled_bytes = len(raw)
+            out[:filled_bytes] = raw
+        else:
+            filled_bytes = _contexts.decompressor.stream_reader(frame).readinto(out)
     except zstandard.ZstdError as error:
         raise MalformedError(f"zstd frame cannot be decoded: {error}") from None
     if filled_bytes != out.nbytes:

@@ -96,6 +96,16 @@ class Snapshot:
         yield from (place for place in places if place.file_name not in self.retired)
         yield from (place for place in places if place.file_name in self.retired)
 
+    def first(self, digest: bytes) -> Place | None:
+        """Return the first place that `find` yields."""
+        if not self.retired and not self._far:
+            word = word_of(digest)
+            for run in self.runs:
+                for place in run.find(digest, word):
+                    if place.file_name not in self.lost:
+                        return place
+        return next(self.find(digest), None)
+
     def notes_of(self, stage: Stage) -> list[RetirementNote]:
         """Return the notes of one stage, the oldest first."""
         return [note for note in self.notes if note.stage is stage]
@@ -121,7 +131,7 @@ class Snapshot:
 
     def _is_far_away(self, digest: bytes, word: int) -> bool:
         self._look_up_far(digest)
-        return any(next(run.find(digest, word), None) is not None for run in self._far)
+        return any(run.find(digest, word) for run in self._far)
 
     def _look_up_far(self, digest: bytes) -> None:
         """Ask all long runs at once, and not one after the other."""
@@ -144,7 +154,7 @@ class Snapshot:
             else:
                 if not any(digest in loose.places for loose in self.loose) and not self._is_far_away(digest, word):
                     return False
-        place = next(self.find(digest), None)
+        place = self.first(digest)
         return place is not None and place.file_name not in self.retired
 
 

@@ -104,13 +104,13 @@ class FarRun(Run):
         """Tell nothing: to read all of a long run for one object that is missing would take minutes."""
         return True
 
-    def find(self, digest: bytes, word: int) -> Iterator[Place]:
+    def find(self, digest: bytes, word: int) -> Sequence[Place]:
         """See `Run.find`; a digest that was not among those looked up together is looked up by itself."""
         found = self._found.get(Digest(digest))
         if found is None:
             look_up(self.backend, [self], [Digest(digest)])
             found = self._found[Digest(digest)]
-        return iter(found)
+        return found
 
     def rows(self) -> Iterator[tuple[int, Row]]:
         """See `Run.rows`: all of the run is read."""

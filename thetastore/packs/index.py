@@ -138,16 +138,20 @@ class Run:
             self._is_intact = checksum_of(self._view[PREAMBLE_BYTES : self._body_end]) == self._checksum
         return self._is_intact
 
-    def find(self, digest: bytes, word: int) -> Iterator[Place]:
-        """Yield the places of a digest; `word` is its most significant 64 bits (`word_of`)."""
+    def find(self, digest: bytes, word: int) -> Sequence[Place]:
+        """Return the places of a digest; `word` is its most significant 64 bits (`word_of`)."""
         at = bisect_left(self.words, word)
+        if at >= self.count or self.words[at] != word:
+            return ()
+        places = []
         while at < self.count and self.words[at] == word:
             start = PREAMBLE_BYTES + at * 32
             if self._view[start : start + 32] == digest:
                 place = self._place(at)
                 if place is not None:
-                    yield place
+                    places.append(place)
             at += 1
+        return places
 
     def rows(self) -> Iterator[tuple[int, Row]]:
         """Yield (pack number, row) for all digests, in order; places that cannot be are left out."""

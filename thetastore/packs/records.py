@@ -119,6 +119,32 @@ def decode_head(head: Buffer, name: str, offset: int) -> tuple[Entry, int]:
     return entry, end
 
 
+class PlainRecord(NamedTuple):
+    """A record without bases and parameters, of a codec of this version; nothing of it was checked."""
+
+    kind: int
+    codec: str
+    raw_bytes: int
+    stored: memoryview
+
+
+_PLAIN_CODECS = {name.encode().ljust(16, b"\0"): name for name in ("literal", "constant", "zstd", "planes")}
+
+
+def parse_plain(record: memoryview) -> PlainRecord | None:
+    """Return what a whole record of the plainest form says, for who proves what comes of it; None for all others.
+
+    Unlike `decode_head`, it believes fields without their checksum: use lengths only within limits of your own.
+    """
+    if len(record) < HEAD_BYTES:
+        return None
+    mark, kind, base_count, _, _, params_bytes, _, raw_bytes, stored_bytes, field, _, _ = _HEAD.unpack_from(record)
+    codec = _PLAIN_CODECS.get(field)
+    if codec is None or mark != RECORD_MARK or base_count or params_bytes or HEAD_BYTES + stored_bytes != len(record):
+        return None
+    return PlainRecord(kind, codec, raw_bytes, record[HEAD_BYTES:])
+
+
 def _codec_name(field: bytes, where: str) -> str:
     name = field.rstrip(b"\0")
     if not name or not name.isascii() or not name.decode("ascii").isprintable():

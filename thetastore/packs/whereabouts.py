@@ -7,7 +7,6 @@ bases: these are in the heads of records, of which the tables of packs are copie
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from itertools import islice
 
 from thetastore.backends import Backend, Range
 from thetastore.digest import Digest
@@ -88,7 +87,8 @@ class Whereabouts:
         """Return where an object will be read from, and its bases if a locator tells them."""
         if self._catalog.locations.has(digest):
             return self._located(digest)
-        return list(islice(self._catalog.snapshot().find(digest), 1))
+        place = self._catalog.snapshot().first(digest)
+        return [] if place is None else [place]
 
     def _located(self, digest: Digest) -> list[Place]:
         """Return where a locator has an object, its bases, and the bases of these."""
@@ -110,7 +110,7 @@ class Whereabouts:
         found: dict[Digest, Located] = {}
         waiting = list(dict.fromkeys(digests))
         while waiting:
-            places = {digest: next(self._catalog.snapshot().find(digest), None) for digest in waiting}
+            places = {digest: self._catalog.snapshot().first(digest) for digest in waiting}
             unknown: dict[str, set[Digest]] = {}
             for digest, place in places.items():
                 located = self._told(digest, place)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeVar
 
 from thetastore import codecs
+from thetastore.backends import Backend
 from thetastore.digest import Digest, Kind, checksum_of, digest_of
 from thetastore.errors import MalformedError, ObjectCorruptError, ObjectMissingError, ThetaError, UnsupportedError
 from thetastore.packs.catalog import Catalog
@@ -27,6 +28,7 @@ from thetastore.packs.records import (
     decode_head,
     most_base_bytes,
 )
+from thetastore.representations.short import read_short
 
 _MOST_LISTINGS = 8
 """How often a missing object's store is listed while it keeps changing."""
@@ -91,24 +93,39 @@ class _Effort:
 class Representations:
     """Reads what a store's packs hold. Thread-safe."""
 
-    def __init__(self, packs: Packs, catalog: Catalog, url: str, own_place: Callable[[Digest], Place | None]) -> None:
+    def __init__(
+        self, packs: Packs, catalog: Catalog, backend: Backend, own_place: Callable[[Digest], Place | None]
+    ) -> None:
         """Read from the packs of a catalog.
 
         Args:
             packs: The pack files.
             catalog: What they hold.
-            url: Of the store, for messages.
+            backend: Where they are: its URL is for messages, and of a far one locators are asked first.
             own_place: Tells the place of what this process wrote itself, which the catalog leaves out.
         """
         self._packs = packs
         self._catalog = catalog
-        self._url = url
+        self._url = backend.url
+        self._is_near = not backend.is_remote
         self._own_place = own_place
         self._buffers: list[bytearray] = []
 
     def get(self, kind: Kind, digest: Digest, out: memoryview | None = None) -> memoryview:
         """Return an object's bytes, proven by its digest; see `Objects.get`."""
+        if self._is_near:
+            raw = self._short(kind, digest, out)
+            if raw is not None:
+                return raw
         return self._at_any_place(digest, lambda place: self.get_at(place, kind, digest, out))
+
+    def _short(self, kind: Kind, digest: Digest, out: memoryview | None) -> memoryview | None:
+        """Return the object if what is found first is a short record that stands alone, and is right."""
+        place = self._own_place(digest) or self._catalog.snapshot().first(digest)
+        try:
+            return None if place is None else read_short(self._packs, place, kind, digest, out)
+        except (FileNotFoundError, MalformedError, UnsupportedError):
+            return None
 
     def get_at(self, place: Place, kind: Kind, digest: Digest, out: memoryview | None = None) -> memoryview:
         """Return an object's bytes from the representation at one place.
