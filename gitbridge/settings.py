@@ -37,7 +37,8 @@ CONFIGURATION = (
     Setting(
         "theta.storage",
         "`theta` in the git directory",
-        "Directory of the local store. Several repositories may share one.",
+        "Directory of the local store. Several repositories may share one; so may several users, where its group may "
+        "write to it (`thetastore init --shared`).",
     ),
     Setting(
         "theta.storageLimit",
@@ -134,7 +135,6 @@ CONFIGURATION = (
 
 INTERNAL = {
     "theta.program": "which program hooks run; `git theta install` sets it",
-    "theta.repositoryId": "by which the remote store knows this project; the first push sets it",
     "theta.addBase": "what `git theta add --base` sets for the `git add` that it runs",
 }
 """What we set ourselves, with its meaning."""

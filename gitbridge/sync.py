@@ -9,12 +9,12 @@ pin before git sends the commits.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from gitbridge.errors import ConfigError, RemoteError, how_to_replace
 from gitbridge.excludes import exclude_directory
-from gitbridge.pins import Pin, PinName, pin_names, repository_id, write_pin
+from gitbridge.pins import git_urls, identity
 from gitbridge.profile import EVERYTHING, Profile, profile_of
 from gitbridge.remotes import (
     COMMITTED_NAME,
@@ -29,7 +29,7 @@ from gitbridge.remotes import (
 )
 from gitbridge.repository import Repository
 from gitbridge.trees import TrackedFile
-from gitbridge.unpushed import Scan, independent, remember_without_pointers, scan
+from gitbridge.unpushed import Scan, independent, peeled, remember_without_pointers, scan
 from thetastore.digest import Digest
 from thetastore.errors import (
     MalformedError,
@@ -39,6 +39,7 @@ from thetastore.errors import (
     ThetaError,
     UnsupportedError,
 )
+from thetastore.pins import Pin, leanable, pin_history, repository_of
 from thetastore.transfers.transfer import CopyReport
 
 if TYPE_CHECKING:
@@ -90,8 +91,6 @@ class Pushed(NamedTuple):
 
 
 _NOTHING = CopyReport(0, 0, 0)
-_MOST_COLLECTIONS = 3
-"""Each takes a day without a sign of life from this process."""
 _UNREADABLE = (ObjectCorruptError, MalformedError, UnsupportedError)
 
 
@@ -234,10 +233,11 @@ def push(
     repository: Repository,
     remote: str,
     git_url: str | None,
-    oids: Iterable[str],
+    refs: Mapping[str, Sequence[str]],
     *,
     everything: bool = False,
     dry_run: bool = False,
+    may_lack: bool = False,
     report: Report | None = None,
 ) -> Pushed:
     """Send the weights of commits to a remote's store, and pin the commits there.
@@ -246,24 +246,25 @@ def push(
         repository: where the commits are.
         remote: name (or URL) of the Git remote.
         git_url: where git pushes to, where that is known.
-        oids: commits, tags or other objects to push.
+        refs: commits, tags or other objects to push, by oid, each with the refs of the remote that it is for.
         everything: look at the whole history again, whatever pins say.
         dry_run: send nothing, write nothing.
+        may_lack: send and pin what there is, where something is in neither store.
         report: see `Report`.
 
     Raises:
         RemoteError: no store is known, or it refused, or something is missing in both.
         ConsentError: only a committed file names the store, and nobody agreed.
     """
-    tips = independent(repository, oids)
+    tips = independent(repository, refs)
     if not tips:
         return Pushed(None, 0, 0, _NOTHING)
     found = places(repository, remote, tips[0], git_url)
     place = found[0] if found else None
-    known = _pins_of(place)
-    excluded = [] if everything else [name.commit for name in known if not name.is_shallow]
-    scans = scan(repository, tips, excluded)
-    files = {file.manifest_digest: file for scan in scans for file in scan.files}
+    url = identity(repository, git_url or git_urls(repository, remote)[0])
+    known = _leanable(place, repository_of(url))
+    scans = scan(repository, tips, () if everything else known)
+    files = _files_of(scans)
     if not files and not known:
         remember_without_pointers(repository, scans)
         return Pushed(place, 0, 0, _NOTHING)
@@ -273,7 +274,12 @@ def push(
     if not dry_run:
         consent(repository, place)
     try:
-        pushed = _push_to(repository, place, scans, files, known, dry_run, report)
+        opened = _opened(repository, place, dry_run)
+        if opened is None:
+            return Pushed(place, len(files), len(files), _NOTHING)
+        with repository.open_store() as local, opened as target:
+            sending = _Sending(repository, place, local, target, tips, scans, report)
+            pushed = sending.would_send() if dry_run else sending.send(url, refs, everything, may_lack)
     except OSError as error:  # BackendError is one
         if isinstance(error, StoreMissingError):
             raise
@@ -297,51 +303,100 @@ def _check_is_elsewhere(repository: Repository, place: Place) -> None:
         )
 
 
-def _push_to(
-    repository: Repository,
-    place: Place,
-    scans: list[Scan],
-    files: dict[Digest, TrackedFile],
-    known: list[PinName],
-    dry_run: bool,
-    report: Report | None,
-) -> Pushed:
-    if place.directory and not dry_run and not os.path.exists(place.directory):
+def _opened(repository: Repository, place: Place, dry_run: bool) -> Store | None:
+    if dry_run:
+        return open_place_if_there(place)
+    if place.directory and not os.path.exists(place.directory):
         exclude_directory(repository.common_dir, repository.root, place.directory)
-    opened = open_place_if_there(place) if dry_run else open_place(place, create=True)
-    if opened is None:
-        return Pushed(place, len(files), len(files), _NOTHING)
-    with repository.open_store() as local, opened as target:
-        if not dry_run:
-            target.begin_session()  # whatever is there by now, a collector leaves it there until the pin is written
+    return open_place(place, create=True)
+
+
+def _files_of(scans: Iterable[Scan]) -> dict[Digest, TrackedFile]:
+    return {file.manifest_digest: file for one in scans for file in one.files}
+
+
+class _Sending:
+    """One push to a store that is open: what it has found, and what it has done so far."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        place: Place,
+        local: Store,
+        target: Store,
+        tips: list[str],
+        scans: list[Scan],
+        report: Report | None,
+    ) -> None:
+        self._repository = repository
+        self._place = place
+        self._local = local
+        self._target = target
+        self._tips = tips
+        self._scans = scans
+        self._report = report
+        self._files = _files_of(scans)
+        self._sent: set[Digest] = set()
+        self._copied = _NOTHING
+
+    def would_send(self) -> Pushed:
+        """Say what would be sent."""
+        self._target.count_only_durable()
+        return Pushed(self._place, len(self._files), len(_incomplete(self._target, self._files)), _NOTHING)
+
+    def send(self, url: str, refs: Mapping[str, Sequence[str]], everything: bool, may_lack: bool) -> Pushed:
+        """Send what the store lacks, and pin the tips."""
+        target = self._target
+        target.begin_session()  # whatever is there by now, a collector leaves it there until the pin is written
         target.count_only_durable()  # the pin must not depend on what another push has not finished
-        lacking = _incomplete(target, files)
-        if dry_run:
-            return Pushed(place, len(files), len(lacking), _NOTHING)
-        sendable = _made_available(repository, local, target, place, lacking, files, scans)
-        copied = _send(local, target, sendable, files, report)
-        if len(sendable) == len(lacking):
-            if not sendable:
-                # What is there may be what a push left that was killed: readable, and not yet durable.
-                target.seal()
-            _pin(repository, target, scans, known)
-            _make_sure(local, target, files, report)
-        logical_bytes = sum(files[manifest].file_bytes for manifest in sendable)
-        many = target.is_for_many_writers
-    return Pushed(place, len(files), len(sendable), copied, None, logical_bytes, many)
 
+        def attempt(pinned: set[str]) -> list[Pin]:
+            self._look_again(set() if everything else pinned)
+            absent = self._send_what_lacks(may_lack)
+            return self._pins(url, refs, absent)
 
-def _make_sure(local: Store, target: Store, files: dict[Digest, TrackedFile], report: Report | None) -> None:
-    """Send again what a collector took while this process slept for a day: only now is it known that the pin holds."""
-    for _ in range(_MOST_COLLECTIONS):
-        lost = {manifest for manifest, _ in target.lost_meanwhile(files)}
-        if not lost:
-            return
-        _send(local, target, [manifest for manifest in files if manifest in lost], files, report)
-    raise RemoteError(
-        f"'{target.url}' was collected again and again while this push slept, and does not have everything",
-        "git theta push --all",
-    )
+        pin_history(target.backend, repository_of(url), attempt, target.objects.is_vouched_for)
+        nbytes = sum(self._files[manifest].file_bytes for manifest in self._sent)
+        count, many = len(self._sent), target.is_for_many_writers
+        return Pushed(self._place, len(self._files), count, self._copied, None, nbytes, many)
+
+    def _look_again(self, pinned: set[str]) -> None:
+        """Scan anew if a pin that was leant on is none to lean on any more."""
+        own = {one.oid for one in self._scans}
+        if any(not pinned.issuperset(set(one.leans_on) - own) for one in self._scans):
+            self._scans = scan(self._repository, self._tips, pinned)
+            self._files.update(_files_of(self._scans))
+
+    def _send_what_lacks(self, may_lack: bool) -> set[Digest]:
+        """Make durable what the store lacks; return the manifests that cannot be had."""
+        lacking = _incomplete(self._target, self._files)
+        absent = _made_available(self._repository, self._local, self._target, self._place, lacking, self._files)
+        if absent and not may_lack and not self._repository.config_bool("theta.allowIncompletePush", False):
+            raise _nowhere(self._repository, self._files, absent, self._place, self._tips)
+        sendable = [manifest for manifest in lacking if manifest not in absent]
+        self._copied = _sum(self._copied, _send(self._local, self._target, sendable, self._files, self._report))
+        self._sent.update(sendable)
+        if not sendable:
+            # What is there may be what a push left that was killed: readable, and not yet durable.
+            self._target.seal()
+        return set(absent)
+
+    def _pins(self, url: str, refs: Mapping[str, Sequence[str]], absent: set[Digest]) -> list[Pin]:
+        named: dict[str, set[str]] = {}
+        for oid, (commit, _) in peeled(self._repository, refs).items():
+            named.setdefault(commit, set()).update(refs[oid])
+        partial = absent.intersection(_files_of(self._scans))
+        return [
+            Pin(
+                url=url,
+                commit=one.oid,
+                manifests=tuple(sorted(_files_of([one]).keys() - absent)),
+                leans_on=one.leans_on,
+                refs=tuple(sorted(named.get(one.oid, ()))),
+                is_partial=one.is_shallow or bool(partial),
+            )
+            for one in self._scans
+        ]
 
 
 def _send(
@@ -373,21 +428,13 @@ def _made_available(
     place: Place,
     lacking: list[Digest],
     files: dict[Digest, TrackedFile],
-    scans: list[Scan],
-) -> list[Digest]:
-    """Return the manifests that can be sent, after fetching from other remotes what this clone never had.
-
-    Raises:
-        RemoteError: something is nowhere, and `theta.allowIncompletePush` is not set.
-    """
+) -> dict[Digest, Digest]:
+    """Fetch from other remotes what this clone never had; return what is nowhere: manifest, and an object of it."""
     absent = _absent(local, target, lacking)
     if absent:
         _fetch_from_others(repository, local, place, [files[manifest] for manifest in absent])
         absent = _absent(local, target, lacking)
-    if absent and not repository.config_bool("theta.allowIncompletePush", False):
-        manifest, digest = next(iter(absent.items()))
-        raise _nowhere(repository, files[manifest], digest, len(absent), place, scans)
-    return [manifest for manifest in lacking if manifest not in absent]
+    return absent
 
 
 def _absent(local: Store, target: Store, lacking: list[Digest]) -> dict[Digest, Digest]:
@@ -413,9 +460,14 @@ def _fetch_from_others(repository: Repository, local: Store, place: Place, files
 
 
 def _nowhere(
-    repository: Repository, file: TrackedFile, digest: Digest, count: int, place: Place, scans: list[Scan]
+    repository: Repository,
+    files: dict[Digest, TrackedFile],
+    absent: dict[Digest, Digest],
+    place: Place,
+    tips: list[str],
 ) -> RemoteError:
-    tips = [scan.oid for scan in scans]
+    manifest, digest = next(iter(absent.items()))
+    file, count = files[manifest], len(absent)
     words = repository.git("log", "-1", "--format=%h", f"--find-object={file.oid}", *tips, "--", check=False).split()
     commit = words[0].decode() if words else tips[0][:12]
     others = f" ({count - 1} more files lack objects too)" if count > 1 else ""
@@ -438,17 +490,10 @@ def _no_store(repository: Repository, remote: str, files: list[TrackedFile]) -> 
     return RemoteError(f"the weights of {what} have nowhere to go: no store is known for remote '{remote}'", hint)
 
 
-def _pins_of(place: Place | None) -> list[PinName]:
-    """Return the pins of a place; none where there is no store yet."""
+def _leanable(place: Place | None, repository: str) -> set[str]:
+    """Return the commits that new pins can lean on; none where there is no store yet."""
     opened = open_place_if_there(place) if place is not None else None
     if opened is None:
-        return []
+        return set()
     with opened as target:
-        return pin_names(target.backend)
-
-
-def _pin(repository: Repository, target: Store, scans: list[Scan], known: list[PinName]) -> None:
-    owner = repository_id(repository, scans[0].oid, known)
-    for one in scans:
-        manifests = tuple(sorted({file.manifest_digest for file in one.files}))
-        write_pin(target.backend, Pin(owner, one.oid, one.is_whole, manifests, one.is_shallow))
+        return leanable(target.backend, repository)

@@ -128,6 +128,12 @@ def index_entries(repository: Repository) -> Iterator[Entry]:
     return (Entry(path, oid) for path, (_, oid) in found.items())
 
 
+def all_refs(repository: Repository) -> list[str]:
+    """Return what all branches and tags point to, those of remotes too."""
+    listed = repository.git("for-each-ref", "--format=%(objectname)", "refs/heads", "refs/tags", "refs/remotes")
+    return listed.decode().split()
+
+
 def tracked_in_history(
     repository: Repository, tips: Iterable[str], excluded: Iterable[str] = (), more: Sequence[str] = ()
 ) -> Iterator[TrackedFile]:

@@ -12,24 +12,34 @@ from gitbridge.trees import TrackedFile, tracked_in_history
 
 
 class Scan(NamedTuple):
-    """One object to push, and the pointers that it adds to what is pinned."""
+    """One object to pin, and the pointers that it adds to what is pinned."""
 
     oid: str
     files: list[TrackedFile]
-    is_whole: bool
-    """Whether nothing was left out because of a pin."""
+    leans_on: tuple[str, ...]
+    """Commits whose history was left out: ancestors that are pinned, or that are among the scans before it."""
     is_shallow: bool
     """Whether the history looked at ends where a shallow clone was cut."""
 
 
-def independent(repository: Repository, oids: Iterable[str]) -> list[str]:
-    """Peel tags, drop what other pushed commits reach: what is left covers the same history."""
+def peeled(repository: Repository, oids: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Return what each object is behind its tags, and of which type; those that are not here are left out."""
     asked = list(dict.fromkeys(oids))
     if not asked:
-        return []
-    peeled = "".join(f"{oid}^{{}}\n" for oid in asked).encode()
-    answers = repository.git("cat-file", "--batch-check=%(objectname) %(objecttype)", input=peeled).decode()
-    kinds = {line.split()[0]: line.split()[-1] for line in answers.splitlines()}
+        return {}
+    lines = "".join(f"{oid}^{{}}\n" for oid in asked).encode()
+    answers = repository.git("cat-file", "--batch-check=%(objectname) %(objecttype)", input=lines).decode()
+    found = {}
+    for oid, line in zip(asked, answers.splitlines(), strict=True):
+        name, _, kind = line.partition(" ")
+        if kind in ("commit", "tree", "blob"):
+            found[oid] = name, kind
+    return found
+
+
+def independent(repository: Repository, oids: Iterable[str]) -> list[str]:
+    """Peel tags, drop what other pushed commits reach: what is left covers the same history."""
+    kinds = dict(peeled(repository, oids).values())
     commits = [oid for oid, kind in kinds.items() if kind == "commit"]
     others = [oid for oid, kind in kinds.items() if kind in ("tree", "blob")]
     if 1 < len(commits) <= _MOST_TO_REDUCE:
@@ -42,18 +52,50 @@ _MOST_TO_REDUCE = 256
 """Comparing commits with each other costs the square of their number; above this each is scanned by itself."""
 
 
-def scan(repository: Repository, tips: list[str], pinned: list[str]) -> list[Scan]:
-    """Find the pointers that each tip adds to what is pinned and to the tips before it."""
-    covered = present_commits(repository, pinned)
-    excluded = [*covered, *_without_pointers(repository)]
-    is_whole = not covered
-    scans = []
+def scan(repository: Repository, tips: list[str], pinned: Iterable[str]) -> list[Scan]:
+    """Find the pointers that tips add to what is pinned; each scan leans on pinned ones and on scans before it."""
+    named = set(pinned)
+    covered = set(present_commits(repository, named))
+    without = _without_pointers(repository)
+    scans: list[Scan] = []
     for tip in tips:
-        files = list(tracked_in_history(repository, [tip], excluded))
-        scans.append(Scan(tip, files, is_whole, _reaches_cut(repository, tip, excluded)))
-        excluded = [*excluded, tip]
-        is_whole = False
+        if tip not in named:
+            scans += _scan_of(repository, tip, covered, without)
+            covered.update(one.oid for one in scans)
     return scans
+
+
+def _scan_of(repository: Repository, tip: str, covered: set[str], without: list[str]) -> list[Scan]:
+    """Scan one tip up to ancestors that are covered, and before it those that it shares with covered commits.
+
+    It leans on no commit that it does not reach: that one may be let go of, when its branch is deleted, and would be
+    kept for the sake of a few files.
+    """
+    edge = _edge(repository, tip, [*covered, *without])
+    if edge is None:
+        listed = repository.git("--no-replace-objects", "rev-list", tip, "--").decode().split()
+        covered = covered.intersection(listed)
+        edge = _edge(repository, tip, [*covered, *without])
+        if edge is None:
+            return [Scan(tip, [], (), False)]
+    scans: list[Scan] = []
+    for shared in sorted(edge - covered):
+        *before, last = _scan_of(repository, shared, covered, without)
+        scans += [*before, last] if last.files or last.leans_on else before
+    leans_on = tuple(sorted(edge & covered.union(one.oid for one in scans)))
+    excluded = [*leans_on, *without]
+    files = list(tracked_in_history(repository, [tip], excluded))
+    return [*scans, Scan(tip, files, leans_on, _reaches_cut(repository, tip, excluded))]
+
+
+def _edge(repository: Repository, tip: str, excluded: list[str]) -> set[str] | None:
+    """Return the commits at which the history of a tip meets that of excluded ones; None if they reach the tip."""
+    if not excluded or not present_commits(repository, [tip]):
+        return set()
+    lines = "".join(f"{line}\n" for line in (tip, *("^" + oid for oid in excluded))).encode()
+    listed = repository.git("--no-replace-objects", "rev-list", "--boundary", "--stdin", input=lines).decode().split()
+    edge = {line[1:] for line in listed if line.startswith("-")}
+    return None if len(edge) == len(listed) else edge
 
 
 def _reaches_cut(repository: Repository, tip: str, excluded: list[str]) -> bool:

@@ -1,79 +1,211 @@
 """What says that a store has all weights of a history of somebody else's: `docs/format/pins.md` is the specification.
 
-A collector keeps what pins name. What a commit or a repository is, the store does not know: they are two names here.
+A collector keeps what pins name. What a commit or a repository is, the store does not know: a repository is a URL, and
+a commit is a name that leans on other names.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from thetastore.backends import Backend
-from thetastore.digest import Digest
+from thetastore.digest import Digest, digest_of
 from thetastore.errors import MalformedError, UnsupportedError
 
 DIRECTORY = "pins"
 VERSION = 0
 MAX_PIN_BYTES = 256 << 20
-_NAME = re.compile(r"pins/((?:[0-9a-f]{40}|[0-9a-f]{64}))/((?:[0-9a-f]{40}|[0-9a-f]{64}))(\.shallow)?\.json")
+MAX_URL_CHARACTERS = 4096
+_OID = r"(?:[0-9a-f]{40}|[0-9a-f]{64})"
+_NAME = re.compile(rf"pins/([0-9a-f]{{40}})/({_OID})\.([0-9a-f]{{32}})\.(json|partial\.json|going)")
+_MOST_COLLECTIONS = 3
+"""So often a writer begins anew; each time takes a day without a sign of life from it."""
+
+
+class PinName(NamedTuple):
+    """What the names of a pin's files tell without reading them."""
+
+    repository: str
+    commit: str
+    id: str
+    """Of the writing: two pins of one commit are two files."""
+    is_partial: bool = False
+    """Whether its writer could not see the whole history, or not all of it was to be had."""
+    is_going: bool = False
+    """Whether it is marked to be deleted, so that nobody leans on it any more."""
+
+    @property
+    def file_name(self) -> str:
+        """Name of the pin's file in the store."""
+        return f"{self._stem}.{'partial.json' if self.is_partial else 'json'}"
+
+    @property
+    def mark_name(self) -> str:
+        """Name of the file that marks it. Listings show it before the pin itself: see `docs/format/pins.md`."""
+        return f"{self._stem}.going"
+
+    @property
+    def _stem(self) -> str:
+        return f"{DIRECTORY}/{self.repository}/{self.commit}.{self.id}"
 
 
 class Pin(NamedTuple):
     """A commit, and the manifests that it brought."""
 
-    repository: str
+    url: str
+    """Where the Git repository is that has the commit, or will have it; without credentials."""
     commit: str
-    whole_history: bool
-    """Whether `manifests` is all that the commit reaches, not only what earlier pins lack."""
     manifests: tuple[Digest, ...]
-    """Ascending, distinct."""
-    is_shallow: bool = False
-    """Whether the writer could not see the whole history; in the name, not in the content."""
+    """Ascending, distinct: all that the commit reaches and those that it leans on do not."""
+    leans_on: tuple[str, ...] = ()
+    """Commits whose pins list the rest; ascending, distinct."""
+    refs: tuple[str, ...] = ()
+    """For which refs of the repository it was made, for people; ascending, distinct."""
+    is_partial: bool = False
+    """See `PinName`: in the name, not in the content."""
 
     @property
-    def name(self) -> str:
-        """Name of the pin's file in the store."""
-        return f"pins/{self.repository}/{self.commit}{'.shallow' if self.is_shallow else ''}.json"
+    def repository(self) -> str:
+        """Name of the repository's directory."""
+        return repository_of(self.url)
 
 
-class PinName(NamedTuple):
-    """What the name of a pin tells without reading it."""
+class Listing(NamedTuple):
+    """What there is in `pins/`."""
 
-    repository: str
-    commit: str
-    is_shallow: bool
-
-
-def pin_names(backend: Backend) -> list[PinName]:
-    """Return the pins of a store; files of other names are none of ours."""
-    matches = (_NAME.fullmatch(name) for name in backend.list(DIRECTORY))
-    return sorted(PinName(match[1], match[2], match[3] is not None) for match in matches if match)
+    names: tuple[PinName, ...]
+    """In order."""
+    lone_marks: tuple[str, ...]
+    """Marks of pins that are gone."""
+    unknown: tuple[str, ...]
+    """Files that are not understood."""
 
 
-def write_pin(backend: Backend, pin: Pin) -> bool:
-    """Write a pin; False if there is one of this name already, which says the same.
+def is_url_of_repository(text: str) -> bool:
+    """Tell whether a pin may name a repository by this text."""
+    return text.isascii() and text.isprintable() and 0 < len(text) <= MAX_URL_CHARACTERS
+
+
+def repository_of(url: str) -> str:
+    """Return the directory of the pins of a Git repository."""
+    return str(digest_of(url.encode()))[:40]
+
+
+def list_pins(backend: Backend) -> Listing:
+    """Return what there is in `pins/`.
+
+    Raises:
+        BackendError: the store does not answer.
+    """
+    marks: set[str] = set()
+    names: list[PinName] = []
+    unknown: list[str] = []
+    for name in sorted(backend.list(DIRECTORY)):
+        match = _NAME.fullmatch(name)
+        if match is None:
+            unknown.append(name)
+        elif match[4] == "going":
+            marks.add(name)
+        else:
+            names.append(PinName(match[1], match[2], match[3], match[4] != "json"))
+    found = tuple(name._replace(is_going=name.mark_name in marks) for name in names)
+    lone = marks - {name.mark_name for name in found}
+    return Listing(found, tuple(sorted(lone)), tuple(unknown))
+
+
+def leanable(backend: Backend, repository: str) -> set[str]:
+    """Return the commits of a repository that new pins may lean on: complete up to them, and here to stay.
+
+    Raises:
+        BackendError: the store does not answer.
+    """
+    return _leanable_in(list_pins(backend), repository)
+
+
+def _leanable_in(listing: Listing, repository: str) -> set[str]:
+    return {
+        name.commit
+        for name in listing.names
+        if name.repository == repository and not name.is_going and not name.is_partial
+    }
+
+
+def _is_there(backend: Backend, listing: Listing, pin: Pin) -> bool:
+    """Tell whether another pin, which is here to stay, says the same."""
+    for name in listing.names:
+        if (name.repository, name.commit, name.is_partial) == (pin.repository, pin.commit, pin.is_partial):
+            try:
+                other = read_pin(backend, name)
+            except (FileNotFoundError, MalformedError, UnsupportedError):
+                continue
+            if not name.is_going and other._replace(refs=pin.refs) == pin:
+                return True
+    return False
+
+
+def pin_history(
+    backend: Backend,
+    repository: str,
+    send: Callable[[set[str]], Iterable[Pin]],
+    is_vouched_for: Callable[[], bool],
+) -> list[Pin]:
+    """Send what commits need, and pin them; return the pins once it is certain that they hold.
+
+    Args:
+        backend: of the store, in which a session has begun.
+        repository: whose commits they are.
+        send: given the commits that pins may lean on, makes all durable that is missing, and returns the pins.
+        is_vouched_for: whether the session was honoured all the time; if not, it has begun anew.
+
+    Raises:
+        BackendError: the store refused; or this process slept for days, again and again.
+    """
+    import errno
+
+    from thetastore.errors import BackendError
+
+    written: list[Pin] = []
+    for _ in range(_MOST_COLLECTIONS + 1):
+        listing = list_pins(backend)  # each time: a pin of before may have been marked while this process slept
+        for pin in send(_leanable_in(listing, repository) - {pin.commit for pin in written}):
+            if not _is_there(backend, listing, pin):
+                write_pin(backend, pin)
+                written.append(pin)
+        if is_vouched_for():
+            return written
+    words = "was collected again and again while this process slept, and may not have everything"
+    raise BackendError(errno.ETIMEDOUT, words, backend.url)
+
+
+def write_pin(backend: Backend, pin: Pin) -> PinName:
+    """Write a pin, under a name that nobody has used; return it.
 
     Raises:
         BackendError: the store refused.
     """
+    from thetastore.packs.writer import new_id
+
+    name = PinName(pin.repository, pin.commit, new_id(), pin.is_partial)
     try:
-        backend.create(pin.name, encode_pin(pin))
+        backend.create(name.file_name, encode_pin(pin))
     except FileExistsError:
-        return False
-    return True
+        pass  # somebody on the way has repeated the request: nobody else has this id
+    return name
 
 
 def read_pin(backend: Backend, name: PinName) -> Pin:
     """Read and check a pin.
 
     Raises:
+        FileNotFoundError: it is gone.
         MalformedError: it breaks a rule of the format.
         UnsupportedError: a newer version wrote it.
     """
-    file_name = Pin(name.repository, name.commit, False, (), name.is_shallow).name
-    if backend.size(file_name) > MAX_PIN_BYTES:
-        raise MalformedError(f"the pin '{file_name}' is longer than {MAX_PIN_BYTES} bytes")
-    return parse_pin(backend.read(file_name), name)
+    if backend.size(name.file_name) > MAX_PIN_BYTES:
+        raise MalformedError(f"the pin '{name.file_name}' is longer than {MAX_PIN_BYTES} bytes")
+    return parse_pin(backend.read(name.file_name), name)
 
 
 def encode_pin(pin: Pin) -> bytes:
@@ -83,9 +215,10 @@ def encode_pin(pin: Pin) -> bytes:
     values = {
         "format": "theta-pin",
         "version": VERSION,
-        "repository": pin.repository,
+        "url": pin.url,
         "commit": pin.commit,
-        "whole_history": pin.whole_history,
+        "refs": sorted(set(pin.refs)),
+        "leans_on": sorted(set(pin.leans_on)),
         "manifests": [str(digest) for digest in sorted(set(pin.manifests))],
     }
     return json.dumps(values).encode() + b"\n"
@@ -101,8 +234,9 @@ def parse_pin(content: bytes, name: PinName) -> Pin:
     import json
 
     where = f"the pin of commit '{name.commit}'"
-    # As values, other text takes up to 30 times its length: 7 GB for the longest pin. Manifests take 68 bytes each.
-    most = len(content) // 66 + 100
+    # As values, other text takes up to 30 times its length: 7 GB for the longest pin. Manifests take 68 bytes each,
+    # commits 44; a ref takes more than a few.
+    most = len(content) // 42 + 1000
     if content.count(b",") > most or content.count(b'"') > 2 * most or content.count(b"{") + content.count(b"[") > 100:
         raise MalformedError(f"{where} holds other things than manifests")
     try:
@@ -112,13 +246,24 @@ def parse_pin(content: bytes, name: PinName) -> Pin:
     if not isinstance(values, dict) or values.get("format") != "theta-pin":
         raise MalformedError(f"{where} is not a pin: its format is another")
     if values.get("version") != VERSION:
-        raise UnsupportedError(f"{where} has version {values.get('version')!r}, this version reads 0: update it")
-    if (values.get("repository"), values.get("commit")) != (name.repository, name.commit):
+        version = values.get("version")
+        raise UnsupportedError(f"{where} has version {version!r}, this version reads {VERSION}: update it")
+    url = values.get("url")
+    if not isinstance(url, str) or not is_url_of_repository(url):
+        raise MalformedError(f"{where} does not say where its repository is")
+    if (repository_of(url), values.get("commit")) != (name.repository, name.commit):
         raise MalformedError(f"{where} speaks of another commit or repository than its name")
-    texts, whole_history = values.get("manifests"), values.get("whole_history")
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise MalformedError(f"{where} does not list manifests")
-    if not isinstance(whole_history, bool) or sorted(set(texts)) != texts:
-        raise MalformedError(f"{where} lists manifests out of order, or does not say 'whole_history'")
-    manifests = tuple(Digest.parse(text) for text in texts)
-    return Pin(name.repository, name.commit, whole_history, manifests, name.is_shallow)
+    leans_on = _ascending(values.get("leans_on"), f"{where}: what it leans on")
+    if not all(re.fullmatch(_OID, commit) for commit in leans_on) or name.commit in leans_on:
+        raise MalformedError(f"{where} leans on what is no other commit")
+    manifests = tuple(map(Digest.parse, _ascending(values.get("manifests"), f"{where}: its manifests")))
+    refs = _ascending(values.get("refs"), f"{where}: its refs")
+    return Pin(url, name.commit, manifests, leans_on, refs, name.is_partial)
+
+
+def _ascending(values: object, what: str) -> tuple[str, ...]:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise MalformedError(f"{what} are not a list of texts")
+    if values != sorted(set(values)):
+        raise MalformedError(f"{what} are not in order, or twice there")
+    return tuple(values)

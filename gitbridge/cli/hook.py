@@ -36,15 +36,18 @@ def _pre_push(repository: Repository, arguments: list[str], lines: bytes) -> int
     from gitbridge.sync import parse_updates, push
 
     remote, git_url = [*arguments, "", ""][:2]
-    oids = [update.local_oid for update in parse_updates(lines) if not update.is_delete]
+    refs: dict[str, list[str]] = {}
+    for update in parse_updates(lines):
+        if not update.is_delete:
+            refs.setdefault(update.local_oid, []).append(update.remote_ref)
     progress = Progress("sending weights")
     try:
-        pushed = push(repository, remote or git_url, git_url or None, oids, report=progress)
+        pushed = push(repository, remote or git_url, git_url or None, refs, report=progress)
     finally:
         progress.done()
     if pushed.copied.object_count:
         print(summary(pushed), file=sys.stderr)
-    _name_plain_files(repository, oids)
+    _name_plain_files(repository, list(refs))
     return 0
 
 

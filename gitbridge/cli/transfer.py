@@ -15,7 +15,7 @@ from gitbridge.render import Progress, count_text, size_text
 from gitbridge.repository import Repository
 from gitbridge.revisions import resolve
 from gitbridge.sync import Pushed
-from gitbridge.trees import TrackedFile, tracked_in_history, tracked_in_index, tracked_in_tree
+from gitbridge.trees import TrackedFile, all_refs, tracked_in_history, tracked_in_index, tracked_in_tree
 from thetastore.command_line import Parser
 from thetastore.errors import did_you_mean, near_names
 from thetastore.transfers.transfer import CopyReport
@@ -85,17 +85,30 @@ def push(arguments: list[str]) -> int:
     with open_repository() as repository:
         remote = options.remote or _push_remote(repository)
         _check_is_remote(repository, options.remote)
-        oids = _all_refs(repository) if options.all else [resolve(repository, ref) for ref in options.refs or ["HEAD"]]
+        refs = _named(repository, [] if options.all else options.refs or ["HEAD"])
+        if options.all:
+            refs = dict.fromkeys(all_refs(repository), ())
         progress = Progress("sending weights")
         try:
             pushed = send(
-                repository, remote, None, oids, everything=options.all, dry_run=options.dry_run, report=progress
+                repository, remote, None, refs, everything=options.all, dry_run=options.dry_run, report=progress
             )
         finally:
             progress.done()
     if options.dry_run or not options.quiet:
         print(_would(pushed) if options.dry_run else summary(pushed))
     return 0
+
+
+def _named(repository: Repository, revisions: list[str]) -> dict[str, tuple[str, ...]]:
+    """Return what revisions are, each with the branch or tag that it names, if it does."""
+    found: dict[str, tuple[str, ...]] = {}
+    for revision in revisions:
+        oid = resolve(repository, revision)
+        name = repository.git("rev-parse", "--symbolic-full-name", "--end-of-options", revision, check=False)
+        ref = name.decode("utf-8", "backslashreplace").strip().removeprefix("--end-of-options").strip()
+        found[oid] = (ref,) if ref.startswith("refs/") else ()
+    return found
 
 
 def summary(pushed: Pushed) -> str:
@@ -188,7 +201,7 @@ def _check_is_remote(repository: Repository, remote: str | None) -> None:
 
 def _wanted(repository: Repository, refs: list[str], everything: bool) -> list[TrackedFile]:
     if everything:
-        return list(tracked_in_history(repository, _all_refs(repository)))
+        return list(tracked_in_history(repository, all_refs(repository)))
     if refs:
         return [file for ref in refs for file in tracked_in_tree(repository, ref)]
     files = tracked_in_index(repository) if repository.work_tree else []
@@ -196,11 +209,6 @@ def _wanted(repository: Repository, refs: list[str], everything: bool) -> list[T
         return files + tracked_in_tree(repository, "HEAD")
     except RevisionError:  # no commit yet
         return files
-
-
-def _all_refs(repository: Repository) -> list[str]:
-    listed = repository.git("for-each-ref", "--format=%(objectname)", "refs/heads", "refs/tags", "refs/remotes")
-    return listed.decode().split()
 
 
 def _push_remote(repository: Repository) -> str:

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from gitbridge import hooks
-from gitbridge.pins import encode_pin, pin_names, read_pin
 from gitbridge.remotes import places
+from thetastore.pins import encode_pin, list_pins, read_pin
 from thetastore.store import Store
 
 
@@ -44,7 +44,7 @@ def has(store: Path, *manifests) -> bool:
 
 def pins(store: Path):
     with Store.open(str(store)) as opened:
-        return [read_pin(opened.backend, name) for name in pin_names(opened.backend)]
+        return [read_pin(opened.backend, name) for name in list_pins(opened.backend).names]
 
 
 def stored_bytes(store: Path) -> int:
@@ -60,7 +60,9 @@ def test_the_first_push_creates_the_store_and_pins_the_commit(pushing, shared):
     assert "sent" in done.err
     assert has(shared, digest)
     [pin] = pins(shared)
-    assert (pin.repository, pin.commit, pin.whole_history, pin.manifests) == (commit, commit, True, (digest,))
+    assert pin.url.startswith("file://")
+    assert pin.url.endswith("/bare.git")
+    assert (pin.commit, pin.leans_on, pin.refs, pin.manifests) == (commit, (), ("refs/heads/main",), (digest,))
 
 
 def test_a_bare_remote_on_this_machine_is_told_where_its_weights_are(pushing, shared, make_work):
@@ -106,11 +108,7 @@ def test_a_second_push_sends_only_what_is_new(pushing, shared):
 
     assert stored_bytes(shared) - before < 1_200_000
     assert has(shared, first, second)
-    assert {pin.commit: (pin.repository, pin.whole_history, pin.manifests) for pin in pins(shared)}[commit] == (
-        root,
-        False,
-        (second,),
-    )
+    assert {pin.commit: (pin.leans_on, pin.manifests) for pin in pins(shared)}[commit] == ((root,), (second,))
 
 
 def test_remote_tracking_refs_play_no_part(pushing, shared):
@@ -239,9 +237,8 @@ def test_a_repository_without_pointers_is_read_once(pushing):
     digest = pushing.put("w", weights(1))
     pushing.commit()
     pushing.git("push", "-q", "origin", "main")
-    assert [(pin.whole_history, pin.manifests) for pin in pins(Path(pushing.repository().config("theta.url")))] == [
-        (True, (digest,))
-    ]
+    [pin] = pins(Path(pushing.repository().config("theta.url")))
+    assert (pin.leans_on, pin.manifests) == ((), (digest,))
 
 
 @pytest.mark.parametrize("obstacle", ["file", "unwritable"])
@@ -300,7 +297,7 @@ def test_what_is_missing_everywhere_is_named_with_path_commit_and_object(pushing
     assert list(shared.glob("pins/*/*")) == []
 
 
-def test_an_incomplete_push_can_be_allowed_and_writes_no_pin(pushing, shared):
+def test_an_incomplete_push_can_be_allowed_and_its_pin_vouches_only_for_what_there_is(pushing, shared):
     pushing.put("lost", weights(1))
     pushing.commit()
     shutil.rmtree(pushing.path / ".git" / "theta")
@@ -311,7 +308,11 @@ def test_an_incomplete_push_can_be_allowed_and_writes_no_pin(pushing, shared):
     pushing.git("push", "-q", "origin", "main")
 
     assert has(shared, digest)
-    assert list(shared.glob("pins/*/*")) == []
+    [pin] = pins(shared)
+    assert (pin.is_partial, pin.manifests) == (True, (digest,))
+
+    assert pushing.git("push", "origin", "main:again").status == 0
+    assert len(pins(shared)) == 1
 
 
 def test_a_damaged_local_object_is_not_sent_and_its_file_is_named(pushing, shared):
@@ -366,13 +367,13 @@ def test_a_shallow_clone_pushes_and_its_pin_vouches_only_for_what_it_saw(pushing
 
     assert has(tmp_path / "elsewhere", three)
     [pin] = pins(tmp_path / "elsewhere")
-    assert (pin.commit, pin.is_shallow) == (commit, True)
+    assert (pin.commit, pin.is_partial) == (commit, True)
 
     pushing.git("pull", "-q", "origin", "main")
     pushing.git("config", "theta.url", str(tmp_path / "elsewhere"))
     pushing.git("push", "-q", "origin", "main:again")
     assert has(tmp_path / "elsewhere", one, three)
-    assert {pin.is_shallow for pin in pins(tmp_path / "elsewhere")} == {True, False}
+    assert {pin.is_partial for pin in pins(tmp_path / "elsewhere")} == {True, False}
 
 
 def manifest_of_head(clone):
@@ -382,10 +383,10 @@ def manifest_of_head(clone):
         return tracked_in_tree(repository, "HEAD")[0].manifest_digest
 
 
-def test_a_shallow_clone_finds_the_id_of_its_project(pushing, shared, make_work, tmp_path):
+def test_a_shallow_clone_leans_on_what_others_pinned(pushing, shared, make_work, tmp_path):
     pushing.put("w", weights(1))
-    root = pushing.commit()
-    pushing.commit("second")
+    pushing.commit()
+    second = pushing.commit("second")
     pushing.git("push", "-q", "origin", "main")
     clone = make_work("clone", "--depth=1", clone=f"file://{tmp_path / 'bare.git'}")
     clone.git("config", "theta.url", str(shared))
@@ -395,7 +396,54 @@ def test_a_shallow_clone_finds_the_id_of_its_project(pushing, shared, make_work,
 
     clone.git("push", "-q", "origin", "main")
 
-    assert {(pin.repository, pin.is_shallow) for pin in pins(shared) if pin.commit == commit} == {(root, False)}
+    assert [(pin.leans_on, pin.is_partial) for pin in pins(shared) if pin.commit == commit] == [((second,), False)]
+
+
+def test_a_pin_leans_on_nothing_that_its_commit_does_not_reach(pushing, shared):
+    one = pushing.put("w", weights(1))
+    pushing.commit()
+    two = pushing.put("w", weights(2))
+    shared_commit = pushing.commit()
+    three = pushing.put("w", weights(3))
+    main = pushing.commit()
+    pushing.git("push", "-q", "origin", "main")
+    pushing.git("checkout", "-q", "-b", "side", "HEAD~1")
+    four = pushing.put("w", weights(4))
+    side = pushing.commit()
+
+    pushing.git("push", "-q", "origin", "side")
+
+    assert {pin.commit: (pin.leans_on, set(pin.manifests)) for pin in pins(shared)} == {
+        main: ((), {one, two, three}),
+        shared_commit: ((), {one, two}),
+        side: ((shared_commit,), {four}),
+    }
+
+
+def test_an_old_commit_that_is_pushed_as_a_branch_has_a_pin_of_its_own(pushing, shared):
+    one = pushing.put("w", weights(1))
+    old = pushing.commit()
+    pushing.put("w", weights(2))
+    pushing.commit()
+    pushing.git("push", "-q", "origin", "main")
+
+    pushing.git("push", "-q", "origin", "HEAD~1:refs/heads/old")
+
+    assert {pin.commit: (pin.leans_on, pin.manifests, pin.refs) for pin in pins(shared)}[old] == (
+        (), (one,), ("refs/heads/old",),
+    )  # fmt: skip
+
+
+def test_pins_of_another_repository_are_not_leant_on(pushing, shared, make_work):
+    digest = pushing.put("w", weights(1))
+    commit = pushing.commit()
+    pushing.git("push", "-q", "origin", "main")
+    fork = make_work("fork.git", "--bare")
+
+    pushing.git("push", "-q", str(fork.path), "main")
+
+    assert [(pin.commit, pin.leans_on, pin.manifests) for pin in pins(shared)] == [(commit, (), (digest,))] * 2
+    assert len({pin.url for pin in pins(shared)}) == 2
 
 
 def test_a_sha256_repository_is_pushed(make_work, shared):
@@ -595,11 +643,12 @@ def test_pins_on_disk_are_what_the_document_says(pushing, shared):
     pushing.git("push", "-q", "origin", "main")
 
     [path] = shared.glob("pins/*/*")
-    assert path.relative_to(shared).as_posix() == f"pins/{commit}/{commit}.json"
+    [pin] = pins(shared)
+    assert path.relative_to(shared).as_posix().startswith(f"pins/{pin.repository}/{commit}.")
     assert list(json.loads(path.read_text())) == [
-        "format", "version", "repository", "commit", "whole_history", "manifests",
+        "format", "version", "url", "commit", "refs", "leans_on", "manifests",
     ]  # fmt: skip
-    assert encode_pin(pins(shared)[0]) == path.read_bytes()
+    assert encode_pin(pin) == path.read_bytes()
 
 
 def test_a_full_disk_fails_the_push_and_the_next_one_sends_the_rest(pushing, shared):
@@ -623,7 +672,7 @@ def test_a_push_killed_in_the_middle_is_completed_by_the_next(pushing, shared):
     code = (
         "import os, signal, sys; from gitbridge.repository import Repository; from gitbridge.sync import push\n"
         "die = lambda objects, nbytes: os.kill(os.getpid(), signal.SIGKILL)\n"
-        f"push(Repository.discover(), 'origin', None, ['{commit}'], report=die)\n"
+        f"push(Repository.discover(), 'origin', None, {{'{commit}': ()}}, report=die)\n"
     )
 
     done = subprocess.run([sys.executable, "-c", code], cwd=pushing.path, check=False)

@@ -196,7 +196,7 @@ def test_old_versions_go_when_a_ref_lets_go_of_them(place: Place) -> None:
 
 def test_what_pins_name_stays(place: Place) -> None:
     pinned = place.put(1)
-    write_pin(place.backend, Pin("a" * 40, "b" * 40, True, (pinned,)))
+    write_pin(place.backend, Pin("https://example.org/m", "b" * 40, (pinned,)))
 
     for days in (2, 1.1, 1.1):
         step_after(place, days)
@@ -210,8 +210,8 @@ def test_what_pins_name_stays(place: Place) -> None:
         "refs/models/kept/000000000001",
         "refs/models/kept/000000000002",
         "refs/something-new",
-        f"pins/{'a' * 40}/{'b' * 40}.json",
-        f"pins/{'a' * 40}/{'b' * 40}.new",
+        f"pins/{'a' * 40}/{'b' * 40}.{'c' * 32}.json",
+        f"pins/{'a' * 40}/{'b' * 40}.{'c' * 32}.new",
         "sessions/what-is-this",
     ],
 )

@@ -28,7 +28,6 @@ from hypothesis import strategies as st
 from gitbridge.errors import BridgeError, PointerError
 from gitbridge.index_file import parse_index
 from gitbridge.journal import parse_journal
-from gitbridge.pins import Pin, PinName, encode_pin, parse_pin
 from gitbridge.pointers import parse_pointer, pointer_text, render_pointer
 from thetastore.backends.memory import MemoryBackend
 from thetastore.codecs import (
@@ -67,6 +66,7 @@ from thetastore.packs.preamble import PREAMBLE_BYTES, checksum64
 from thetastore.packs.reader import Pack
 from thetastore.packs.records import HEAD_BYTES, Entry, decode_head, encode_head
 from thetastore.packs.retirement_notes import read_note, write_note
+from thetastore.pins import Pin, PinName, encode_pin, parse_pin
 from thetastore.ref_entries import Entry as RefEntry
 from thetastore.ref_entries import RefFile, encode_entry, parse_entry
 from thetastore.representations.anchor_table import AnchorRun
@@ -374,7 +374,7 @@ def reparse_pointer(raw: bytes) -> object:
     return pointer
 
 
-PIN = Pin("0" * 32, "1" * 40, True, tuple(sorted(digests(5))))
+PIN = Pin("https://example.org/m", "1" * 40, tuple(sorted(digests(5))), ("2" * 40,), ("refs/heads/main",))
 
 
 def pins() -> list[bytes]:
@@ -493,7 +493,7 @@ TARGETS: dict[str, Target] = {
     "locator body": Target(locator_bodies, read_locator_body),
     "anchors": Target(many_anchors, read_anchors, reseal=reseal_anchors),
     "pointer": Target(pointers, reparse_pointer, (PointerError,)),
-    "pin": Target(pins, lambda raw: parse_pin(raw, PinName(PIN.repository, PIN.commit, False))),
+    "pin": Target(pins, lambda raw: parse_pin(raw, PinName(PIN.repository, PIN.commit, "0" * 32))),
     "ref": Target(refs, lambda raw: parse_entry(raw, REF.name, REF.number), reseal=reseal_ref),
     "descriptor": Target(descriptors, lambda raw: parse_descriptor(raw, "a store")),
     "note of retired packs": Target(notes, read_any_note, (), reseal=reseal_note),

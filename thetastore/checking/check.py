@@ -10,7 +10,7 @@ from typing import NamedTuple
 from thetastore.checking.budget import Budget, Cursor, Spending
 from thetastore.digest import Digest
 from thetastore.errors import ThetaError
-from thetastore.pins import pin_names, read_pin
+from thetastore.pins import list_pins, read_pin
 from thetastore.pool import spread
 from thetastore.refs import Refs
 from thetastore.store import Opener, Store
@@ -167,7 +167,7 @@ def named_files(store: Store) -> Iterator[Named]:
     for entry in Refs(store.backend).live():
         for file in entry.files:
             yield Named(file.manifest_digest, f"'{file.path}' of {entry.name} number {entry.number}")
-    for name in pin_names(store.backend):
+    for name in list_pins(store.backend).names:
         for digest in read_pin(store.backend, name).manifests:
             yield Named(digest, f"a file that was pushed up to commit {name.commit}")
 

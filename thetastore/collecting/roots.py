@@ -6,13 +6,14 @@ an error here, where other readers pass it by.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from thetastore import pins, refs
 from thetastore.backends import Backend
 from thetastore.digest import Digest
 from thetastore.errors import MalformedError
+from thetastore.pins import Pin, PinName
 
 
 class Root(NamedTuple):
@@ -64,19 +65,65 @@ def _of_refs(backend: Backend) -> Iterator[Root]:
 
 
 def _of_pins(backend: Backend) -> Iterator[Root]:
-    names = pins.pin_names(backend)
-    _check_all_known(backend, pins.DIRECTORY, len(names))
-    for name in names:
-        try:
-            pin = pins.read_pin(backend, name)
-        except FileNotFoundError:
-            continue  # unpinned since it was listed
+    found = pins_of(backend)
+    _check_all_can_stand(found)
+    for name, pin in found.items():
         for digest in pin.manifests:
-            yield Root(pin.name, digest)
+            yield Root(name.file_name, digest)
+
+
+def pins_of(backend: Backend) -> dict[PinName, Pin]:
+    """Return all pins of a store, as they are at one moment.
+
+    Raises:
+        MalformedError, UnsupportedError: something among them is not understood.
+        BackendError: the place does not answer.
+    """
+    while True:
+        listing = pins.list_pins(backend)
+        if listing.unknown:
+            words = f"'{listing.unknown[0]}' is not a file of a pin: a newer version may have put it there"
+            raise MalformedError(f"{words}; nothing may be deleted")
+        try:
+            return {name: pins.read_pin(backend, name) for name in listing.names}
+        except FileNotFoundError:
+            continue  # unpinned since it was listed, and what was needed of it is in newer ones: look for these
+
+
+def _check_all_can_stand(found: Mapping[PinName, Pin]) -> None:
+    """Refuse commits each of whose pins leans on one that is not there: what they need is unknown then."""
+    standing = commits_that_stand(found)
+    for name in found:
+        if not name.is_going and (name.repository, name.commit) not in standing:
+            words = f"what commit '{name.commit}' needs is unknown: its pin leans on one that is not there"
+            raise MalformedError(f"{words}; from a clone that has the commit, run: git theta push --all")
+
+
+def commits_that_stand(found: Mapping[PinName, Pin]) -> set[tuple[str, str]]:
+    """Return (repository, commit) for those all of whose weights the pins name that are there."""
+    waiting: dict[tuple[str, str], list[PinName]] = {}
+    lacking = {name: len(pin.leans_on) for name, pin in found.items()}
+    for name, pin in found.items():
+        for commit in pin.leans_on:
+            waiting.setdefault((name.repository, commit), []).append(name)
+    ready = [name for name, count in lacking.items() if not count]
+    standing, leanable = set(), set()
+    while ready:
+        name = ready.pop()
+        key = name.repository, name.commit
+        standing.add(key)
+        if name.is_partial or key in leanable:
+            continue
+        leanable.add(key)
+        for leaner in waiting.get(key, ()):
+            lacking[leaner] -= 1
+            if not lacking[leaner]:
+                ready.append(leaner)
+    return standing
 
 
 def _check_all_known(backend: Backend, directory: str, known_count: int) -> None:
-    """Refuse files that are no refs or pins: a newer version may keep something by them.
+    """Refuse files that are no refs: a newer version may keep something by them.
 
     What is created between two listings makes more files than were known, too: then the next run goes on.
     """
