@@ -17,7 +17,7 @@ from gitbridge.history import Blamed
 from gitbridge.profile import fetch_all_the_same, profile_of
 from gitbridge.repository import Repository
 from gitbridge.trees import tracked_blob
-from gitbridge.versions import INDEX, WORK_TREE, Two, Version
+from gitbridge.versions import INDEX, NO_REVISIONS, WORK_TREE, Two, Version
 from thetastore.comparing.changes import RECAST, Change, Entry, changes_between
 from thetastore.comparing.comparison import Comparison, Measured
 from thetastore.comparing.sides import JoinedSide, Side, StoredSide
@@ -200,7 +200,7 @@ class Differ:
     def _not_here(self, *versions: Version) -> RemoteError:
         lacking = [version for version in versions if version.side is None and not self._is_here(version)]
         one = lacking[0] if lacking else versions[0]
-        revisions = dict.fromkeys(v.where for v in lacking or versions if v.where not in (INDEX, WORK_TREE, ""))
+        revisions = dict.fromkeys(v.where for v in lacking or versions if v.where not in NO_REVISIONS)
         what = f"fetch {self._remote()} {' '.join(revisions)}" if revisions else "fetch"
         what = f"git theta {what}" if self._keeps_all() else fetch_all_the_same(what)
         return RemoteError(

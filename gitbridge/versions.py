@@ -1,7 +1,8 @@
 """Versions of tracked files: in a revision, in the index, in the work tree, or in any file; and which two to compare.
 
 The table of tensors is read from pointers, so that a version can be compared by name without its weights. A file of the
-work tree that git takes for unchanged is the version in the index; any other is looked at as it lies there.
+work tree that git takes for unchanged is the version in the index; any other is looked at as it lies there. Of a file
+in conflict the index has up to three: base, ours, theirs.
 """
 
 from __future__ import annotations
@@ -12,16 +13,21 @@ from contextlib import ExitStack
 from typing import NamedTuple
 
 from gitbridge.errors import PathMissingError, RevisionError, UsageError
+from gitbridge.merging.finishing import Unmerged, unmerged_files
 from gitbridge.pointers import MAX_POINTER_BYTES, Pointer, is_pointer, parse_pointer
 from gitbridge.repository import Repository
-from gitbridge.revisions import parse_name, path_from_top, resolve, tracked_file
+from gitbridge.revisions import FileName, parse_name, path_from_top, resolve, tracked_file
 from gitbridge.states import select
-from gitbridge.trees import TrackedFile, tracked_in_index, tracked_in_tree
+from gitbridge.trees import TrackedFile, tracked_blob, tracked_in_index, tracked_in_tree
 from thetastore.comparing.changes import Entry
 from thetastore.comparing.sides import FileSide
 from thetastore.digest import Digest
 
 INDEX, WORK_TREE = "index", "work tree"
+SIDES = {1: "base", 2: "ours", 3: "theirs"}
+"""What the index has of a file in conflict, by stage."""
+NO_REVISIONS = frozenset({INDEX, WORK_TREE, *SIDES.values(), ""})
+"""What `Version.where` says of versions that are in no revision."""
 
 
 class Version(NamedTuple):
@@ -30,7 +36,7 @@ class Version(NamedTuple):
     path: str
     """From the top of the work tree; of a file outside, as it was named."""
     where: str
-    """What a person calls it: a revision as it was given, `index`, `work tree`, or empty for a plain file."""
+    """What a person calls it: a revision as it was given, or one of `NO_REVISIONS`; empty for a plain file."""
     format: str
     file_bytes: int
     file_digest: Digest | None
@@ -147,11 +153,16 @@ class Versions:
         index = tracked_in_index(repository)
         before = index if revision is None else self._tree(revision)
         touched = self._touched()
+        in_conflict = {file.path: file for file in unmerged_files(repository, [])} if revision is None else {}
         # Only what is not as the index says has to be looked at; with a revision, the index stands for the rest.
         chosen = {file.path for file in self._selected([*before, *index], paths)}
         old, new = {file.path: file for file in before}, {file.path: file for file in index}
         found = []
         for path in sorted(chosen):
+            if path in in_conflict:
+                file = in_conflict[path]
+                found.append(Two(self._side(file, 2), self._side(file, 3)))
+                continue
             if path in touched:
                 after = self._on_disk(path) if path in new else None
             elif revision is None or (path in old and path in new and old[path].oid == new[path].oid):
@@ -195,6 +206,14 @@ class Versions:
         assert self._repository is not None, "a tracked file is of a repository"
         return version_of_pointer(file.path, where, file.pointer(self._repository))
 
+    def _side(self, file: Unmerged, stage: int) -> Version | None:
+        """Return a side of a file in conflict; None where it is no file of ours there."""
+        assert self._repository is not None, "an index is a repository's"
+        if stage not in file.oids:
+            return None
+        tracked = tracked_blob(self._repository, file.path, file.oids[stage])
+        return None if tracked is None else self._version(tracked, SIDES[stage])
+
     def _is_file_name(self, name: str) -> bool:
         """Tell a file, or a file of a revision, from a revision."""
         return ":" in name or (os.path.isfile(name) and not (self._repository and is_revision(self._repository, name)))
@@ -204,8 +223,22 @@ class Versions:
         parsed = parse_name(name)
         if os.path.lexists(name) or self._repository is None or parsed.revision is None:
             return self.of_file(name)
+        if not parsed.revision and parsed.path[:2] in _STAGES:
+            return self._of_stage(parsed, name)
         file = tracked_file(self._repository, parsed._replace(tensor=None), os.getcwd())
         return self._version(file, parsed.revision or INDEX)
+
+    def _of_stage(self, name: FileName, text: str) -> Version:
+        """Return the version that `:1:PATH`, `:2:PATH` or `:3:PATH` names."""
+        assert self._repository is not None, "an index is a repository's"
+        stage = int(name.path[0])
+        path = path_from_top(self._repository, name._replace(path=name.path[2:]), os.getcwd())
+        file = next((one for one in unmerged_files(self._repository, []) if one.path == path), None)
+        version = None if file is None else self._side(file, stage)
+        if version is None:
+            what = "is not in conflict" if file is None else f"has no {SIDES[stage]} that git theta tracks"
+            raise PathMissingError(f"there is no '{text}': '{path}' {what}", "git theta mergetool --list")
+        return version
 
     def of_file(self, path: str, name: str = "", where: str = "") -> Version:
         """Return the version that a file holds: weights, or a pointer.
@@ -229,6 +262,9 @@ class Versions:
         assert self._repository.work_tree is not None, "it was checked"
         place = os.path.join(self._repository.work_tree, path)
         return self.of_file(place, path, WORK_TREE) if os.path.isfile(place) and not os.path.islink(place) else None
+
+
+_STAGES = tuple(f"{stage}:" for stage in SIDES)
 
 
 def version_of_pointer(path: str, where: str, pointer: Pointer) -> Version:

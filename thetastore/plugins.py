@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from thetastore.errors import UnsupportedError
+from thetastore.errors import UnsupportedError, did_you_mean, near_names
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -28,6 +28,8 @@ BACKENDS = "thetastore.backends"
 MERGE_METHODS = "thetastore.merge_methods"
 UPDATES = "thetastore.updates"
 METRICS = "thetastore.metrics"
+_NOUNS = {CODECS: "codec", BACKENDS: "URL scheme", UPDATES: "update type", METRICS: "metric"}
+"""What a name of a group is called in messages."""
 
 
 def offered(group: str) -> list[EntryPoint]:
@@ -60,7 +62,6 @@ def load(group: str, name: str, built_in: tuple[str, ...]) -> Any:
                 return point.load()
             except Exception as error:
                 raise UnsupportedError(f"the plug-in '{name}' of {group} cannot be loaded: {error}") from error
-    known = ", ".join([*built_in, *dict.fromkeys(point.name for point in points)])
-    raise UnsupportedError(
-        f"'{name:.40}' is none of the {group} that are known here ({known}): update, or install what offers it"
-    )
+    names = [*built_in, *dict.fromkeys(point.name for point in points)]
+    known, near = ", ".join(names), did_you_mean(near_names(name, names, 1)) or ": update, or install what offers it"
+    raise UnsupportedError(f"'{name:.40}' is no {_NOUNS.get(group, group)} that is known here ({known}){near}")

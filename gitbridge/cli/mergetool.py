@@ -46,14 +46,15 @@ class _Choice(NamedTuple):
 
 
 def mergetool(arguments: list[str]) -> int:
-    """Decide what a merge has left in conflict; 1 if something is undecided still."""
+    """Decide what a merge has left in conflict; 1 if something is undecided still. To list it is 0."""
     options = _parse(arguments)
     with open_work_tree() as repository:
         from gitbridge.merging.finishing import unmerged_files
 
         files = unmerged_files(repository, options.paths)
         if options.list or options.json:
-            return _list(repository, files, options.json)
+            _list(repository, files, options.json)
+            return 0
         if not files:
             print("no file of weights is in conflict" + (" there" if options.paths else ""))
             return 0
@@ -280,7 +281,7 @@ def _listing(undecided: list[Decision]) -> str:
 # Listing
 
 
-def _list(repository: Repository, files: list[Unmerged], as_json: bool) -> int:
+def _list(repository: Repository, files: list[Unmerged], as_json: bool) -> None:
     from gitbridge.merge_states import read_states
 
     known = {state.path: state for state in read_states(repository, [file.path for file in files])}
@@ -298,7 +299,6 @@ def _list(repository: Repository, files: list[Unmerged], as_json: bool) -> int:
     else:
         for file, state in states:
             sys.stdout.write(_listed(file, state))
-    return 1 if files else 0
 
 
 def _listed(file: Unmerged, state: ConflictState | None) -> str:

@@ -332,7 +332,7 @@ def test_weights_that_are_not_here_are_named_with_the_command_that_fetches_them(
         (["v1:absent.safetensors", "v2:model.safetensors"], "there is no file 'absent.safetensors' in 'v1'"),
         (["--no-index", "model.safetensors"], "--no-index compares two files"),
         (["--cached", "v1..v2"], "--cached compares the index with one revision"),
-        (["v1", "v2", "--metric", "colour"], "'colour' is none of the thetastore.metrics"),
+        (["v1", "v2", "--metric", "colour"], "'colour' is no metric that is known here (histogram, sketch, spectrum)"),
     ],
 )
 def test_what_makes_no_sense_is_said(kinds: Work, arguments: list[str], words: str) -> None:

@@ -66,7 +66,7 @@ def test_a_plugin_that_fails_is_named(plugin):
 
 
 def test_an_unknown_codec_lists_those_that_are_known(plugin):
-    with pytest.raises(UnsupportedError, match=r"'nobody' is none .*literal.*planes.*backwards.*update"):
+    with pytest.raises(UnsupportedError, match=r"'nobody' is no codec .*literal.*planes.*backwards.*update"):
         codecs.decode("nobody", b"", b"", memoryview(bytearray(1)))
 
 
@@ -80,5 +80,5 @@ def test_a_store_opens_by_the_url_of_a_plugins_scheme_or_of_a_file(plugin, tmp_p
 
 
 def test_an_unknown_scheme_lists_those_that_are_known(plugin):
-    with pytest.raises(UnsupportedError, match=r"'warp' is none .*file, s3, .*example"):
+    with pytest.raises(UnsupportedError, match=r"'warp' is no URL scheme .*file, s3, .*example"):
         Store.open("warp://bucket/models")

@@ -8,6 +8,7 @@ Each case has the tensors that its adapter may change, before and after `merge_a
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
@@ -40,6 +41,7 @@ CASES = {
     "ia3": IA3Config(target_modules=["q", "k"], feedforward_modules=["k"]),
     "ia3-fan-in-fan-out": IA3Config(target_modules=["c"], feedforward_modules=[], fan_in_fan_out=True),
     "ia3-conv": IA3Config(target_modules=["conv", "point"], feedforward_modules=["point"]),
+    "ia3-groups": IA3Config(target_modules=["conv", "depth"], feedforward_modules=["conv", "depth"]),
     "modules-to-save": LoraConfig(target_modules=["q"], modules_to_save=["head"], **LORA),
     "bfloat16": LoraConfig(target_modules=["q", "emb"], **LORA),
     "bfloat16-dora": LoraConfig(target_modules=["q"], use_dora=True, **LORA),
@@ -69,6 +71,19 @@ class Model(torch.nn.Module):
         return self.inner.q(self.emb(x))
 
 
+class Groups(torch.nn.Module):
+    def __init__(self, width: int = 24, height: int = 32) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(8, 6, 3, groups=2)
+        self.depth = torch.nn.Conv2d(4, 4, 3, groups=4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x)
+
+
+MODELS = {"ia3-groups": Groups}
+
+
 def bits(tensor: torch.Tensor) -> np.ndarray:
     return tensor.detach().contiguous().view(torch.uint8).numpy().view(f"u{tensor.element_size()}")
 
@@ -76,7 +91,8 @@ def bits(tensor: torch.Tensor) -> np.ndarray:
 def make(name: str, width: int = 24, height: int = 32) -> dict[str, np.ndarray]:
     torch.manual_seed(7)
     dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(name.partition("-")[0], torch.float32)
-    model = Model(width, height).to(dtype)
+    kind = MODELS.get(name, Model)
+    model = kind(width, height).to(dtype)
     before = {key: value.detach().clone() for key, value in model.state_dict().items()}
     adapted = get_peft_model(model, CASES[name])
     for key, value in adapted.named_parameters():
@@ -85,16 +101,19 @@ def make(name: str, width: int = 24, height: int = 32) -> dict[str, np.ndarray]:
     out: dict[str, np.ndarray] = {}
     with tempfile.TemporaryDirectory() as directory:
         adapted.save_pretrained(directory)
-        fresh = Model(width, height).to(dtype)
+        fresh = kind(width, height).to(dtype)
         fresh.load_state_dict(before)
         merged = PeftModel.from_pretrained(fresh, directory).merge_and_unload().state_dict()
         for key, value in load_file(os.path.join(directory, "adapter_model.safetensors")).items():
             out[f"{name}|adapter|{value.dtype}|{key}"] = bits(value)
         with open(os.path.join(directory, "adapter_config.json"), "rb") as stream:
-            out[f"{name}|config"] = np.frombuffer(stream.read(), "u1")
+            config = {key: value for key, value in json.load(stream).items() if value is not None}
+            config["target_modules"].sort()  # written from a set, in another order each time
+            out[f"{name}|config"] = np.frombuffer(json.dumps(config).encode(), "u1")
     for key, value in merged.items():
         if not torch.equal(value, before[key]):
-            out[f"base|{value.dtype}|{key}"] = bits(before[key])
+            base = "base" if kind is Model else f"{name}|base"
+            out[f"{base}|{value.dtype}|{key}"] = bits(before[key])
             out[f"{name}|sha256|{value.dtype}|{key}"] = np.frombuffer(sha256(bits(value).tobytes()).digest(), "u1")
             if "dora" in name:
                 out[f"{name}|xor|{value.dtype}|{key}"] = bits(value) ^ bits(before[key])

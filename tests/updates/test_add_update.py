@@ -167,8 +167,9 @@ def test_a_missing_base_side_file_or_type_is_an_error_that_says_what_there_is(wo
     cases = {
         ("--base", "v9", "--update-path", side): "no base 'v9'",
         ("--base", "HEAD:none", "--update-path", side): "no base 'HEAD:none'",
-        ("--update-path", str(tmp_path / "none")): "cannot be read",
+        ("--update-path", str(tmp_path / "none")): f"there is no '{tmp_path / 'none'}' to read an update from",
         ("--update-type", "spectral", "--update-path", side): "(dense, sparse, low-rank, ia3, auto)",
+        ("--update-type", "lowrank", "--update-path", side): "did you mean 'low-rank'?",
         ("--update-type", "low-rank",): "needs --update-path",
         ("--update-type", "auto",): "no update to be found",
     }  # fmt: skip

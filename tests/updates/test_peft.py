@@ -54,6 +54,7 @@ def write(path: Path, arrays: dict[str, tuple[str, np.ndarray]]) -> None:
 def prepare(directory: Path, case: dict[str, np.ndarray], bases: dict[str, np.ndarray]) -> None:
     """Write base and adapter of a case."""
     base, adapter = {}, {}
+    bases = bases | {key.removeprefix("base|"): array for key, array in case.items() if key.startswith("base|")}
     for key, array in case.items():
         what, _, rest = key.partition("|")
         dtype, _, name = rest.partition("|")
@@ -147,6 +148,18 @@ def test_shapes_that_do_not_fit_are_named(tmp_path: Path) -> None:
         opened(directory)
 
 
+def test_an_adapter_of_a_convolution_in_groups_is_refused_with_the_reason(tmp_path: Path) -> None:
+    directory = lora(tmp_path)
+    key = "base_model.model.conv.lora_{}.weight"
+    factors = {"A": np.ones((4, 8, 3), "f4"), "B": np.ones((6, 2, 1), "f4")}
+    adapter = {key.format(part): ("float32", array) for part, array in factors.items()}
+    write(directory / "adapter" / "adapter_model.safetensors", adapter)
+    write(directory / "base.safetensors", {"conv.weight": ("float32", np.ones((6, 4, 3), "f4"))})
+
+    with pytest.raises(UpdateError, match=r"groups \('conv.weight' of \[6, 4, 3\]\).*PEFT does not merge it either"):
+        opened(directory)
+
+
 def test_a_factor_that_is_no_number_is_refused_before_anything_is_made(tmp_path: Path) -> None:
     directory = lora(tmp_path)
     found = cases()["lora"]
@@ -167,7 +180,12 @@ def test_a_factor_that_is_no_number_is_refused_before_anything_is_made(tmp_path:
     [
         ("{", "cannot be read"),
         ("[]", "cannot be read"),
-        (json.dumps({"peft_type": "PREFIX_TUNING"}), "PEFT adapter of type PREFIX_TUNING"),
+        (json.dumps({"peft_type": "PREFIX_TUNING"}), "type PREFIX_TUNING; LORA and IA3 are what this reads; merge it"),
+        (json.dumps({"peft_type": "LORA", "init_lora_weights": "pissa_niter_4"}), "PEFT changes the base itself"),
+        (
+            json.dumps({"peft_type": "LORA", "trainable_token_indices": [3]}),
+            "trainable_token_indices, which is not",
+        ),
         (json.dumps({"peft_type": "LORA", "lora_alpha": "many"}), "cannot be read"),
         (json.dumps({"peft_type": "LORA", "alpha_pattern": {"(a+)+": 2}}), "repeats groups"),
     ],

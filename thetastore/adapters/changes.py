@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from math import prod
 from typing import Any
@@ -12,11 +13,29 @@ from thetastore.adapters import Base, Change
 from thetastore.digest import Buffer
 from thetastore.elements import has_values, numbers_of
 from thetastore.layout import Tensor
+from thetastore.merging import MergeError
+from thetastore.merging.checkpoints import open_path
 from thetastore.updates.arithmetic import apply, rounded
 from thetastore.updates.recipe import DTYPES, Recipe, UpdateError, work_dtype
 
 Array = np.ndarray[Any, np.dtype[Any]]
 _PIECE_BYTES = 1 << 20
+
+
+def opened(path: str) -> Base:
+    """Open a file with the parts of updates, or a directory of safetensors files.
+
+    Raises:
+        UpdateError: there is none, or it is no checkpoint.
+    """
+    if not os.path.exists(path):
+        raise UpdateError(f"there is no '{path}' to read an update from")
+    try:
+        return open_path(path)
+    except MergeError as error:
+        raise UpdateError(error.message, error.hint) from error
+    except OSError as error:
+        raise UpdateError(f"'{path}' cannot be read: {error.strerror or error}") from error
 
 
 class Latest:

@@ -2,7 +2,8 @@
 
 What is computed is what `PeftModel.from_pretrained(...).merge_and_unload()` computes on a CPU: LoRA with alpha, rsLoRA,
 patterns of rank and alpha, fan_in_fan_out, embeddings, convolutions, biases, DoRA; IA3; modules_to_save. Factors are
-taken to float32, as PEFT does when it loads them.
+taken to float32, as PEFT does when it loads them. What would be merged in another way is refused, by its name in the
+configuration: a wrong guess would be a model that looks right.
 
 Source: https://github.com/huggingface/peft, src/peft/tuners/lora and ia3.
 """
@@ -19,14 +20,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from thetastore.adapters import Adapter, Base, Change
-from thetastore.adapters.changes import Array, Latest, by_function, by_recipe, factor, replaced
+from thetastore.adapters.changes import Array, Latest, by_function, by_recipe, factor, opened, replaced
 from thetastore.layout import Tensor
-from thetastore.merging import MergeError
-from thetastore.merging.checkpoints import open_path
 from thetastore.updates.arithmetic import row_norms
 from thetastore.updates.recipe import Recipe, UpdateError
 
 CONFIG = "adapter_config.json"
+_NAMES = {"LORA": "LoRA", "IA3": "IA3"}
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _MAX_CONFIG_BYTES = 1 << 20
 _PREFIX = "base_model.model."
@@ -34,6 +34,21 @@ _PARTS = re.compile(
     r"(.+)\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector|ia3_l)"
     r"(?:\.default)?(?:\.(weight|bias))?"
 )
+_PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal", "eva")
+"""Ways to begin a training (`init_lora_weights`) that leave the base as it is. PEFT changes it for the others (PiSSA,
+OLoRA, CorDA, LoftQ), anew whenever it loads the adapter."""
+_OTHER_SUMS = (
+    "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "layer_replication",
+    "monteclora_config",
+    "trainable_token_indices",
+    "use_bdlora",
+    "use_qalora",
+)
+"""Settings by which more is merged than the product of two factors, or something else."""
+_MERGE_ELSEWHERE = "merge it with PEFT, put the model in FILE's place, and git theta add FILE"
 _MOST_PATTERN_CHARACTERS = 200
 _REPEATED_GROUP = re.compile(r"\)[*+{?]")
 """Patterns come with the adapter. What repeats a group may take for ever to match."""
@@ -70,15 +85,12 @@ def open_peft(path: str, base: Base, kinds: tuple[str, ...] = ("LORA", "IA3")) -
     settings = _read_settings(os.path.join(directory, CONFIG))
     if settings.kind not in kinds:
         known = "LORA and IA3 are" if len(kinds) > 1 else f"{kinds[0]} is"
-        raise UpdateError(f"'{path}' is a PEFT adapter of type {settings.kind}; {known} what this reads")
+        hint = "--update-type auto" if settings.kind in _NAMES else _MERGE_ELSEWHERE
+        raise UpdateError(f"'{path}' is a PEFT adapter of type {settings.kind}; {known} what this reads", hint)
     found = next((name for name in WEIGHTS if os.path.exists(os.path.join(directory, name))), None)
     if found is None:
         raise UpdateError(f"'{directory}' has neither {WEIGHTS[0]} nor {WEIGHTS[1]}")
-    try:
-        source = open_path(os.path.join(directory, found))
-    except (MergeError, OSError) as error:
-        raise UpdateError(f"'{os.path.join(directory, found)}' cannot be read: {error}") from error
-    return _Opened(base, source, settings).adapter()
+    return _Opened(base, opened(os.path.join(directory, found)), settings).adapter()
 
 
 def _read_settings(path: str) -> _Settings:
@@ -86,6 +98,8 @@ def _read_settings(path: str) -> _Settings:
         with open(path, "rb") as stream:
             config: Any = json.loads(stream.read(_MAX_CONFIG_BYTES))
         kind = str(config["peft_type"])
+        if kind == "LORA":
+            _check_plain(path, config)
         forward = config.get("feedforward_modules") or ()
         return _Settings(
             kind,
@@ -98,6 +112,19 @@ def _read_settings(path: str) -> _Settings:
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UpdateError(f"'{path}' cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _check_plain(path: str, config: dict[str, Any]) -> None:
+    """Refuse what PEFT does not merge as the sum of a weight and a product."""
+    start = config.get("init_lora_weights")
+    if start not in _PLAIN_STARTS:
+        raise UpdateError(
+            f"'{path}' says init_lora_weights '{start}': PEFT changes the base itself before it adds such an adapter",
+            "save it with path_initial_model_for_weight_conversion, which makes it plain LoRA; or " + _MERGE_ELSEWHERE,
+        )
+    other = next((name for name in _OTHER_SUMS if config.get(name)), None)
+    if other is not None:
+        raise UpdateError(f"'{path}' says {other}, which is not read", _MERGE_ELSEWHERE)
 
 
 class _Opened:
@@ -129,8 +156,7 @@ class _Opened:
                 self._unused += parts.values()
             else:
                 self._update(module, weight, parts)
-        names = {"LORA": "LoRA", "IA3": "IA3"}
-        return Adapter(names[self._settings.kind], self._changes, tuple(self._unused))
+        return Adapter(_NAMES[self._settings.kind], self._changes, tuple(self._unused))
 
     def _find(self, name: str) -> Tensor | None:
         """Return the base's tensor of a name: one of them may have been saved as a part of a larger module."""
@@ -210,6 +236,9 @@ class _Opened:
         # In what is stored as inputs x outputs, and in nothing else, outputs are the last axis.
         is_by_row = is_inner == (self._settings.is_transposed and len(shape) == 2)
         axis = 0 if is_by_row else 1
+        if is_inner and len(shape) > 2 and count != shape[1] and _groups(count, shape):
+            self._put(by_function(self._base, weight, lambda numbers: self._by_group(numbers, key, weight.dtype)))
+            return
         if len(shape) < 2 or shape[axis] != count:
             raise UpdateError(f"'{key}' of {list(vector.shape)} does not scale tensor '{weight.name}' of {list(shape)}")
 
@@ -233,6 +262,15 @@ class _Opened:
                 )
             )
 
+    def _by_group(self, numbers: Array, key: str, dtype: str) -> Array:
+        """Return the weight of a grouped convolution with its input channels scaled: each group has some of them."""
+        factors = factor(self._source, key, dtype).ravel()
+        outputs, inputs = numbers.shape[:2]
+        groups = len(factors) // inputs
+        return np.asarray(
+            numbers.reshape(groups, outputs // groups, inputs, -1) * factors.reshape(groups, 1, inputs, 1)
+        )
+
     def _is_feedforward(self, module: str) -> bool:
         forward = self._settings.feedforward
         if isinstance(forward, str):
@@ -247,6 +285,12 @@ def _check_count(vector: Tensor, bias: Tensor) -> None:
         )
 
 
+def _groups(channels: int, shape: tuple[int, ...]) -> int:
+    """Return the groups of a convolution with so many input channels, from its weight's shape; 0 where none fit."""
+    groups, rest = divmod(channels, shape[1]) if shape[1] else (0, 1)
+    return groups if groups and not rest and shape[0] % groups == 0 else 0
+
+
 def _matches(pattern: str, module: str) -> bool:
     """Tell whether a pattern of the configuration is meant for a module: its end, or a regular expression for it."""
     if module == pattern or module.endswith(f".{pattern}"):
@@ -257,6 +301,14 @@ def _matches(pattern: str, module: str) -> bool:
         return re.fullmatch(rf"(.*\.)?({pattern})", module) is not None
     except re.error as error:
         raise UpdateError(f"the pattern '{pattern}' of the adapter's configuration is none: {error}") from error
+
+
+def _is_of_groups(inner: tuple[int, ...], outer: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Tell whether two factors are LoRA's of a convolution in groups: the first one sees the channels of all."""
+    if not len(inner) == len(outer) == len(shape) > 2 or (outer[0], inner[2:]) != (shape[0], shape[2:]):
+        return False
+    groups = _groups(inner[1], shape)
+    return groups > 1 and outer[1] * groups == inner[0]
 
 
 class _Thin:
@@ -271,6 +323,12 @@ class _Thin:
         self.columns = prod(weight.shape[1:])
         straight = fits and (outer[0], *inner[1:]) == weight.shape and all(length == 1 for length in outer[2:])
         turned = fits and len(inner) == len(outer) == 2 and (inner[1], outer[0]) == weight.shape
+        if not straight and _is_of_groups(inner, outer, weight.shape):
+            raise UpdateError(
+                f"'{first}' is of a convolution in groups ('{weight.name}' of {list(weight.shape)}): the product mixes "
+                "what the groups keep apart, so that no weight holds the sum, and PEFT does not merge it either",
+                "keep that adapter beside the model: git theta track takes it as a file of its own",
+            )
         if not (straight or turned):
             raise UpdateError(
                 f"'{first}' of {list(inner)} and '{second}' of {list(outer)} do not fit tensor '{weight.name}' of "

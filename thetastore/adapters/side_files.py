@@ -19,10 +19,8 @@ from functools import partial
 import numpy as np
 
 from thetastore.adapters import Adapter, Base, Change
-from thetastore.adapters.changes import Array, Latest, by_function, by_recipe, factor, replaced
+from thetastore.adapters.changes import Array, Latest, by_function, by_recipe, factor, opened, replaced
 from thetastore.layout import Tensor
-from thetastore.merging import MergeError
-from thetastore.merging.checkpoints import open_path
 from thetastore.updates.recipe import Recipe, UpdateError, work_dtype
 
 PARTS = {"low-rank": ("R", "C"), "sparse": ("data", "indices", "indptr", "shape"), "ia3": ("ia3",), "dense": ()}
@@ -35,10 +33,7 @@ def open_side_file(path: str, base: Base, types: Iterable[str] = tuple(PARTS)) -
     Raises:
         UpdateError: it is no checkpoint; a part is missing; shapes do not fit the base's.
     """
-    try:
-        source = open_path(path)
-    except (MergeError, OSError) as error:
-        raise UpdateError(f"'{path}' cannot be read as a checkpoint: {error}") from error
+    source = opened(path)
     names = {_plain(name): name for name in base.tensors}
     groups, unused = _grouped(source, names, tuple(types))
     latest = Latest()
