@@ -31,6 +31,8 @@ _WORD_BYTES = 8
 _SCAN_BYTES = 32 << 10
 """Bytes hashed at a time: the products of one of the eight word phases stay in the first-level cache."""
 
+_LEAST_COLUMNS = 16
+
 
 def grid_lengths(dtype: str, shape: tuple[int, ...]) -> Iterator[int]:
     """Yield the lengths in bytes of a span's chunks, in the order of the file.
@@ -53,6 +55,20 @@ def grid_lengths(dtype: str, shape: tuple[int, ...]) -> Iterator[int]:
         if last:
             yield last * index_bytes
         leading += 1
+
+
+def columns_of(shape: tuple[int, ...]) -> int:
+    """Return how many elements a row has, of a tensor that is taken for a matrix; 0 for a scalar or a vector.
+
+    A row is an index of the first axis, or of a later one if that leaves `_LEAST_COLUMNS` or more: experts and heads
+    are matrices themselves, the taps of a convolution are not.
+    """
+    columns = 1
+    for length in shape[:0:-1]:
+        columns *= length
+        if columns >= _LEAST_COLUMNS:
+            return columns
+    return columns if len(shape) > 1 else 0
 
 
 def _in_whole_bytes(dtype: str, shape: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:

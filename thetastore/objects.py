@@ -213,6 +213,7 @@ class Objects:
         bases: Iterable[Digest] = (),
         alone: Choice | None = None,
         update: Proposal | None = None,
+        columns: int = 0,
     ) -> Prepared:
         """Hash an object and code it for `add`, unless the store has it. Thread-safe.
 
@@ -227,6 +228,7 @@ class Objects:
             alone: The object's representation without a base, where it is known from elsewhere.
             update: How a chunk may be made from another one. Asked even where the store has the object: it may have
                 been stored without that knowledge, by a `git status`.
+            columns: Elements of a row, if it is a part of a matrix; else 0.
         """
         digest = digest_of(raw, kind)
         is_writer = self.begin()
@@ -237,7 +239,7 @@ class Objects:
                 return Prepared(digest, None, b"")
             coded = better
         elif kind is Kind.CHUNK and is_writer:
-            coded = self._chosen(raw, dtype, bases, alone, update)
+            coded = self._chosen(raw, dtype, bases, alone, update, columns)
         else:
             coded = plain(raw, dtype)
         raw_bytes, stored_bytes = memoryview(raw).nbytes, memoryview(coded.stored).nbytes
@@ -248,14 +250,20 @@ class Objects:
         return Prepared(digest, entry, coded.stored, coded.anchors, has)
 
     def _chosen(
-        self, raw: Buffer, dtype: str | None, bases: Iterable[Digest], alone: Choice | None, update: Proposal | None
+        self,
+        raw: Buffer,
+        dtype: str | None,
+        bases: Iterable[Digest],
+        alone: Choice | None,
+        update: Proposal | None,
+        columns: int,
     ) -> Choice:
         raw_bytes = memoryview(raw).nbytes
         updated = self._updated(raw, dtype, update)
         if updated is not None and memoryview(updated.stored).nbytes <= raw_bytes // _SMALL:
             return updated
         copying = self._opened_copying() if dtype is not None and raw_bytes >= _COPIES_FROM_BYTES else None
-        other = choose(self.representations, raw, dtype, bases, alone, copying)
+        other = choose(self.representations, raw, dtype, bases, alone, copying, columns)
         return other if updated is None else min(updated, other, key=lambda one: memoryview(one.stored).nbytes)
 
     def _better(self, digest: Digest, raw: Buffer, dtype: str | None, update: Proposal) -> Choice | None:

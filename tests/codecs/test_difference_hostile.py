@@ -46,24 +46,28 @@ def stored_by_layout() -> dict[str, bytes]:
         made[name] = bytes(coded.stored)
         assert decode_to(made[name], base.tobytes()) == raw.tobytes()
     made["ordered"] = made_in_order(base.tobytes(), rng)
-    assert [stored[1] for stored in made.values()] == [SPARSE, SPARSE, SPARSE, DENSE, ORDERED]
-    assert [stored[3] for stored in made.values()] == [GAPS, BITMAP, BITMAP_ZSTD, 0, 7]
+    made["rows in order"] = made_in_order(base.tobytes(), rng, 23)
+    assert [stored[1] for stored in made.values()] == [SPARSE, SPARSE, SPARSE, DENSE, ORDERED, ORDERED]
+    assert [stored[3] for stored in made.values()] == [GAPS, BITMAP, BITMAP_ZSTD, 0, 7, 7]
     return made
 
 
-def made_in_order(base: bytes, rng: np.random.Generator) -> bytes:
-    """Code changes of most elements of low exponents, and of few of high ones."""
+def made_in_order(base: bytes, rng: np.random.Generator, columns: int = 0) -> bytes:
+    """Code changes of most elements of low exponents, and of few of high ones; with columns, of a third of the rows."""
     words = np.frombuffer(base, "<u2", RAW_BYTES // 2)
     steps = rng.choice(np.array([1, 0xFFFF, 7], "<u2"), words.size)
     differs = rng.random(words.size) < np.where((words & 0x7FFF) < 0x2000, 0.7, 0.01)
+    if columns:
+        differs &= (rng.random(words.size // columns) < 0.3).repeat(columns)
     differences = (steps * differs).astype("<u2")
-    stored = ordered.encode(differences, differs, int(differs.sum()), words, 7, memoryview(b"!"))
+    part = ordered.part_of(differences, differs, words, columns)
+    stored = ordered.encode(part, int(differs.sum()), 7, memoryview(b"!"), RAW_BYTES)
     payload = bytes((0, ORDERED, 2, 7)) + bytes(stored)
     assert decode_to(payload, base) == (words + differences).tobytes() + b"!"
     return payload
 
 
-LAYOUTS = ["gaps", "bitmap", "bitmap in a frame", "dense", "ordered"]
+LAYOUTS = ["gaps", "bitmap", "bitmap in a frame", "dense", "ordered", "rows in order"]
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -145,11 +149,14 @@ def in_order(
     codes: bytes | None = b"\x39\1",
     gaps: bytes = b"\0\3",
     digits: bytes = raw_planes(b"\x85\0", 2),
+    columns: int = 0,
+    rows: bytes = b"",
+    directions: bytes = b"",
 ) -> bytes:
     """Return a payload of eight elements: less, digits, more; the last one less too."""
     code_frame = frame_of(codes) if codes is not None else b"\x39\1"
     fields = struct.pack(
-        "<BBBBIIIIIII",
+        "<BBBBIIIIIIIII",
         0,
         ORDERED,
         2,
@@ -161,8 +168,10 @@ def in_order(
         len(gaps),
         len(code_frame),
         len(frame_of(gaps)),
+        columns,
+        len(rows),
     )
-    return fields + code_frame + frame_of(gaps) + digits
+    return fields + rows + directions + code_frame + frame_of(gaps) + digits
 
 
 TWO_GAPS = raw_planes(struct.pack("<II", 3, 5), 4)
@@ -175,6 +184,10 @@ def test_payloads_made_here_are_right_where_they_are_not_made_wrong() -> None:
     assert decode_to(sparse(2, BITMAP, b"\x08\x02", TWO), bytes(16)) == changed
     assert decode_to(b"\0\0\1\0" + raw_planes(changed), bytes(16)) == changed
     assert decode_to(in_order(), bytes(16)) == struct.pack("<8H", 0xFFFF, 5, 1, 0, 0, 0, 0, 0xFFFF)
+    turned = struct.pack("<8H", 1, 5, 0xFFFF, 0, 0, 0, 0, 0xFFFF)  # row 0 and column 1
+    assert decode_to(in_order(columns=4, directions=b"\x09"), bytes(16)) == turned
+    twice = in_order(raw_bytes=32, columns=4, rows=b"\1\1", directions=b"\x09")
+    assert decode_to(twice, bytes(32)) == bytes(8) + turned[:8] + bytes(8) + turned[8:]
     assert decode_to(sparse(0, BITMAP, bytes(2), planes_of(0, [(1, 0, 0)], b"")), bytes(16)) == bytes(16)
 
 
@@ -198,6 +211,14 @@ def test_payloads_made_here_are_right_where_they_are_not_made_wrong() -> None:
         ("codes that are no frame", in_order(codes=None)),
         ("codes of another length", in_order(codes=b"\x39\1\0")),
         ("digits of another width in order", in_order(digits=raw_planes(b"\5"))),
+        ("columns that are no part of the elements", in_order(columns=3, directions=b"\0")),
+        ("more columns than elements", in_order(columns=16, directions=bytes(3))),
+        ("rows without columns", in_order(rows=b"\0\0")),
+        ("a row beyond the last", in_order(columns=4, rows=b"\0\1", directions=b"\x09")),
+        ("rows that end with an escape", in_order(columns=4, rows=b"\0\0\xff", directions=b"\x09")),
+        ("fewer rows than elements are named in", in_order(columns=4, rows=b"\0", directions=b"\x01")),
+        ("no directions", in_order(columns=4)),
+        ("directions of no column", in_order(columns=4, directions=b"\x49")),
         ("width 3", b"\0\0\3\0" + raw_planes(bytes(16))),
         ("width 0", b"\0\0\0\0" + raw_planes(bytes(16))),
         ("a fourth byte in a dense one", b"\0\0\1\1" + raw_planes(bytes(16))),
@@ -269,6 +290,8 @@ def test_huge_claims_take_no_memory() -> None:
             2, BITMAP_ZSTD, b"\x28\xb5\x2f\xfd\xc0\xff" + struct.pack("<Q", 1 << 62) + b"\3\0\0", TWO, raw_bytes=4096
         ),
         in_order(raw_bytes=4096, head=(1 << 32) - 1),
+        in_order(raw_bytes=4096, columns=1, directions=bytes(64)),
+        in_order(raw_bytes=4096, columns=1, rows=bytes(2048) + b"\xff"),
         in_order(raw_bytes=4096, named=(1 << 32) - 1),
         in_order(raw_bytes=4096, others=(1 << 32) - 1),
         in_order(raw_bytes=(1 << 32) - 1),

@@ -14,7 +14,7 @@ from typing import IO, NamedTuple, Protocol
 
 from thetastore.bases.finding import BaseHint, Bases, PlacedTensor, TensorMap
 from thetastore.buffers import Buffers
-from thetastore.chunking import CONTENT_MAX_BYTES, MAX_GRID_CHUNK_BYTES, content_cut, grid_lengths
+from thetastore.chunking import CONTENT_MAX_BYTES, MAX_GRID_CHUNK_BYTES, columns_of, content_cut, grid_lengths
 from thetastore.digest import Buffer, Digest, Kind, new_hasher
 from thetastore.errors import NotThisFormat
 from thetastore.formats import MAX_HEADER_BYTES, SNIFF_BYTES, Format, HeaderFormat, NeedBytes, next_prefix_bytes
@@ -147,6 +147,8 @@ class _Piece(NamedTuple):
     offset: int
     raw: memoryview
     dtype: str | None
+    columns: int
+    """Elements of a row, of a part of a matrix; else 0."""
     bases: Iterator[Digest]
     """What it may be a difference of; looked for when it is asked."""
     update: Proposal | None
@@ -204,13 +206,15 @@ class _Run:
         yield self._tail
 
     def _prepare(self, piece: _Piece) -> tuple[_Piece, Prepared]:
-        return piece, self._objects.prepare(Kind.CHUNK, piece.raw, piece.dtype, piece.bases, update=piece.update)
+        return piece, self._objects.prepare(
+            Kind.CHUNK, piece.raw, piece.dtype, piece.bases, update=piece.update, columns=piece.columns
+        )
 
     def _pieces(self) -> Iterator[_Piece]:
         """Cut the stream; hash, in order, what goes by. Ends early where the stream does."""
-        for raw, dtype in self._cuts():
+        for raw, dtype, columns in self._cuts():
             bases, update = self._bases.guess(self._offset, raw, dtype), self._proposal(len(raw))
-            piece = _Piece(self._offset, raw, dtype, bases, update)
+            piece = _Piece(self._offset, raw, dtype, columns, bases, update)
             self._file_hasher.update(raw)
             self._tensor_digests.feed(piece.offset, raw)
             self._offset += len(raw)
@@ -223,19 +227,21 @@ class _Run:
         tensor = self._tensors.at(self._offset, nbytes)
         return None if tensor is None else self._updates.proposal(tensor, self._offset, nbytes)
 
-    def _cuts(self) -> Iterator[tuple[memoryview, str | None]]:
+    def _cuts(self) -> Iterator[tuple[memoryview, str | None, int]]:
+        """Yield chunks, the element type, and how many elements a row has (0 without rows)."""
         for span in self._layout.spans:
             yield from self._gap(span.offset - self._offset)
+            columns = columns_of(span.shape)
             for length in grid_lengths(span.dtype, span.shape):
                 raw = self._buffers.take(length)
                 got = self._stream.fill(raw)
                 if got < length:
                     self._tail = raw[:got]
                     return
-                yield raw, span.dtype
+                yield raw, span.dtype, columns
         yield from self._gap(None if self._layout is OPAQUE else self._layout.file_bytes - self._offset)
 
-    def _gap(self, gap_bytes: int | None) -> Iterator[tuple[memoryview, None]]:
+    def _gap(self, gap_bytes: int | None) -> Iterator[tuple[memoryview, None, int]]:
         """Cut bytes under no span by their content: `gap_bytes` of them, or for None all that come."""
         window = bytearray(CONTENT_MAX_BYTES if gap_bytes is None else min(gap_bytes, CONTENT_MAX_BYTES))
         held = 0
@@ -252,7 +258,7 @@ class _Run:
                 return
             cut = content_cut(memoryview(window)[:held], at_end)
             assert cut is not None, "the window holds the longest chunk, or the end"
-            yield memoryview(bytes(memoryview(window)[:cut])), None
+            yield memoryview(bytes(memoryview(window)[:cut])), None, 0
             window[: held - cut] = window[cut:held]
             held -= cut
 

@@ -58,13 +58,16 @@ _ADVANTAGE: Final = 0.97
 """A difference is tried only where a sample of it takes this much less: a base costs its readers a second read."""
 
 
-def encode(raw: memoryview, base: memoryview, dtype: str | None, *, is_thorough: bool = False) -> memoryview | None:
+def encode(
+    raw: memoryview, base: memoryview, dtype: str | None, *, columns: int = 0, is_thorough: bool = False
+) -> memoryview | None:
     """Return the payload, in memory of its own, or None where a sample says that a difference is no use.
 
     Args:
         raw: the chunk.
         base: as many bytes as `raw` has.
         dtype: of both; None or an unknown name means bytes.
+        columns: elements of a row of the matrix that the chunk is a part of; 0 for none.
         is_thorough: use the order of exponents where more than half of the elements changed, too.
     """
     width, exponent_first = sampling.arrangement_of(dtype) if dtype in DTYPES else (1, False)
@@ -87,13 +90,11 @@ def encode(raw: memoryview, base: memoryview, dtype: str | None, *, is_thorough:
         np.not_equal(differences, 0, out=differs[: words.size])
         changed_count = int(np.count_nonzero(differs))
         is_sparse = 0 < changed_count <= _SPARSE_UP_TO[width] * words.size
-        suits_order = is_thorough and changed_count >= _ORDERED_FROM
-        if is_sparse and shift is not None:
-            suits_order = _suits_order(sampled, base_words, shift, changed_count)
-        if shift is not None and suits_order:
-            named = differs[: words.size]
-            header = _HEADER.pack(VERSION, _ORDERED, width, shift)
-            return memoryview(header + ordered.encode(differences, named, changed_count, base_words, shift, tail))
+        if shift is not None and changed_count >= _ORDERED_FROM and (is_sparse or is_thorough):
+            part = ordered.part_of(differences, differs[: words.size], base_words, columns)
+            if (is_thorough and not is_sparse) or _suits_order(part, shift, changed_count):
+                stored = ordered.encode(part, changed_count, shift, tail, raw.nbytes)
+                return memoryview(_HEADER.pack(VERSION, _ORDERED, width, shift) + stored)
         if is_sparse:
             return _encode_sparse(differences, differs, changed_count, tail)
     return memoryview(_HEADER.pack(VERSION, _DENSE, width, 0) + encode_digits(digits, differences, bits, tail))
@@ -104,10 +105,13 @@ def _sampled_differences(words: Words, base: Words) -> Words:
     return sampled
 
 
-def _suits_order(sampled: Words, base: Words, shift: int, changed_count: int) -> bool:
-    if changed_count < max(_ORDERED_FROM, _ORDERED_FROM_SHARE * base.size):
+def _suits_order(part: ordered.Part, shift: int, changed_count: int) -> bool:
+    if part.rows.size:
+        return True
+    if changed_count < _ORDERED_FROM_SHARE * part.base.size:
         return False
-    return ordered.gain_by_order(sampled, sampling.spread_sample(base), shift) >= _GAIN_OF_ORDER
+    sampled, base = (sampling.spread_sample(words) for words in (part.differences, part.base))
+    return ordered.gain_by_order(sampled, base, shift) >= _GAIN_OF_ORDER
 
 
 def _promises_to_pay(bits: list[float], words: Words, exponent_first: bool) -> bool:

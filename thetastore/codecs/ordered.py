@@ -6,15 +6,20 @@ among equal ones as they were. *Rank* is what a place in that order is called he
 
 Up to some rank, where many elements changed, each has a *code* of two bits: equal, one more, one less, other. After it
 the changed ones are named by gaps, and have codes too. What is neither one more nor one less has digits. Codes and gaps
-are one zstd frame each, of nothing but Huffman-coded blocks, a new one with a table of its own where another exponent
-begins: so each is coded as its exponent has it, and a reader need not know where that is.
+are one zstd frame each, of nothing but Huffman-coded blocks, a new one with a table of its own where exponents begin
+that are worth it: so each is coded as its exponent has it, and a reader need not know where that is.
 
-    0   1  version, 0                         12  4  elements after these that are named by gaps
-    1   1  layout, 2                          16  4  elements with digits
-    2   1  width in bytes: 2                  20  4  raw bytes of the gaps
-    3   1  bits of mantissa, 7 to 14          24  4  stored bytes of the codes
-    4   4  raw bytes                          28  4  stored bytes of the gaps
-    8   4  elements of which each has a code  32     codes; gaps; planes of the digits, and tail
+    0   1  version, 0                         16  4  elements with digits
+    1   1  layout, 2                          20  4  raw bytes of the gaps
+    2   1  width in bytes: 2                  24  4  stored bytes of the codes
+    3   1  bits of mantissa, 7 to 14          28  4  stored bytes of the gaps
+    4   4  raw bytes                          32  4  columns; 0 if nothing is known of rows
+    8   4  elements of which each has a code  36  4  stored bytes of the rows; 0 for all rows
+    12  4  elements after these that are      40     rows; directions; codes; gaps;
+           named by gaps                             planes of the digits, and tail
+
+Of a matrix, rows in which nothing changed may be left out of all this, and differences are *turned*, so that most of
+them are positive: `thetastore.codecs.directions`.
 
 Elements are not moved: the order is numpy's stable sort of bytes, one pass of a radix sort (2 ns an element), and only
 those that changed are looked up in it. `docs/format/codecs.md` has the limits and the rationale,
@@ -29,11 +34,11 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from thetastore.codecs import frames, sampling
+from thetastore.codecs import directions, frames, sampling, skips, tables
 from thetastore.codecs.codes import PER_BYTE, pack, packed_bytes, unpack
 from thetastore.codecs.digits import BIASES, decode_digits, encode_digits
 from thetastore.codecs.scratch import scratch
-from thetastore.codecs.splitting import Words
+from thetastore.codecs.splitting import Bytes, Words
 from thetastore.errors import MalformedError
 
 WIDTH: Final = 2
@@ -42,16 +47,16 @@ MANTISSA_BITS: Final = {"bfloat16": 7, "float16": 10}
 _LISTED_MANTISSA_BITS: Final = range(7, 15)
 _MAGNITUDE: Final = 0x7FFF
 
-_FIELDS: Final = struct.Struct("<IIIIIII")
+_FIELDS: Final = struct.Struct("<IIIIIIIII")
 _OTHER: Final = 2
 _DIFFERENCES: Final = np.array([0, 0xFFFF, 0, 1], np.uint16)
 """By code: none, one less, other, one more."""
-_ESCAPE: Final = 255
+
+_MOST_ROWS: Final = 0.5
+"""Rows are left out where at most so many of them changed."""
 
 _CODES_FROM: Final = 0.25
 """Where fewer elements of a class changed, gaps are smaller than codes of all (anything from .2 to .4 will do)."""
-_LEAST_TABLE_BYTES: Final = 600
-"""Fewer bytes are not worth a table of their own."""
 
 
 class _Fields(NamedTuple):
@@ -67,6 +72,10 @@ class _Fields(NamedTuple):
     gap_bytes: int
     code_stored_bytes: int
     gap_stored_bytes: int
+    columns: int
+    """Elements of a row, where differences are turned or rows left out; else 0."""
+    row_bytes: int
+    """0 if all rows are there."""
 
 
 class _Head(NamedTuple):
@@ -76,6 +85,20 @@ class _Head(NamedTuple):
     """How many exponents, from 0 on."""
     elements: int
     changed: int
+
+
+class Part(NamedTuple):
+    """The elements that are looked at: of a matrix the rows in which something changed, else all."""
+
+    differences: Words
+    differs: Words
+    """One bool an element."""
+    base: Words
+    """The elements that these are differences from."""
+    columns: int
+    """Elements of a row; 0 if the chunk is no part of a matrix."""
+    rows: Bytes
+    """Which rows these are, by gaps; empty for all."""
 
 
 class _Changed(NamedTuple):
@@ -117,19 +140,38 @@ def _entropy(some: Words, of_all: Words) -> Words:
     return bits
 
 
-def encode(
-    differences: Words, differs: Words, changed_count: int, base: Words, shift: int, tail: memoryview
-) -> memoryview:
-    """Return what follows the codec's first four bytes.
+def part_of(differences: Words, differs: Words, base: Words, columns: int) -> Part:
+    """Return all elements, or those of the rows that changed where these are few.
 
     Args:
         differences: of all elements.
         differs: one bool an element.
-        changed_count: how many of these are true, one or more.
         base: the elements that these are differences from.
+        columns: elements of a row of the matrix that these are a part of; 0 for none.
+    """
+    whole = Part(differences, differs, base, 0, np.empty(0, np.uint8))
+    if not 0 < columns <= base.size or base.size % columns:
+        return whole
+    (rows,) = np.nonzero(differs.reshape(-1, columns).any(axis=1))
+    if rows.size > _MOST_ROWS * (base.size // columns):
+        return whole._replace(columns=columns)
+    differences, differs, base = (
+        every.reshape(-1, columns).take(rows, axis=0).reshape(-1) for every in (differences, differs, base)
+    )
+    return Part(differences, differs, base, columns, skips.encode(rows)[0])
+
+
+def encode(part: Part, changed_count: int, shift: int, tail: memoryview, raw_bytes: int) -> memoryview:
+    """Return what follows the codec's first four bytes.
+
+    Args:
+        part: the elements that are looked at.
+        changed_count: how many of these differ, one or more.
         shift: bits of mantissa.
         tail: bytes after the elements.
+        raw_bytes: of all elements and the tail.
     """
+    differences, differs, base, columns, rows = part
     exponents = _exponents_of(base, shift)
     order = np.argsort(exponents, kind="stable")
     ranks = np.flatnonzero(differs.take(order))
@@ -138,13 +180,29 @@ def encode(
     changed = _Changed(ranks, np.bincount(exponents.take(places), minlength=of_all.size), of_all)
     head = _head_of(changed)
     values = differences.take(places)
+    base_there = base.take(places)
+    found = directions.find(values, places, base_there, columns, base.size) if columns else None
+    if found is None and rows.size:
+        found = directions.none(columns, base.size)
+    if found is not None:
+        values = directions.turn(values, found.masks(places, base_there))
     codes = _codes_of(values)
     code_frame = _encode_codes(codes, changed, head)
     gap_bytes, gap_frame = _encode_gaps(changed, head)
     other_count, planes = _encode_others(values, codes == _OTHER, changed.counts, tail)
-    raw_bytes, named_count = differences.nbytes + tail.nbytes, changed_count - head.changed
-    fields = _Fields(raw_bytes, head.elements, named_count, other_count, gap_bytes, len(code_frame), len(gap_frame))
-    return memoryview(b"".join((_FIELDS.pack(*fields), code_frame, gap_frame, planes)))
+    fields = _Fields(
+        raw_bytes=raw_bytes,
+        head=head.elements,
+        named=changed_count - head.changed,
+        others=other_count,
+        gap_bytes=gap_bytes,
+        code_stored_bytes=len(code_frame),
+        gap_stored_bytes=len(gap_frame),
+        columns=0 if found is None else columns,
+        row_bytes=rows.size,
+    )
+    packed = b"" if found is None else found.packed()
+    return memoryview(b"".join((_FIELDS.pack(*fields), rows.data, packed, code_frame, gap_frame, planes)))
 
 
 def _head_of(changed: _Changed) -> _Head:
@@ -166,7 +224,9 @@ def _encode_codes(codes: Words, changed: _Changed, head: _Head) -> bytes:
     all_codes.fill(0)
     all_codes[changed.ranks[: head.changed]] = codes[: head.changed]
     all_codes[head.elements : head.elements + codes.size - head.changed] = codes[head.changed :]
-    return _compress(pack(all_codes), lengths.cumsum() // PER_BYTE)
+    counts = tables.counts_of(changed.counts, codes, PER_BYTE)
+    counts[: head.exponents, 0] = changed.of_all[: head.exponents] - changed.counts[: head.exponents]
+    return _compress(pack(all_codes), [begin // PER_BYTE for begin in tables.begins(counts)])
 
 
 def _encode_gaps(changed: _Changed, head: _Head) -> tuple[int, bytes]:
@@ -174,42 +234,25 @@ def _encode_gaps(changed: _Changed, head: _Head) -> tuple[int, bytes]:
     ranks = changed.ranks[head.changed :]
     if not ranks.size:
         return 0, b""
-    gaps = np.diff(ranks, prepend=head.elements - 1) - 1
-    escape_counts = gaps // _ESCAPE
-    ends = np.cumsum(escape_counts + 1)
-    stream: Words = np.full(int(ends[-1]), _ESCAPE, np.uint8)
-    stream[ends - 1] = gaps - escape_counts * _ESCAPE
-    return stream.size, _compress(stream, _ends_by_exponent(ends, changed.counts[head.exponents :]))
+    stream, ends = skips.encode(ranks, head.elements)
+    lengths = np.diff(np.concatenate(([0], ends)).take(changed.counts[head.exponents :].cumsum()), prepend=0)
+    return stream.size, _compress(stream, tables.begins(tables.counts_of(lengths, stream, 1 << 8)))
 
 
 def _encode_others(values: Words, is_other: Words, counts: Words, tail: memoryview) -> tuple[int, memoryview]:
     """Return how many differences have digits, and the planes of these and the tail."""
-    ends = np.cumsum(is_other)
-    other_count = int(ends[-1])
+    lengths = np.diff(np.concatenate(([0], np.cumsum(is_other))).take(counts.cumsum()), prepend=0)
+    other_count = int(lengths.sum())
     digits = scratch("changed", WIDTH * other_count + tail.nbytes)
     others: Words = digits[: WIDTH * other_count].view(values.dtype)
     np.compress(is_other, values, out=others)
     bits = sampling.bits_of_planes(sampling.spread_sample(others) + BIASES[WIDTH])
-    return other_count, encode_digits(digits, others, bits, tail, _apart(_ends_by_exponent(ends, counts)))
+    ends = tables.begins(tables.counts_of(lengths, others.astype(np.uint8), 1 << 8))
+    return other_count, encode_digits(digits, others, bits, tail, ends)
 
 
-def _ends_by_exponent(ends: Words, counts: Words) -> Words:
-    """Return where exponents end in a stream, of which `ends` says where elements do."""
-    of_exponents: Words = np.concatenate(([0], ends)).take(counts.cumsum())
-    return of_exponents
-
-
-def _apart(ends: Words) -> list[int]:
-    """Return those ends of exponents that are worth a table for what is before them."""
-    apart = [0]
-    for end in ends.tolist():
-        if end - apart[-1] >= _LEAST_TABLE_BYTES:
-            apart.append(end)
-    return apart[1:]
-
-
-def _compress(stream: Words, ends: Words) -> bytes:
-    return frames.compress_plane(stream.data, _apart(ends)) if stream.size else b""
+def _compress(stream: Words, ends: list[int]) -> bytes:
+    return frames.compress_plane(stream.data, ends) if stream.size else b""
 
 
 def decode(stored: memoryview, shift: int, base: Words, out: memoryview) -> memoryview:
@@ -225,26 +268,48 @@ def decode(stored: memoryview, shift: int, base: Words, out: memoryview) -> memo
         MalformedError: the stored bytes break a rule of their format.
     """
     fields = _read_fields(stored, shift, base.size, out.nbytes)
-    gaps_at = _FIELDS.size + fields.code_stored_bytes
+    stored = stored[_FIELDS.size :]
+    words: Words = np.frombuffer(out, dtype=base.dtype, count=base.size)
+    np.copyto(words, base)
+    if not fields.row_bytes:
+        return _decode_part(fields, stored, shift, base, words, out.nbytes - words.nbytes)
+    rows = skips.decode(np.frombuffer(stored, np.uint8, fields.row_bytes), 0, base.size // fields.columns)
+    part = words.reshape(-1, fields.columns).take(rows, axis=0)
+    some = part.reshape(-1)
+    tail = _decode_part(fields, stored[fields.row_bytes :], shift, some, some, out.nbytes - words.nbytes)
+    words.reshape(-1, fields.columns)[rows] = part
+    return tail
+
+
+def _decode_part(
+    fields: _Fields, stored: memoryview, shift: int, base: Words, words: Words, tail_bytes: int
+) -> memoryview:
+    """Write the elements that changed to `words`, which may be the base; return the tail."""
+    codes_at = _check_part(fields, stored.nbytes, base.size)
+    gaps_at = codes_at + fields.code_stored_bytes
     planes_at = gaps_at + fields.gap_stored_bytes
     code_count = fields.head + fields.named
-    packed = _decompress(stored[_FIELDS.size : gaps_at], packed_bytes(code_count), "packed")
+    packed = _decompress(stored[codes_at:gaps_at], packed_bytes(code_count), "packed")
     codes = unpack(packed)[:code_count]
     gaps = _decompress(stored[gaps_at:planes_at], fields.gap_bytes, "gaps")
+    named = skips.decode(gaps, fields.head, base.size)
+    if named.size != fields.named:
+        raise MalformedError(f"difference has gaps before {named.size} elements, {fields.named} were expected")
     head_ranks = np.flatnonzero(codes[: fields.head] != 0)
-    ranks = np.concatenate((head_ranks, _ranks_of_gaps(gaps, fields, base.size)))
+    ranks = np.concatenate((head_ranks, named))
     changed_codes = np.concatenate((codes.take(head_ranks), codes[fields.head :]))
     is_other = changed_codes == _OTHER
     if np.count_nonzero(is_other) != fields.others:
         raise MalformedError(f"difference has digits of {fields.others} elements, {is_other.sum()} were expected")
-    others, tail = decode_digits(stored[planes_at:], fields.others, WIDTH, out.nbytes - base.nbytes)
+    others, tail = decode_digits(stored[planes_at:], fields.others, WIDTH, tail_bytes)
     values = _DIFFERENCES.take(changed_codes)
     values[is_other] = others
     places = np.argsort(_exponents_of(base, shift), kind="stable").take(ranks)
-    np.add(values, base.take(places), out=values)
-    words: Words = np.frombuffer(out, dtype=base.dtype, count=base.size)
-    np.copyto(words, base)
-    words[places] = values
+    base_there = base.take(places)
+    if fields.columns:
+        found = directions.unpacked(stored[:codes_at], fields.columns, base.size)
+        values = directions.turn(values, found.masks(places, base_there))
+    words[places] = np.add(values, base_there, out=values)
     return tail
 
 
@@ -252,20 +317,33 @@ def _read_fields(stored: memoryview, shift: int, element_count: int, raw_bytes: 
     if stored.nbytes < _FIELDS.size:
         raise MalformedError("difference is truncated in its header")
     fields = _Fields._make(_FIELDS.unpack_from(stored))
-    after_head = element_count - fields.head
+    has_rows = fields.columns and fields.columns <= element_count and element_count % fields.columns == 0
     is_possible = (
         fields.raw_bytes == raw_bytes
         and shift in _LISTED_MANTISSA_BITS
-        and 0 <= fields.named <= after_head
-        and fields.others <= fields.head + fields.named
-        and fields.gap_bytes <= fields.named + after_head // _ESCAPE
-        and _FIELDS.size + fields.code_stored_bytes + fields.gap_stored_bytes <= stored.nbytes
+        and (has_rows or (not fields.columns and not fields.row_bytes))
+        and _FIELDS.size + fields.row_bytes <= stored.nbytes
     )
     if not is_possible or not element_count:
         raise MalformedError(
             f"difference by exponents is not of {element_count} elements in {raw_bytes} bytes, or impossible: {fields}"
         )
     return fields
+
+
+def _check_part(fields: _Fields, stored_bytes: int, element_count: int) -> int:
+    """Compare what is said of elements with how many there are; return where codes begin."""
+    direction_bytes = directions.packed_bytes(fields.columns, element_count) if fields.columns else 0
+    after_head = element_count - fields.head
+    is_possible = (
+        0 <= fields.named <= after_head
+        and fields.others <= fields.head + fields.named
+        and fields.gap_bytes <= fields.named + after_head // skips.ESCAPE
+        and direction_bytes + fields.code_stored_bytes + fields.gap_stored_bytes <= stored_bytes
+    )
+    if not is_possible:
+        raise MalformedError(f"difference by exponents of {element_count} elements is impossible: {fields}")
+    return direction_bytes
 
 
 def _decompress(frame: memoryview, raw_bytes: int, use: str) -> Words:
@@ -275,15 +353,3 @@ def _decompress(frame: memoryview, raw_bytes: int, use: str) -> Words:
     elif frame.nbytes:
         raise MalformedError(f"difference has {frame.nbytes} stored bytes where it has no elements")
     return stream
-
-
-def _ranks_of_gaps(gaps: Words, fields: _Fields, element_count: int) -> Words:
-    """Return the ranks of elements that are named by gaps."""
-    names = gaps != _ESCAPE
-    if np.count_nonzero(names) != fields.named or (gaps.size and not names[-1]):
-        raise MalformedError(f"difference has gaps before other than {fields.named} elements")
-    ends = np.cumsum(gaps + names, dtype=np.int64)  # an element is one more than the gap before it
-    ranks: Words = ends.compress(names) + (fields.head - 1)
-    if ranks.size and ranks[-1] >= element_count:
-        raise MalformedError(f"difference has a gap that ends at {ranks[-1]} of {element_count} elements")
-    return ranks

@@ -33,8 +33,8 @@ difference and .82 alone, 1.75 times as much to read: float32 chains are a sixth
 MOST_READ_IN_CHAINS = 1.5
 """The same where the base is a difference itself: fine-tunes are further from each other than from what they were made
 of, so that the base's own base is the better one."""
-LEAST_DIFFERENCE_BYTES = 4096
-"""Below this a head of 32 bytes more, and a second read, are worth more than what could be saved."""
+LEAST_DIFFERENCE_BYTES = 512
+"""Below this a digest in two heads, 64 bytes, and a second read are worth more than what could be saved."""
 _MOST_GUESSES = 4
 _GOOD = 1 / 8
 """What a difference takes, by the raw bytes, that needs no search for copies. Where a row was inserted, a part of a
@@ -65,6 +65,7 @@ def choose(
     bases: Iterable[Digest],
     alone: Choice | None = None,
     copying: Copying | None = None,
+    columns: int = 0,
 ) -> Choice:
     """Return a chunk as a difference within the limits, where that is smaller; else as copies, else by itself.
 
@@ -75,9 +76,10 @@ def choose(
         bases: guesses, the best first; the first of which a difference can be taken is the one that counts.
         alone: the chunk's own representation, if it is known; else it is made where it is needed.
         copying: finds copies; None where none are wanted.
+        columns: elements of a row, if the chunk is a part of a matrix; else 0.
     """
     view = memoryview(raw)
-    delta, alone = _best_difference(representations, view, dtype, bases, alone)
+    delta, alone = _best_difference(representations, view, dtype, bases, alone, columns)
     if copying is None:
         return delta or alone or plain(raw, dtype)
     anchors = copying.anchors(view, dtype)
@@ -97,19 +99,25 @@ def _best_difference(
     dtype: str | None,
     bases: Iterable[Digest],
     alone: Choice | None,
+    columns: int,
 ) -> tuple[Choice | None, Choice | None]:
     """Return the difference from the best guess that gives one, and the plain choice if it was made."""
     if raw.nbytes >= LEAST_DIFFERENCE_BYTES:
         for base in islice(bases, _MOST_GUESSES):
             before = alone
-            delta, alone = _difference(representations, raw, dtype, base, alone)
+            delta, alone = _difference(representations, raw, dtype, base, alone, columns)
             if delta is not None or alone is not before:  # else no difference was made that was any good
                 return delta, alone
     return None, alone
 
 
 def _difference(
-    representations: Representations, raw: memoryview, dtype: str | None, guess: Digest, alone: Choice | None
+    representations: Representations,
+    raw: memoryview,
+    dtype: str | None,
+    guess: Digest,
+    alone: Choice | None,
+    columns: int,
 ) -> tuple[Choice | None, Choice | None]:
     """Return the difference from a guessed base or from what that stands on, and the plain choice if it was made."""
     for base in _standing(representations, guess, raw.nbytes):
@@ -118,7 +126,7 @@ def _difference(
         except ThetaError:
             return None, alone
         try:
-            coded = codecs.encode_difference(raw, decoded.raw, dtype)
+            coded = codecs.encode_difference(raw, decoded.raw, dtype, columns=columns)
         finally:
             representations.give(decoded.raw)
         if coded is None:

@@ -23,6 +23,7 @@ from thetastore.bases.finding import Candidate, TensorMap, resembles
 from thetastore.bases.lineage import Leaning, beginning, lineage, read_manifest
 from thetastore.bases.renamed import Renamed
 from thetastore.checkpoints.rebuild import iter_chunks
+from thetastore.chunking import columns_of
 from thetastore.digest import Buffer, Digest, Kind, checksum_of
 from thetastore.errors import BackendError, MalformedError, ObjectCorruptError, ThetaError, UnsupportedError
 from thetastore.objects import Objects
@@ -117,6 +118,8 @@ class _Task(NamedTuple):
     digest: Digest
     held: Held
     dtype: str | None
+    columns: int
+    """Elements of a row, of a part of a matrix; else 0."""
     guesses: tuple[Digest, ...]
 
 
@@ -214,7 +217,8 @@ class _Repacking:
                     read = partial(beginning, self._objects, chunk)
                     like = [other.chunk_like(tensor, offset, chunk.raw_bytes, read) for other in renamed]
                 guesses = tuple(dict.fromkeys(guess for guess in like if guess not in (None, chunk.digest)))
-                yield _Task(chunk.digest, held, None if tensor is None else tensor.dtype, guesses)
+                dtype, columns = (None, 0) if tensor is None else (tensor.dtype, columns_of(tensor.shape))
+                yield _Task(chunk.digest, held, dtype, columns, guesses)
         except ThetaError:
             return  # a page that cannot be read; what it lists is kept as it is
 
@@ -281,7 +285,9 @@ class _Repacking:
                     return None
                 try:
                     is_thorough = self._effort.looks_at_deltas
-                    coded = codecs.encode_difference(raw, decoded.raw, task.dtype, is_thorough=is_thorough)
+                    coded = codecs.encode_difference(
+                        raw, decoded.raw, task.dtype, columns=task.columns, is_thorough=is_thorough
+                    )
                     if coded is None or memoryview(coded.stored).nbytes >= most:
                         return None
                     proposal = self._proposal(task, coded, raw, (base,), [decoded.raw])
