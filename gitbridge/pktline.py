@@ -1,8 +1,9 @@
 """Packets of Git's long-running filter protocol, on two file descriptors.
 
 Headers are read through a small buffer, since a request is half a dozen packets of a few bytes. The content of
-a file bypasses it: `os.readv` takes the rest of a packet straight into the caller's memory, and the header of
-the next packet with it, so that 64 KiB cost one system call and no copy.
+a file bypasses it: git sends packets of full length until the last, so `os.readv` takes the rest of a packet and all
+that wait behind it straight into the caller's memory, their headers beside it: a whole pipe costs one system call and
+no copy. Where a header says otherwise, what was read after it is copied.
 
 Source: gitprotocol-common(5), "pkt-line Format"; gitattributes(5), "Long Running Filter Process".
 """
@@ -24,7 +25,9 @@ PIPE_BYTES = 1 << 20
 _FLUSH = b"0000"
 _HEX = frozenset(b"0123456789abcdef")
 _FULL_HEADER = b"%04x" % MAX_PACKET_BYTES
+_HEADER_BYTES = 4
 _PACKETS_PER_WRITE = 64
+_PACKETS_PER_READ = PIPE_BYTES // MAX_PACKET_BYTES + 1
 
 
 class ProtocolError(BridgeError):
@@ -49,8 +52,7 @@ class PacketReader:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._ahead = b""
-        self._header = bytearray(4)
-        self._header_view = memoryview(self._header)
+        self._headers = [memoryview(bytearray(_HEADER_BYTES)) for _ in range(_PACKETS_PER_READ)]
 
     def lines(self) -> list[bytes] | None:
         """Return the text packets up to the next flush, each without its line feed; None where input has ended.
@@ -85,16 +87,45 @@ class PacketReader:
         self._ahead += more
         return bool(more)
 
-    def _read_direct(self, target: memoryview) -> int:
-        """Fill `target`, and read ahead by one header; return how many bytes of the target were filled."""
-        count = os.readv(self._fd, (target, self._header_view))
+    def _read_packets(self, target: memoryview, left_bytes: int) -> tuple[int, int]:
+        """Fill `target` from a packet of which `left_bytes` are left, and from full ones after it, with one call.
+
+        What comes after a header that is not that of a full packet is read ahead.
+
+        Returns:
+            How many bytes of the target were filled, and how many are left of the packet that the last ones were of.
+        """
+        pieces = self._scattered(target, left_bytes)
+        count = os.readv(self._fd, pieces)
         if not count:
             raise ProtocolError("git closed the pipe in the middle of a packet")
-        beyond = count - len(target)
-        if beyond > 0:
-            self._ahead = bytes(self._header_view[:beyond])
-            return len(target)
-        return count
+        filled = 0
+        for at in range(0, len(pieces), 2):
+            got = min(count, len(pieces[at]))
+            filled += got
+            count -= got
+            left_bytes -= got
+            if left_bytes or not count:
+                break
+            if pieces[at + 1] != _FULL_HEADER or count < _HEADER_BYTES:
+                self._ahead = _first(pieces[at + 1 :], count)
+                break
+            count -= _HEADER_BYTES
+            left_bytes = MAX_PAYLOAD_BYTES
+        return filled, left_bytes
+
+    def _scattered(self, target: memoryview, left_bytes: int) -> list[memoryview]:
+        """Return where a packet's rest, the next header, its packet and so on are to go, as far as `target` reaches."""
+        pieces: list[memoryview] = []
+        start = 0
+        for header in self._headers:
+            pieces.append(target[start : start + left_bytes])
+            start += left_bytes
+            if start > len(target):
+                break
+            pieces.append(header)
+            left_bytes = MAX_PAYLOAD_BYTES
+        return pieces
 
 
 class Content:
@@ -114,7 +145,7 @@ class Content:
         """
         filled = 0
         while filled < len(target) and self._has_more():
-            filled += self._read_some(target[filled : filled + self._packet_left])
+            filled += self._read_some(target[filled:])
         return filled
 
     def read(self, max_bytes: int) -> bytes:
@@ -144,15 +175,11 @@ class Content:
     def _read_some(self, target: memoryview) -> int:
         ahead = self._reader._ahead
         if ahead:
-            size = min(len(ahead), len(target))
+            size = min(len(ahead), len(target), self._packet_left)
             target[:size] = self._reader._take(size)
-        elif len(target) == self._packet_left:
-            size = self._reader._read_direct(target)
+            self._packet_left -= size
         else:
-            size = os.readv(self._reader._fd, (target,))
-            if not size:
-                raise ProtocolError("git closed the pipe in the middle of a packet")
-        self._packet_left -= size
+            size, self._packet_left = self._reader._read_packets(target, self._packet_left)
         return size
 
 
@@ -223,6 +250,17 @@ def _packets(view: memoryview) -> list[Buffer]:
         pieces.append(_FULL_HEADER if len(payload) == MAX_PAYLOAD_BYTES else b"%04x" % (len(payload) + 4))
         pieces.append(payload)
     return pieces
+
+
+def _first(pieces: Sequence[memoryview], nbytes: int) -> bytes:
+    """Return the first bytes of `pieces` as one."""
+    taken = []
+    for piece in pieces:
+        if nbytes <= 0:
+            break
+        taken.append(piece[:nbytes])
+        nbytes -= len(piece)
+    return b"".join(taken)
 
 
 def _after(pieces: Sequence[Buffer], written: int) -> list[Buffer]:

@@ -67,6 +67,26 @@ def test_large_content_comes_back_whole(step: int) -> None:
     assert reader.lines() == [b"after"]
 
 
+@pytest.mark.parametrize("step", [1000, 70_000, 1 << 20])
+@pytest.mark.parametrize("torn", [1 << 20, MAX_PAYLOAD_BYTES + 2, 65_000])
+def test_short_packets_between_full_ones_come_back_whole(step: int, torn: int) -> None:
+    sizes = [MAX_PAYLOAD_BYTES] * 3 + [5, MAX_PAYLOAD_BYTES, 0, MAX_PAYLOAD_BYTES, MAX_PAYLOAD_BYTES, 60_000, 1]
+    payloads = [os.urandom(size) for size in sizes]
+    out, into = os.pipe()
+    sent = packets(*payloads) + packets(b"after\n")
+
+    def feed() -> None:
+        for start in range(0, len(sent), torn):
+            os.write(into, sent[start : start + torn])
+        os.close(into)
+
+    threading.Thread(target=feed, daemon=True).start()
+    reader = PacketReader(out)
+
+    assert read_all(reader, step) == b"".join(payloads)
+    assert reader.lines() == [b"after"]
+
+
 def test_a_head_that_was_read_apart_is_not_lost_to_the_rest() -> None:
     reader = reader_of(packets(b"0123456789", b"abc") + packets(b"after"))
     content = reader.content()
