@@ -64,6 +64,7 @@ COMMANDS = {
     "fsck": Command("gitbridge.cli.fsck", "run", "check that all stored weights are right; repair them"),
     "repack": Command("gitbridge.cli.repack", "run", "store everything here anew, where that takes fewer bytes"),
     "prune": Command("gitbridge.cli.prune", "prune", "free the local store of what the remote store has"),
+    "unpin": Command("gitbridge.cli.unpin", "unpin", "let go of pins of commits that the git remote has no more"),
     "gc": Command("gitbridge.cli.gc", "gc", "let go of what no push has pinned in the remote store"),
     "migrate": Command("migrations.cli", "migrate", "bring a history in from git, Git LFS, Git-Theta, or back out"),
     "logs": Command("gitbridge.cli.logs", "logs", "what was written down of failures that are bugs"),
@@ -184,7 +185,7 @@ _GROUPS = (
     ("to look", ("status", "ls-files", "ls", "show", "cat", "diff", "log", "blame", "du")),
     ("to move weights", ("fetch", "pull", "push", "checkout")),
     ("to merge", ("mergetool", "merge-file", "merge-models")),
-    ("to take care", ("doctor", "fsck", "check", "repack", "prune", "gc")),
+    ("to take care", ("doctor", "fsck", "check", "repack", "prune", "unpin", "gc")),
 )
 
 

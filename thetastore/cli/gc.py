@@ -66,11 +66,11 @@ def _terms(store: Store, options: argparse.Namespace) -> Terms:
     from thetastore.collecting.collect import Terms, usual_terms
 
     usual = usual_terms(store.backend)
-    grace_s = usual.grace_s if options.grace is None else _seconds(options.grace, "--grace")
-    return Terms(grace_s, grace_s if options.trash is None else _seconds(options.trash, "--trash"))
+    grace_s = usual.grace_s if options.grace is None else seconds_of(options.grace, "--grace")
+    return Terms(grace_s, grace_s if options.trash is None else seconds_of(options.trash, "--trash"))
 
 
-def _seconds(text: str, option: str) -> float:
+def seconds_of(text: str, option: str) -> float:
     """Return a length of time in seconds.
 
     Raises:
