@@ -42,6 +42,7 @@ class World:
     """
 
     def __init__(self, directory: Path) -> None:
+        directory = directory.resolve()  # HOME must not depend on where a command runs
         self.inputs = directory / "inputs"
         """Where inputs are kept from one run to the next."""
         self.inputs.mkdir(parents=True, exist_ok=True)
