@@ -17,7 +17,9 @@ import xxhash
 
 from thetastore.digest import Digest
 
-VERSION = 0
+VERSION = 1
+_VERSIONS = (0, VERSION)
+"""Those that are read: a process of the draft, which differs in nothing else, may have died with one."""
 MAX_BODY_BYTES = 1 << 20
 TEMPORARY_MARK = b".theta-"
 
@@ -202,7 +204,7 @@ def parse_journal(raw: bytes) -> Records | None:
     if len(raw) < _HEAD.size:
         return Records({}, {}, False)
     magic, version, boot_bytes = _HEAD.unpack_from(raw)
-    if magic != _MAGIC or version != VERSION:
+    if magic != _MAGIC or version not in _VERSIONS:
         return None
     start = _HEAD.size + boot_bytes
     boot = raw[_HEAD.size : start]

@@ -13,17 +13,18 @@ from thetastore.digest import Digest
 from thetastore.dtypes import DTYPES
 from thetastore.errors import MalformedError
 from thetastore.layout import MAX_DIMENSIONS, MAX_FILE_BYTES, MAX_TENSORS
-from thetastore.manifest import Manifest
+from thetastore.manifest import OLDEST_VERSION, VERSION, Manifest
 
 MAX_POINTER_BYTES = 64 << 20
 _FAMILY = b"version https://pypi.org/project/thetastore/#pointer-"
-_VERSION_LINE = _FAMILY + b"0\n"
+_VERSION_LINES = {number: _FAMILY + b"%d\n" % number for number in range(OLDEST_VERSION, VERSION + 1)}
+"""By the version, which is that of the manifest: who reads the one reads the other."""
 _COMMENT = (
     b"# The weights of this file are in a thetastore; this text stands for them. To get them:\n"
     b"#   pip install thetastore && git theta install && git theta pull\n"
 )
-MIN_POINTER_BYTES = len(_VERSION_LINE + _COMMENT)
-"""No pointer is shorter: a cheap test before reading a blob."""
+MIN_POINTER_BYTES = len(_VERSION_LINES[VERSION] + _COMMENT)
+"""No pointer is shorter: a cheap test before reading a blob. The lines of all versions are of one length."""
 
 
 class PointerTensor(NamedTuple):
@@ -45,6 +46,8 @@ class Pointer(NamedTuple):
     manifest_digest: Digest
     tensors: tuple[PointerTensor, ...]
     """In the order of their names."""
+    version: int = VERSION
+    """Of the pointer, and of the manifest that it names."""
 
 
 def is_pointer(head: bytes) -> bool:
@@ -62,6 +65,7 @@ def pointer_of(manifest: Manifest, manifest_digest: Digest) -> Pointer:
         manifest.file_digest,
         manifest_digest,
         tensors,
+        manifest.version,
     )
 
 
@@ -84,7 +88,7 @@ def pointer_text(pointer: Pointer) -> bytes:
     lines = [
         f"{t.digest} {t.dtype} {_shape_text(t.shape)} {encode_basestring_ascii(t.name)}\n" for t in pointer.tensors
     ]
-    return b"".join([_VERSION_LINE, _COMMENT, head.encode(), "".join(lines).encode()])
+    return b"".join([_VERSION_LINES[pointer.version], _COMMENT, head.encode(), "".join(lines).encode()])
 
 
 def _shape_text(shape: Sequence[int]) -> str:
@@ -113,11 +117,11 @@ class PointerClaim(NamedTuple):
 
 
 def claim_of(text: bytes) -> PointerClaim | None:
-    """Return what the head of a pointer claims; None where it is none of this version.
+    """Return what the head of a pointer claims; None where it is none of a version that is read here.
 
     Where the text turns out to be what `render_pointer` makes of that manifest, there is nothing left to parse.
     """
-    head = _HEAD.match(text, MIN_POINTER_BYTES) if text.startswith(_VERSION_LINE) else None
+    head = _HEAD.match(text, MIN_POINTER_BYTES) if _version_of(text) is not None else None
     return None if head is None else PointerClaim(int(head[3]), Digest.parse(head[5]))
 
 
@@ -125,14 +129,15 @@ def parse_pointer(text: bytes) -> Pointer:
     """Read a pointer.
 
     Raises:
-        PointerVersionError: the text was written by a newer version.
+        PointerVersionError: a newer thetastore wrote the text.
         PointerError: the text is not exactly what `pointer_text` makes of the values in it.
     """
     if not is_pointer(text):
         raise PointerError("this is not a pointer: its first line is another one")
-    if not text.startswith(_VERSION_LINE):
-        version = text[len(_FAMILY) : len(_FAMILY) + 20].split(b"\n")[0].decode("ascii", "replace")
-        raise PointerVersionError(f"this pointer has version {version!a}, this thetastore reads version 0: update it")
+    version = _version_of(text)
+    if version is None:
+        found = text[len(_FAMILY) : len(_FAMILY) + 20].split(b"\n")[0].decode("ascii", "replace")
+        raise _newer(f"this pointer has version {found!a}")
     if len(text) > MAX_POINTER_BYTES:
         raise PointerError(f"a pointer of {len(text)} bytes is longer than the limit of {MAX_POINTER_BYTES}")
     head = _HEAD.match(text, MIN_POINTER_BYTES)
@@ -142,11 +147,22 @@ def parse_pointer(text: bytes) -> Pointer:
         )
     tensors = _parse_tensors(text[head.end() :], int(head[6]))
     pointer = Pointer(
-        head[1].decode(), int(head[2]), int(head[3]), Digest.parse(head[4]), Digest.parse(head[5]), tensors
+        head[1].decode(), int(head[2]), int(head[3]), Digest.parse(head[4]), Digest.parse(head[5]), tensors, version
     )
     if pointer_text(pointer) != text:
         raise PointerError("this pointer was edited: its text is not in canonical form")
     return pointer
+
+
+def _version_of(text: bytes) -> int | None:
+    """Return the version of a pointer; None for one that is not read here."""
+    return next((number for number, line in _VERSION_LINES.items() if text.startswith(line)), None)
+
+
+def _newer(what: str) -> PointerVersionError:
+    return PointerVersionError(
+        f"{what}, this thetastore reads version {VERSION}: a newer one is needed (pip install --upgrade thetastore)"
+    )
 
 
 def _parse_tensors(body: bytes, count: int) -> tuple[PointerTensor, ...]:
@@ -163,13 +179,16 @@ def parse_tensor_line(line: str) -> PointerTensor:
     """Read one of the lines that list tensors.
 
     Raises:
+        PointerVersionError: its element type is not known here.
         PointerError: it is none.
     """
     import json
 
     match = _LINE.fullmatch(line)
-    if match is None or match[2] not in DTYPES:
+    if match is None:
         raise _not_a_line(line)
+    if match[2] not in DTYPES:
+        raise _newer(f"this pointer lists a tensor of the element type '{match[2]}'")
     try:
         shape = tuple(map(int, match[3].split(","))) if match[3] else ()
         name = json.loads(match[4])

@@ -54,7 +54,7 @@ def _git_dir_in(name: str, backend: Backend) -> str:
 
     try:
         values = json.loads(backend.read(name, 0, MAX_BYTES + 1))
-        is_known = values["format"] == "theta-repository" and values["version"] == 0
+        is_known = values["format"] == "theta-repository" and values["version"] in (0, 1)
         git_dir = os.fsdecode(bytes.fromhex(values["git_dir_hex"]))
     except (ValueError, TypeError, KeyError, RecursionError):
         is_known, git_dir = False, ""

@@ -285,7 +285,7 @@ class Repository:
         try:
             store.backend.size(name)
         except FileNotFoundError:
-            text = f'{{"format": "theta-repository", "version": 0, "git_dir_hex": "{git_dir.hex()}"}}\n'
+            text = f'{{"format": "theta-repository", "version": 1, "git_dir_hex": "{git_dir.hex()}"}}\n'
             try:
                 store.backend.create(name, text.encode(), durable=False)
             except FileExistsError:

@@ -13,28 +13,29 @@ from thetastore.errors import BackendError, MalformedError, UnsupportedError
 
 DESCRIPTOR = "thetastore.json"
 MAX_DESCRIPTOR_BYTES = 64 << 10
-VERSION = 0
+VERSION = 1
 """Of the stores that this thetastore reads and writes."""
+NEEDS = "thetastore 0.1"
+"""The first release that does."""
 FEATURES: frozenset[str] = frozenset()
 """Required features that it knows."""
 UPGRADES = "upgrades"
 UPGRADING = "upgrading-to-"
 """A required feature that no reader knows: with the number behind it, it says that an upgrade is under way."""
-_TEXT = b'{"format": "thetastore", "version": 0, "required_features": [], "optional_features": []}\n'
 _MOST_NEEDS = 80
 
 
 class Descriptor(NamedTuple):
     """The values of a descriptor."""
 
-    version: int = VERSION
+    version: int
     required: tuple[str, ...] = ()
     """Features without which the store cannot be read."""
     optional: tuple[str, ...] = ()
     writers: str = ""
     """`many`, `one`, or empty where nobody has tried."""
     needs: str = ""
-    """The oldest release that reads the store, in words for people; empty for the first."""
+    """The oldest release that reads the store, in words for people; empty where nothing is known of it."""
 
     @property
     def upgrading_to(self) -> int | None:
@@ -47,9 +48,17 @@ class Descriptor(NamedTuple):
         return (self.writers or ("one" if is_remote else "many")) == "many"
 
 
+NEW = Descriptor(VERSION, needs=NEEDS)
+"""Of a new store."""
+_TEXT = (
+    b'{"format": "thetastore", "version": 1, "required_features": [], "optional_features": [], '
+    b'"needs": "thetastore 0.1"}\n'
+)
+
+
 def encode_descriptor(descriptor: Descriptor) -> bytes:
     """Return the file of a descriptor."""
-    if descriptor == Descriptor():
+    if descriptor == NEW:
         return _TEXT
     import json
 
@@ -70,7 +79,7 @@ def parse_descriptor(stored: bytes, url: str) -> Descriptor:
         MalformedError: it is none.
     """
     if stored == _TEXT:  # the common case, without the import of json
-        return Descriptor()
+        return NEW
     import json
 
     try:

@@ -10,11 +10,14 @@ from typing import Any, NamedTuple
 
 from thetastore.chunking import MAX_CHUNK_BYTES
 from thetastore.digest import Buffer, Digest
+from thetastore.dtypes import DTYPES
 from thetastore.errors import MalformedError, NotThisFormat, UnsupportedError
 from thetastore.layout import MAX_DIMENSIONS, MAX_FILE_BYTES, MAX_TENSORS, check_amplification, check_tensor
 from thetastore.layout import Tensor as PlacedTensor
 
-VERSION = 0
+VERSION = 1
+OLDEST_VERSION = 0
+"""The draft; it differs in nothing but the number. Git histories name manifests of it for ever."""
 INLINE_CHUNKS = 512
 PAGE_MIN_CHUNKS = 128
 PAGE_MAX_CHUNKS = 2048
@@ -85,6 +88,8 @@ class Manifest(NamedTuple):
     chunks: tuple[Chunk, ...]
     """In the order of the file; empty where `pages` is not."""
     pages: tuple[PageRef, ...] = ()
+    version: int = VERSION
+    """Of the manifest's own format. It is part of the bytes, and so of the digest."""
 
     @property
     def chunk_count(self) -> int:
@@ -104,9 +109,9 @@ def paginate(chunks: Sequence[Chunk]) -> Iterator[Sequence[Chunk]]:
             start = end
 
 
-def encode_page(chunks: Sequence[Chunk]) -> bytes:
-    """Return the bytes of a page."""
-    return _PAGE.pack(b"THMP", VERSION, 0, len(chunks)) + b"".join(_CHUNK.pack(*chunk) for chunk in chunks)
+def encode_page(chunks: Sequence[Chunk], version: int = VERSION) -> bytes:
+    """Return the bytes of a page; its version is that of its root."""
+    return _PAGE.pack(b"THMP", version, 0, len(chunks)) + b"".join(_CHUNK.pack(*chunk) for chunk in chunks)
 
 
 def parse_page(raw: Buffer, ref: PageRef) -> tuple[Chunk, ...]:
@@ -118,7 +123,9 @@ def parse_page(raw: Buffer, ref: PageRef) -> tuple[Chunk, ...]:
     """
     reader = _Reader(raw, "manifest page")
     magic, version, reserved, count = reader.unpack(_PAGE)
-    _check_head(magic == b"THMP", version, reserved == 0, "manifest page")
+    _check_head(magic == b"THMP", version, 0, "manifest page")
+    if reserved:
+        raise MalformedError("a manifest page sets reserved bytes")
     chunks = _checked_chunks(reader.records(_CHUNK, count), ref.raw_bytes)
     reader.expect_end()
     if count != ref.chunk_count:
@@ -134,7 +141,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
         entries = (_CHUNK.pack(*chunk) for chunk in manifest.chunks)
     head = _ROOT.pack(
         b"THMR",
-        VERSION,
+        manifest.version,
         _PAGED if manifest.pages else 0,
         manifest.file_bytes,
         manifest.file_digest,
@@ -158,7 +165,9 @@ def parse_manifest(raw: Buffer) -> Manifest:
     magic, version, flags, file_bytes, file_digest, layout_version, name_bytes, reserved, tensor_count, entry_count = (
         reader.unpack(_ROOT)
     )
-    _check_head(magic == b"THMR", version, not flags & ~_PAGED and reserved == 0, "manifest")
+    _check_head(magic == b"THMR", version, flags & ~_PAGED, "manifest")
+    if reserved:
+        raise MalformedError("a manifest sets a reserved byte")
     if tensor_count > MAX_TENSORS or file_bytes > MAX_FILE_BYTES:
         raise MalformedError(f"a manifest of {tensor_count} tensors and {file_bytes} bytes is beyond the limits")
     format_name = reader.take(name_bytes).decode("ascii", "replace")
@@ -176,7 +185,7 @@ def parse_manifest(raw: Buffer) -> Manifest:
         chunks = _checked_chunks(reader.records(_CHUNK, entry_count), file_bytes)
     tensors = _checked_table([_parse_tensor(reader, file_bytes) for _ in range(tensor_count)], file_bytes)
     reader.expect_end()
-    return Manifest(format_name, layout_version, file_bytes, Digest(file_digest), tensors, chunks, pages)
+    return Manifest(format_name, layout_version, file_bytes, Digest(file_digest), tensors, chunks, pages, version)
 
 
 class _Reader:
@@ -204,13 +213,17 @@ class _Reader:
             raise MalformedError(f"a {self._what} has {len(self._raw) - self._position} bytes too many")
 
 
-def _check_head(is_magic: bool, version: int, is_plain: bool, what: str) -> None:
+def _check_head(is_magic: bool, version: int, unknown_flags: int, what: str) -> None:
     if not is_magic:
         raise MalformedError(f"this is not a {what}: other magic")
-    if version != VERSION:
-        raise UnsupportedError(f"a {what} of version {version}: this thetastore reads version {VERSION}; update it")
-    if not is_plain:
-        raise MalformedError(f"a {what} sets flags or reserved bytes that version {VERSION} does not know")
+    if not OLDEST_VERSION <= version <= VERSION or unknown_flags:
+        raise _newer(f"a {what} of version {version}" + (f" with flags {unknown_flags:#x}" if unknown_flags else ""))
+
+
+def _newer(what: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"{what}: this thetastore reads version {VERSION}, and a newer one is needed (pip install --upgrade thetastore)"
+    )
 
 
 def _checked_chunks(records: Iterable[tuple[Any, ...]], raw_bytes: int) -> tuple[Chunk, ...]:
@@ -246,12 +259,16 @@ def _encode_tensor(tensor: Tensor) -> bytes:
 
 def _parse_tensor(reader: _Reader, file_bytes: int) -> Tensor:
     name_bytes, dtype_bytes, dimensions, flags, offset, digest = reader.unpack(_TENSOR)
-    if dimensions > MAX_DIMENSIONS or flags & ~_STRIDED:
-        raise MalformedError(f"a tensor of {dimensions} dimensions with flags {flags:#x} is beyond the format")
+    if flags & ~_STRIDED:
+        raise _newer(f"a tensor with flags {flags:#x}")
+    if dimensions > MAX_DIMENSIONS:
+        raise MalformedError(f"a tensor of {dimensions} dimensions is beyond the limit of {MAX_DIMENSIONS}")
     axes_form = struct.Struct(f"<{dimensions}Q")
     shape = reader.unpack(axes_form)
     strides = reader.unpack(axes_form) if flags & _STRIDED else None
     dtype = reader.take(dtype_bytes).decode("ascii", "replace")
+    if dtype not in DTYPES and re.fullmatch(r"[a-z0-9_]{1,32}", dtype):
+        raise _newer(f"a tensor of the element type '{dtype}'")
     try:
         name = reader.take(name_bytes).decode()
         check_tensor(PlacedTensor(name, dtype, shape, offset, strides), file_bytes)

@@ -15,7 +15,9 @@ from thetastore.digest import Digest, digest_of
 from thetastore.errors import MalformedError, UnsupportedError
 
 DIRECTORY = "pins"
-VERSION = 0
+VERSION = 1
+_VERSIONS = (0, VERSION)
+"""Those that are read; they differ in nothing but the number."""
 MAX_PIN_BYTES = 256 << 20
 MAX_URL_CHARACTERS = 4096
 _OID = r"(?:[0-9a-f]{40}|[0-9a-f]{64})"
@@ -245,9 +247,12 @@ def parse_pin(content: bytes, name: PinName) -> Pin:
         raise MalformedError(f"{where} is not JSON") from None
     if not isinstance(values, dict) or values.get("format") != "theta-pin":
         raise MalformedError(f"{where} is not a pin: its format is another")
-    if values.get("version") != VERSION:
-        version = values.get("version")
-        raise UnsupportedError(f"{where} has version {version!r}, this version reads {VERSION}: update it")
+    version = values.get("version")
+    if type(version) is not int or version not in _VERSIONS:
+        raise UnsupportedError(
+            f"{where} has version {version!r}, this thetastore reads version {VERSION}: a newer one is needed "
+            "(pip install --upgrade thetastore)"
+        )
     url = values.get("url")
     if not isinstance(url, str) or not is_url_of_repository(url):
         raise MalformedError(f"{where} does not say where its repository is")

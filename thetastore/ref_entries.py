@@ -12,7 +12,9 @@ from thetastore.errors import MalformedError, UnsupportedError
 
 T = TypeVar("T")
 
-VERSION = 0
+VERSION = 1
+_VERSIONS = (0, VERSION)
+"""Those that are read; they differ in nothing but the number, and entries are never written anew."""
 MAX_ENTRY_BYTES = 16 << 20
 MAX_FILES = 100_000
 _MOST_BRACKETS = 100_000
@@ -163,9 +165,11 @@ def parse_entry(encoded: bytes, name: str, number: int) -> Entry:
         values = json.loads(line)
         if values["format"] != "theta-ref":
             raise MalformedError(f"{where} is not an entry of a ref: its format is another")
-        if values["version"] != VERSION:
+        version = values["version"]
+        if type(version) is not int or version not in _VERSIONS:
             raise UnsupportedError(
-                f"{where} has version {values['version']!r}, this version reads {VERSION}: update it"
+                f"{where} has version {version!r}, this thetastore reads version {VERSION}: a newer one is needed "
+                "(pip install --upgrade thetastore)"
             )
         entry = _from_values(values)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

@@ -24,6 +24,7 @@ from thetastore.checkpoints.rebuild import iter_chunks, read_file, write_file
 from thetastore.checkpoints.tensors import TensorReader
 from thetastore.descriptor import (
     DESCRIPTOR,
+    NEW,
     Descriptor,
     check_descriptor,
     check_is_still,
@@ -65,7 +66,7 @@ class Store:
         self.opener: Opener = partial(type(self).at, backend)
         """For work that leaves this thread; picklable where the store was opened by its path or URL."""
         self._without_locator: list[Digest] = []
-        self._descriptor = Descriptor()
+        self._descriptor = NEW
         self.is_for_many_writers = True
         """Whether several processes may write at once: not where the place replaces files that are there."""
 
@@ -355,14 +356,14 @@ def backend_at(url: str, options: Mapping[str, object] | None) -> Backend:
 
 def _create_descriptor(backend: Backend) -> Descriptor:
     """Make a store of an empty place."""
-    descriptor = Descriptor()
+    descriptor = NEW
     if backend.is_remote:
         from thetastore.backends.probe import keeps_what_is_there
 
         many = keeps_what_is_there(backend)
         if not many:
             backend.look_before_creating()
-        descriptor = Descriptor(writers="many" if many else "one")
+        descriptor = NEW._replace(writers="many" if many else "one")
     try:
         backend.create(DESCRIPTOR, encode_descriptor(descriptor))
     except FileExistsError:  # another process was faster

@@ -32,12 +32,13 @@ except ModuleNotFoundError as missing:
 
 from thetastore.chunking import MAX_CHUNK_BYTES
 from thetastore.digest import Digest, Kind
-from thetastore.errors import MalformedError
+from thetastore.errors import MalformedError, UnsupportedError
 from thetastore.models import Model, Tensor
 from thetastore.store import Store
 from thetastore.zarr_grid import META, grid_of, node_name
 
 _MAGIC = "theta-zarr"
+_VERSION = 1
 _KINDS = {"u": "uint", "i": "int", "f": "float", "c": "complex", "b": "bool"}
 
 
@@ -87,7 +88,7 @@ class ZarrStore(zarr.abc.store.Store):
 
     def snapshot(self) -> str:
         """Make what was written durable; return the digest that opens it again."""
-        lines = [json.dumps({"format": _MAGIC, "version": 0})]
+        lines = [json.dumps({"format": _MAGIC, "version": _VERSION})]
         for key, value in sorted(self._values.items()):
             lines.append(
                 json.dumps([key, *(() if value is None else (str(value.digest), value.nbytes, value.is_file))])
@@ -340,8 +341,13 @@ def _parse_snapshot(raw: bytes) -> Iterator[tuple[str, _Value | None]]:
     try:
         head, *lines = raw.decode().split("\n")[:-1]
         described = json.loads(head)
-        if described["format"] != _MAGIC or described["version"] != 0:
-            raise MalformedError(f"this is no snapshot that version 0 reads: {head[:80]!a}")
+        if described["format"] != _MAGIC:
+            raise MalformedError(f"this is no snapshot of a Zarr hierarchy: {head[:80]!a}")
+        if described["version"] not in (0, _VERSION):  # they differ in nothing else
+            raise UnsupportedError(
+                f"this snapshot has version {described['version']!r}, this thetastore reads version {_VERSION}: "
+                "a newer one is needed (pip install --upgrade thetastore)"
+            )
         for line in lines:
             key, *value = json.loads(line)
             if not isinstance(key, str):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gitbridge.errors import PointerError
+from gitbridge.errors import PointerError, PointerVersionError
 from gitbridge.pointers import (
     MIN_POINTER_BYTES,
     Pointer,
@@ -41,12 +41,13 @@ pointers = st.builds(
     digests,
     digests,
     st.lists(lines, max_size=6, unique_by=lambda t: t.name).map(lambda ts: tuple(sorted(ts, key=lambda t: t.name))),
+    st.sampled_from([0, 1]),
 )
 
 ABCD = digest_of(b"abcd")
 SMALL = Pointer(
     "safetensors",
-    0,
+    1,
     90,
     ABCD,
     ABCD,
@@ -80,8 +81,8 @@ def test_whatever_is_accepted_is_the_rendering_of_its_values(pointer, data):
 def test_the_text_is_what_people_and_plain_git_diff_will_see():
     lines = pointer_text(SMALL).decode().splitlines()
 
-    assert lines[0] == "version https://pypi.org/project/thetastore/#pointer-0"
-    assert lines[3:8] == ["format safetensors 0", "size 90", f"digest {ABCD}", f"manifest {ABCD}", "tensors 2"]
+    assert lines[0] == "version https://pypi.org/project/thetastore/#pointer-1"
+    assert lines[3:8] == ["format safetensors 1", "size 90", f"digest {ABCD}", f"manifest {ABCD}", "tensors 2"]
     assert lines[8:] == [f'{ABCD} float32 [2,3] "a b"', f'{ABCD} bool [] "\\u00e4\\n"']
 
 
@@ -124,11 +125,27 @@ def test_an_edited_pointer_is_refused(old, new):
         parse_pointer(text)
 
 
+def test_the_version_of_a_pointer_is_that_of_its_manifest():
+    draft = Manifest("opaque", 0, 4, ABCD, (), (Chunk(4, ABCD),), version=0)
+    released = draft._replace(version=1)
+
+    texts = [render_pointer(manifest, ABCD) for manifest in (draft, released)]
+
+    assert [text.split(b"\n")[0][-2:] for text in texts] == [b"-0", b"-1"]
+    assert [parse_pointer(text).version for text in texts] == [0, 1]
+    assert [parse_pointer(text)._replace(version=1) for text in texts] == 2 * [parse_pointer(texts[1])]
+
+
+def test_an_element_type_of_a_newer_version_is_not_called_an_edit():
+    with pytest.raises(PointerVersionError, match="'float99'.*a newer one is needed"):
+        parse_pointer(pointer_text(SMALL).replace(b"float32", b"float99"))
+
+
 def test_a_pointer_of_a_newer_version_says_to_update():
-    text = pointer_text(SMALL).replace(b"#pointer-0", b"#pointer-7")
+    text = pointer_text(SMALL).replace(b"#pointer-1", b"#pointer-7")
 
     assert is_pointer(text)
-    with pytest.raises(PointerError, match="version '7'.*update"):
+    with pytest.raises(PointerError, match="version '7'.*a newer one is needed"):
         parse_pointer(text)
 
 
@@ -149,7 +166,7 @@ def test_a_hostile_pointer_takes_memory_in_proportion_to_its_text(filler):
 
 
 def test_what_a_pointer_says_cannot_steer_the_terminal():
-    newer = pointer_text(SMALL).replace(b"#pointer-0", b"#pointer-\x1b[31m")
+    newer = pointer_text(SMALL).replace(b"#pointer-1", b"#pointer-\x1b[31m")
     edited = pointer_text(SMALL).replace(b'"a b"', b'"\x1b]0;a\x07')
 
     for text in (newer, edited):

@@ -26,7 +26,7 @@ def test_pointers_are_found_whatever_their_names_and_attributes(make_work, objec
     digest = work.put("dir/ünï \t\n.bin", weights(1))
     (work.path / "plain.txt").write_text("x" * 1000)
     (work.path / "link").symlink_to("dir")
-    os.symlink("version https://pypi.org/project/thetastore/#pointer-0", work.path / "liar")
+    os.symlink("version https://pypi.org/project/thetastore/#pointer-1", work.path / "liar")
     work.git("add", ".")
     work.commit()
 

@@ -15,8 +15,10 @@ from thetastore.layout import MAX_AMPLIFICATION, contiguous_strides
 from thetastore.manifest import (
     INLINE_CHUNKS,
     MAX_PAGES,
+    OLDEST_VERSION,
     PAGE_MAX_CHUNKS,
     PAGE_MIN_CHUNKS,
+    VERSION,
     Chunk,
     Manifest,
     PageRef,
@@ -47,12 +49,14 @@ def manifests(draw):
             strides = contiguous_strides(shape[::-1])[::-1] if draw(st.booleans()) else None
             tensors.append(Tensor(name, dtype, shape, draw(st.integers(0, room)), strides, draw(digests)))
     assume(sum(tensor.raw_bytes for tensor in tensors) <= MAX_AMPLIFICATION * file_bytes)
-    return Manifest("some-format", draw(st.integers(0, 65535)), file_bytes, draw(digests), tuple(tensors), chunks)
+    version = draw(st.sampled_from([OLDEST_VERSION, VERSION]))
+    layout_version = draw(st.integers(0, 65535))
+    return Manifest("some-format", layout_version, file_bytes, draw(digests), tuple(tensors), chunks, version=version)
 
 
 def abcd() -> Manifest:
     digest = digest_of(b"abcd")
-    return Manifest("opaque", 0, 4, digest, (), (Chunk(4, digest),))
+    return Manifest("opaque", 1, 4, digest, (), (Chunk(4, digest),))
 
 
 @given(manifests())
@@ -87,7 +91,7 @@ def test_the_example_dumps_of_the_document_are_what_the_code_writes():
     raw = b"\x00\x00\x80\x3f\x00\x00\x00\xc0"
     chunks = (Chunk(8, digest_of(b"HEADERS!")), Chunk(8, digest_of(raw)))
     tensor = Tensor("w", "float32", (2, 1), 8, None, digest_of(raw))
-    small = Manifest("safetensors", 0, 16, digest_of(b"HEADERS!" + raw), (tensor,), chunks)
+    small = Manifest("safetensors", 1, 16, digest_of(b"HEADERS!" + raw), (tensor,), chunks)
     written = [
         (encode_manifest(abcd()), Kind.MANIFEST),
         (encode_manifest(small), Kind.MANIFEST),
@@ -106,8 +110,8 @@ def test_the_example_dumps_of_the_document_are_what_the_code_writes():
 
 @pytest.mark.parametrize(
     ("offset", "field"),
-    [(0, b"XXXX"), (6, b"\x02\0"), (8, struct.pack("<Q", 5)), (50, b"\0"), (51, b"\1"), (52, b"\xff\xff\xff\xff")],
-    ids=["magic", "flags", "file length", "no format name", "reserved", "four billion tensors"],
+    [(0, b"XXXX"), (8, struct.pack("<Q", 5)), (50, b"\0"), (51, b"\1"), (52, b"\xff\xff\xff\xff")],
+    ids=["magic", "file length", "no format name", "reserved", "four billion tensors"],
 )
 def test_a_root_with_a_wrong_field_is_refused(offset, field):
     raw = bytearray(encode_manifest(abcd()))
@@ -117,12 +121,43 @@ def test_a_root_with_a_wrong_field_is_refused(offset, field):
         parse_manifest(bytes(raw))
 
 
-def test_a_newer_version_says_to_update():
+@pytest.mark.parametrize(
+    ("offset", "value", "words"),
+    [(4, 2, "version 2"), (5, 1, "version 257"), (6, 2, "version 1 with flags 0x2"), (7, 1, "with flags 0x100")],
+)
+def test_what_a_newer_version_may_say_is_not_called_damaged(offset, value, words):
     raw = bytearray(encode_manifest(abcd()))
-    raw[4] = 9
+    raw[offset] = value
 
-    with pytest.raises(UnsupportedError, match="version 9.*update"):
+    with pytest.raises(UnsupportedError, match=f"{words}:.*a newer one is needed"):
         parse_manifest(bytes(raw))
+
+
+def test_an_element_type_of_a_newer_version_is_not_called_damaged():
+    tensor = Tensor("w", "float32", (1,), 0, None, digest_of(b"abcd"))
+    raw = encode_manifest(abcd()._replace(tensors=(tensor,)))
+
+    with pytest.raises(UnsupportedError, match="element type 'float99'.*a newer one is needed"):
+        parse_manifest(raw.replace(b"float32", b"float99"))
+    with pytest.raises(MalformedError, match="unknown dtype"):
+        parse_manifest(raw.replace(b"float32", b"FLOAT32"))
+    newer = bytearray(raw)
+    newer[60 + 6 + 36 + 4] = 2  # flags of the tensor
+    with pytest.raises(UnsupportedError, match="a tensor with flags 0x2"):
+        parse_manifest(newer)
+
+
+def test_what_the_draft_wrote_is_read_and_keeps_its_name():
+    draft = abcd()._replace(version=0, layout_version=0)
+
+    parsed = parse_manifest(encode_manifest(draft))
+
+    assert parsed == draft
+    assert str(digest_of(encode_manifest(parsed), Kind.MANIFEST)) == (
+        "d28cde449b2829414ad8b4113578539fc0cff29f23fdcb1190405d9de72bd462"
+    )
+    ref = PageRef(4, 1, digest_of(b""))
+    assert parse_page(encode_page(abcd().chunks, 0), ref) == parse_page(encode_page(abcd().chunks), ref)
 
 
 @pytest.mark.parametrize("length", [0, (2 << 20) + 1])

@@ -141,11 +141,11 @@ def test_what_only_begins_as_a_pointer_passes_unchanged(filter_of: Filter, versi
 
 
 def test_a_pointer_of_a_newer_version_is_an_error_where_bytes_are_wanted(filter_of: Filter, versions: Worktree) -> None:
-    newer = versions.blob("v1:m.bin").replace(b"pointer-0", b"pointer-1")
+    newer = versions.blob("v1:m.bin").replace(b"pointer-1", b"pointer-2")
 
     assert filter_of.ask("smudge", "m.bin", newer)[0] == [b"status=error"]
     assert filter_of.ask("smudge", "m.bin", newer, b"blob=" + b"0" * 40)[1] == newer
-    assert "update it" in filter_of.end()
+    assert "a newer one is needed" in filter_of.end()
 
 
 def test_nothing_at_all_about_the_context_gets_bytes(filter_of: Filter, versions: Worktree) -> None:
@@ -253,9 +253,9 @@ def test_the_one_shot_filter_fails_with_a_message(versions: Worktree) -> None:
 
 
 def test_the_one_shot_filter_gives_no_pointer_of_a_newer_version_for_bytes(versions: Worktree) -> None:
-    newer = versions.blob("v1:m.bin").replace(b"pointer-0", b"pointer-1")
+    newer = versions.blob("v1:m.bin").replace(b"pointer-1", b"pointer-2")
 
     refused = one_shot(versions, "smudge", "m.bin", newer)
 
     assert (refused.returncode, refused.stdout) == (1, b"")
-    assert b"update it" in refused.stderr
+    assert b"a newer one is needed" in refused.stderr

@@ -128,8 +128,8 @@ def test_a_big_endian_file_has_dtypes_that_say_so() -> None:
 def test_a_file_without_tensors_is_padded_or_not(gguf_file: MakeGguf) -> None:
     raw = gguf_file({}, [entry(b"k", 0, b"x")])
 
-    assert scan_bytes(UnpaddedGguf(), raw) == Layout("gguf", 0, len(raw), (), ())
-    assert scan(raw) == Layout("gguf", 0, len(raw) + -len(raw) % 32, (), ())
+    assert scan_bytes(UnpaddedGguf(), raw) == Layout("gguf", 1, len(raw), (), ())
+    assert scan(raw) == Layout("gguf", 1, len(raw) + -len(raw) % 32, (), ())
 
 
 def test_a_file_whose_last_tensor_needs_no_padding_is_asked_about_once(gguf_file: MakeGguf) -> None:

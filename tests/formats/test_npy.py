@@ -128,7 +128,7 @@ def test_fortran_order_is_strides_over_a_span_that_lies_as_the_file_does() -> No
     layout = scan_bytes(FortranNpy(), raw)
 
     assert layout == Layout(
-        "npy", 0, len(raw), (Span(128, 60, "float32", (5, 3)),), (Tensor("", "float32", (3, 5), 128, (1, 3)),)
+        "npy", 1, len(raw), (Span(128, 60, "float32", (5, 3)),), (Tensor("", "float32", (3, 5), 128, (1, 3)),)
     )
     assert scan(saved(array.T)).spans == layout.spans, "the transposed array is cut alike"
     with pytest.raises(NotThisFormat, match="Fortran"):

@@ -62,7 +62,7 @@ def test_a_real_model_has_its_tensors() -> None:
 
 
 def test_a_file_without_tensors_is_valid() -> None:
-    assert scan({}) == Layout("safetensors", 0, 10, (), ())
+    assert scan({}) == Layout("safetensors", 1, 10, (), ())
     assert scan({"__metadata__": {"a": "b"}}).tensors == ()
 
 

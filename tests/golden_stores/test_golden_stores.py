@@ -2,53 +2,45 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
-import json
-import zipfile
-from pathlib import Path
-
 import pytest
+from golden import HERE, MAKER, archive_of, check_files, check_names, unpack
 
 from migrations.upgrading import known_steps, upgrade
-from thetastore.digest import Digest
+from thetastore.descriptor import VERSION
 from thetastore.store import Store, backend_at
 
-HERE = Path(__file__).parent
-_spec = importlib.util.spec_from_file_location("make_golden_stores", HERE / "make.py")
-assert _spec is not None
-assert _spec.loader is not None
-golden = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(golden)
-
-
-def check(archive: Path, tmp_path: Path) -> None:
-    with zipfile.ZipFile(archive) as opened:
-        opened.extractall(tmp_path)
-        expected = json.loads(opened.read(golden.EXPECTED))
-    upgrade(backend_at(str(tmp_path / "store"), None), known_steps())
-    assert len(expected) == 5
-    with Store.open(str(tmp_path / "store")) as store:
-        for text, sha256 in expected.items():
-            digest = Digest.parse(text)
-            raw = b"".join(bytes(piece) for piece in store.read_file(store.get_manifest(digest), digest))
-            assert hashlib.sha256(raw).hexdigest() == sha256
+KEPT = [*MAKER.DRAFTS, *MAKER.RELEASED]
 
 
 def test_there_is_a_golden_store_of_every_released_version_and_no_other():
-    assert sorted(path.name for path in HERE.glob("*.zip")) == [f"v{version:03d}.zip" for version in golden.RELEASED]
+    assert sorted(HERE.glob("*.zip")) == [archive_of(version) for version in KEPT]
+    assert MAKER.RELEASED[-1] == VERSION, "a version is released together with its golden store"
 
 
-@pytest.mark.parametrize("version", [*golden.RELEASED, "of today"])
+@pytest.mark.parametrize("version", [*KEPT, "of today"])
 def test_a_golden_store_is_read_byte_for_byte(version, tmp_path):
-    archive = golden.make(tmp_path) if version == "of today" else HERE / f"v{version:03d}.zip"
+    archive = MAKER.make(tmp_path) if version == "of today" else archive_of(version)
+    golden = unpack(archive, tmp_path)
+
+    upgrade(backend_at(str(golden.store), None), known_steps())
 
     assert archive.stat().st_size < 100_000
-    check(archive, tmp_path)
+    with Store.open(str(golden.store)) as store:
+        check_files(store, golden.expected)
+        codecs = {store.objects.entry(digest).codec for digest in _objects(store, golden.expected)}
+    assert codecs == {"literal", "constant", "zstd", "planes", "difference", "copies"}
+    check_names(str(golden.store))
+
+
+def _objects(store, expected):
+    from thetastore.digest import Digest
+
+    for text in expected["files"]:
+        yield from store.iter_objects(Digest.parse(text))
 
 
 def test_a_golden_store_is_never_made_anew(tmp_path):
-    golden.make(tmp_path)
+    MAKER.make(tmp_path)
 
     with pytest.raises(FileExistsError):
-        golden.make(tmp_path)
+        MAKER.make(tmp_path)

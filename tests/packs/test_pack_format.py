@@ -17,7 +17,7 @@ from thetastore.packs.index import Run, word_of, write_run
 from thetastore.packs.preamble import checksum64, preamble
 from thetastore.packs.reader import Packs
 from thetastore.packs.records import HEAD_BYTES, MAX_HEAD_BYTES, MAX_RAW_BYTES, Entry, decode_head, encode_head
-from thetastore.packs.retirement_notes import NOTE_MAGIC, RetirementNote, read_note, write_note
+from thetastore.packs.retirement_notes import MAX_NOTE_IDS, NOTE_MAGIC, RetirementNote, read_note, write_note
 from thetastore.packs.writer import PackWriter, Row, SealedPack, sealed_name
 
 HERE = os.path.dirname(__file__)
@@ -53,7 +53,7 @@ def golden_files() -> dict[str, bytes]:
 def test_code_golden_file_and_document_agree(document):
     with open(os.path.join(DOCUMENTS, f"{document}.md"), encoding="utf-8") as text:
         lines = re.findall(r"(?m)^    [0-9a-f]{4}  ([0-9a-f ]+)$", text.read())
-    with open(os.path.join(HERE, f"golden/v0.{document}"), "rb") as file:
+    with open(os.path.join(HERE, f"golden/v1.{document}"), "rb") as file:
         golden = file.read()
 
     assert golden_files()[document] == golden
@@ -208,7 +208,8 @@ def test_a_newer_version_or_a_required_feature_is_unsupported_and_an_optional_on
         Packs(backend).get("file") if document == "pack" else Run(backend.view("file"), "file")
 
     opened(16, 0xFF)
-    for offset, value in ((8, 1), (12, 1), (12, 1 << 31)):
+    opened(8, 0)  # the draft, which differs in nothing else
+    for offset, value in ((8, 2), (12, 1), (12, 1 << 31)):
         with pytest.raises(UnsupportedError, match="'file'"):
             opened(offset, value)
     with pytest.raises(MalformedError, match="'file'"):
@@ -292,6 +293,18 @@ def test_a_note_with_anything_wrong_in_it_is_none():
     whole = read_note(backend, "retired/whole.note")
     assert whole == RetirementNote("retired/whole.note", frozenset([GOLDEN_ID]), frozenset(["0" * 31 + "2"]))
     assert read_note(backend, "retired/gone.note") is None
+
+
+def test_a_note_beyond_the_limit_is_none():
+    backend = MemoryBackend()
+    ids = [f"{number:032x}" for number in range(MAX_NOTE_IDS + 1)]
+    longest, longer = write_note(backend, ids[:1], ids[1:-1]), write_note(backend, ids[:1], ids[1:])
+
+    note = read_note(backend, longest)
+
+    assert note is not None
+    assert note.retired == {ids[0]}
+    assert read_note(backend, longer) is None
 
 
 def test_a_note_that_claims_more_packs_than_it_has_is_none():

@@ -334,7 +334,7 @@ def test_an_entry_of_a_newer_version_is_refused_as_such_and_unknown_keys_are_ign
     line = encode_entry(put(Refs(MemoryBackend()), "m")).split(b"\n")[0] + b"\n"
 
     with pytest.raises(UnsupportedError, match="has version 7"):
-        parse_entry(signed(line.replace(b'"version": 0', b'"version": 7')), NAME, 1)
+        parse_entry(signed(line.replace(b'"version": 1', b'"version": 7')), NAME, 1)
     assert parse_entry(signed(line.replace(b'{"format"', b'{"more": [1], "format"')), NAME, 1).message == "m"
 
 

@@ -1,7 +1,8 @@
 """A store of a synthetic older version becomes one of today's, whatever happens meanwhile.
 
-Version -1 never was: it is today's, but for packs and runs that lie in other directories. So whatever an upgrade makes
-of it can be opened and read by today's code.
+It is today's, but for packs and runs that lie in other directories, and says the version before. So files have to be
+converted, which the step from the real draft does not ask for (`test_from_the_draft.py`), and whatever an upgrade makes
+of them can be opened and read by today's code.
 """
 
 from __future__ import annotations
@@ -195,9 +196,9 @@ def test_a_store_without_a_descriptor_is_no_empty_place_while_it_is_upgraded(dir
     upgrade(directory, STEPS)
     directory.delete(DESCRIPTOR)
 
-    with pytest.raises(UnsupportedError, match="is being upgraded to version 0"):
+    with pytest.raises(UnsupportedError, match="is being upgraded to version 1"):
         Store.at(directory, create=True)
-    with pytest.raises(UnsupportedError, match="is being upgraded to version 0"):
+    with pytest.raises(UnsupportedError, match="is being upgraded to version 1"):
         Store.at(directory)
 
 
@@ -207,7 +208,7 @@ def test_a_writer_that_had_the_store_open_is_refused_before_anything_counts(dire
     directory.delete(DESCRIPTOR)
     directory.create(DESCRIPTOR, encode_descriptor(Descriptor(VERSION + 1, needs="thetastore 9.9")))
 
-    with pytest.raises(UnsupportedError, match="has version 1.*: thetastore 9.9 is needed"):
+    with pytest.raises(UnsupportedError, match="has version 2.*: thetastore 9.9 is needed"):
         store.seal()
 
     with pytest.raises(UnsupportedError):
@@ -276,11 +277,11 @@ def test_several_upgrades_at_once_end_well(directory):
     [
         (
             Descriptor(7, needs="thetastore 2.3"),
-            "has version 7; this thetastore reads version 0: thetastore 2.3 is needed",
+            "has version 7; this thetastore reads version 1: thetastore 2.3 is needed",
         ),
         (Descriptor(7), "a newer thetastore is needed"),
-        (Descriptor(0, ("sealed-envelopes",)), "requires sealed-envelopes; this thetastore reads version 0"),
-        (Descriptor(0, ("upgrading-to-1",)), "is being upgraded to version 1"),
+        (Descriptor(1, ("sealed-envelopes",)), "requires sealed-envelopes; this thetastore reads version 1"),
+        (Descriptor(1, ("upgrading-to-2",)), "is being upgraded to version 2"),
         (Descriptor(7, needs="\x1b[2J" + "x" * 500), r"\[2Jx{77} is needed"),
     ],
 )
@@ -295,7 +296,7 @@ def test_what_is_newer_is_refused_with_what_is_needed(directory, descriptor, wor
 
 
 def test_optional_features_and_unknown_keys_are_ignored(directory):
-    text = {"format": "thetastore", "version": 0, "required_features": [], "optional_features": ["x"], "y": {}}
+    text = {"format": "thetastore", "version": 1, "required_features": [], "optional_features": ["x"], "y": {}}
     directory.create(DESCRIPTOR, json.dumps(text).encode())
 
     Store.at(directory).close()
@@ -347,5 +348,5 @@ def test_the_command_says_what_it_does(tmp_path, directory):
     done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
     said = subprocess.run(command, capture_output=True, text=True, check=True)
 
-    assert json.loads(done.stdout) == {"schema": 1, "from": 0, "to": 0, "steps": [], "dry_run": False}
-    assert "has version 0, the newest that this thetastore knows" in said.stdout
+    assert json.loads(done.stdout) == {"schema": 1, "from": 1, "to": 1, "steps": [], "dry_run": False}
+    assert "has version 1, the newest that this thetastore knows" in said.stdout

@@ -16,7 +16,7 @@ import thetastore
 from thetastore.arrays import new_tensor
 from thetastore.checkpoints.compose import safetensors_source
 from thetastore.digest import Kind
-from thetastore.errors import MalformedError
+from thetastore.errors import MalformedError, UnsupportedError
 from thetastore.store import Store
 from thetastore.zarr_view import ZarrStore
 
@@ -129,6 +129,20 @@ def test_what_is_written_hides_the_model_and_a_snapshot_keeps_it(tmp_path):
     assert np.array_equal(group["mine"][:], np.arange(10))
     with pytest.raises(MalformedError, match="not a snapshot"):
         ZarrStore(url, snapshot=digest)
+
+
+def test_a_snapshot_of_the_draft_is_read_and_one_of_a_newer_version_is_not_called_damaged(tmp_path):
+    url, _ = put(tmp_path / "store")
+
+    def snapshot(version: str) -> str:
+        with Store.open(url) as store:
+            line = f'{{"format": "theta-zarr", "version": {version}}}\n'
+            return str(store.put_file(io.BytesIO(line.encode())).manifest_digest)
+
+    ZarrStore(url, snapshot=snapshot("0")).close()
+    ZarrStore(url, snapshot=snapshot("1")).close()
+    with pytest.raises(UnsupportedError, match="has version 2, .* a newer one is needed"):
+        ZarrStore(url, snapshot=snapshot("2"))
 
 
 def test_an_array_that_a_checkpoint_holds_takes_no_room(tmp_path):

@@ -15,7 +15,7 @@ from typing import IO, NamedTuple, Protocol
 from thetastore.bases.finding import BaseHint, Bases, PlacedTensor, TensorMap
 from thetastore.buffers import Buffers
 from thetastore.chunking import CONTENT_MAX_BYTES, MAX_GRID_CHUNK_BYTES, columns_of, content_cut, grid_lengths
-from thetastore.digest import Buffer, Digest, Kind, new_hasher
+from thetastore.digest import Buffer, Digest, Kind, digest_of, new_hasher
 from thetastore.errors import NotThisFormat
 from thetastore.formats import MAX_HEADER_BYTES, SNIFF_BYTES, Format, HeaderFormat, NeedBytes, next_prefix_bytes
 from thetastore.formats.registry import candidates
@@ -27,7 +27,7 @@ from thetastore.pool import Pool
 from thetastore.representations.updating import Proposal
 from thetastore.tensor_digests import TensorDigests
 
-OPAQUE = Layout("opaque", 0, 0, (), ())
+OPAQUE = Layout("opaque", 1, 0, (), ())
 """The layout of a file of which nothing is known; its length is found by reading."""
 
 INLINE_WORK_BYTES = 32 << 10
@@ -101,12 +101,12 @@ def ingest(
             run = _Run(objects, pool, stream, layout, bases, updates)
             manifest = run.manifest()
             if manifest is not None:
-                return _stored(objects, manifest, bases)
+                return _stored(objects, manifest, bases, parent)
             stream.push_back(run.replay())
         bases = Bases(objects, ())
         manifest = _Run(objects, pool, stream, OPAQUE, bases).manifest()
         assert manifest is not None, "an opaque file is whatever was read"
-        return _stored(objects, manifest, bases)
+        return _stored(objects, manifest, bases, parent)
     finally:
         stream.close()
 
@@ -132,18 +132,42 @@ def _located(candidate: Format, stream: _Stream) -> Layout | None:
         return None
 
 
-def _stored(objects: Objects, manifest: Manifest, bases: Bases) -> Ingested:
-    pages = []
-    for chunks in paginate(manifest.chunks):
-        digest = objects.put(Kind.PAGE, encode_page(chunks))
-        pages.append(PageRef(sum(chunk.raw_bytes for chunk in chunks), len(chunks), digest))
-    if pages:
-        manifest = manifest._replace(chunks=(), pages=tuple(pages))
-    root = objects.prepare(Kind.MANIFEST, encode_manifest(manifest))
+def _stored(objects: Objects, manifest: Manifest, bases: Bases, parent: BaseHint) -> Ingested:
+    described = _described(manifest)
+    # What the draft has described keeps its name: the same bytes are to be the same pointer, and the same version of a
+    # model, before and after an upgrade. Far away only the version before is looked at: an answer takes a round trip.
+    draft = _described(manifest._replace(version=0, layout_version=0))
+    if draft.digest == parent or (not objects.backend.is_remote and objects.contains(draft.digest)):
+        described = draft
+    for page in described.pages:
+        objects.put(Kind.PAGE, page)
+    root = objects.prepare(Kind.MANIFEST, described.root)
     objects.add(root)
     if root.entry is not None:
         bases.register(root.digest)
-    return Ingested(root.digest, manifest)
+    return Ingested(root.digest, described.manifest)
+
+
+class _Described(NamedTuple):
+    """A manifest in the bytes of its version."""
+
+    manifest: Manifest
+    pages: list[bytes]
+    root: bytes
+    digest: Digest
+
+
+def _described(manifest: Manifest) -> _Described:
+    """Encode a manifest that has all its chunks, in pages where they are many."""
+    pages, refs = [], []
+    for chunks in paginate(manifest.chunks):
+        pages.append(encode_page(chunks, manifest.version))
+        digest = digest_of(pages[-1], Kind.PAGE)
+        refs.append(PageRef(sum(chunk.raw_bytes for chunk in chunks), len(chunks), digest))
+    if refs:
+        manifest = manifest._replace(chunks=(), pages=tuple(refs))
+    root = encode_manifest(manifest)
+    return _Described(manifest, pages, root, digest_of(root, Kind.MANIFEST))
 
 
 class _Piece(NamedTuple):

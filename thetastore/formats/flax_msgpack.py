@@ -45,7 +45,7 @@ class FlaxMsgpack:
     """`*.msgpack` of `flax.serialization`."""
 
     name = "flax-msgpack"
-    version = 0
+    version = 1
 
     def sniff(self, head: bytes) -> bool:
         """Tell whether a map begins here that is not empty, and whose first key is text."""

@@ -22,7 +22,7 @@ from thetastore.formats import MAX_HEADER_BYTES, NeedBytes
 from thetastore.layout import MAX_DIMENSIONS, MAX_NAME_BYTES, MAX_TENSORS, Layout, Span, Tensor, checked_layout
 
 _NAME = "gguf"
-_VERSION = 0
+_VERSION = 1
 
 MAX_METADATA = 200_000
 """Of these, and of arrays in arrays. Keys are held to find one that is there twice; real files have under a hundred."""

@@ -13,7 +13,7 @@ class Hdf5:
     """HDF5 files with datasets that are neither chunked nor compressed."""
 
     name = "hdf5"
-    version = 0
+    version = 1
 
     def sniff(self, head: bytes) -> bool:
         """Tell whether the magic is there."""

@@ -19,7 +19,7 @@ class Keras:
     """`*.keras`."""
 
     name = "keras"
-    version = 0
+    version = 1
 
     def sniff(self, head: bytes) -> bool:
         """Tell whether a zip file begins here."""

@@ -13,7 +13,7 @@ from thetastore.formats.npy_header import MAGIC, Array, read_array, read_array_a
 from thetastore.layout import Layout, checked_layout
 
 _NAME = "npy"
-_VERSION = 0
+_VERSION = 1
 
 
 class Npy:

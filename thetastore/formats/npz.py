@@ -18,7 +18,7 @@ class Npz:
     """`*.npz`."""
 
     name = "npz"
-    version = 0
+    version = 1
 
     def sniff(self, head: bytes) -> bool:
         """Tell whether a zip file begins here."""

@@ -73,7 +73,7 @@ class Onnx:
     """`*.onnx`, with what it holds itself."""
 
     name = "onnx"
-    version = 0
+    version = 1
 
     def sniff(self, head: bytes) -> bool:
         """Tell whether a small IR version is followed by another field of a model; there is no magic."""

@@ -55,7 +55,7 @@ class Safetensors:
     """`*.safetensors`."""
 
     name = "safetensors"
-    version = 0
+    version = 1
 
     def sniff(self, head: bytes) -> bool:
         """Tell whether a believable length is followed by the brace that a header must begin with."""

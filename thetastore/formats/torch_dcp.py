@@ -25,7 +25,7 @@ class TorchDcp:
     """`*.distcp` of two items and more; one with a single item is `torch-zip`."""
 
     name = "torch-dcp"
-    version = 0
+    version = 1
 
     def sniff(self, head: bytes) -> bool:
         """Tell whether a zip file begins here."""

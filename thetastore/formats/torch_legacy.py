@@ -35,7 +35,7 @@ class TorchLegacy:
     """Files of torch.save that are no zip files."""
 
     name = "torch-legacy"
-    version = 0
+    version = 1
 
     def sniff(self, head: bytes) -> bool:
         """Tell whether a pickle of the magic number begins here."""

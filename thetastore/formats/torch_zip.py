@@ -15,7 +15,7 @@ class TorchZip:
     """Zip files made by torch.save, and TorchScript archives."""
 
     name = "torch-zip"
-    version = 0
+    version = 1
 
     def sniff(self, head: bytes) -> bool:
         """Tell whether a zip file begins here."""

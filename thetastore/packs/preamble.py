@@ -1,4 +1,4 @@
-"""The first 32 bytes of packs and index runs (docs/format/store.md, "Preamble")."""
+"""The first 32 bytes of binary files: packs, index runs and the like (docs/format/store.md, "Preamble")."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import xxhash
 from thetastore.digest import Buffer
 from thetastore.errors import MalformedError, UnsupportedError
 
-VERSION = 0
+VERSION = 1
+OLDEST_VERSION = 0
+"""The draft; it differs in nothing but this number, so what it wrote is read, and copied, as it is."""
 PREAMBLE_BYTES = 32
 _PREAMBLE = struct.Struct("<8sIIII")  # magic, version, required features, optional features, zero
 
@@ -34,10 +36,10 @@ def check_preamble(head: Buffer, magic: bytes, name: str) -> None:
         raise MalformedError(f"'{name}' is malformed: it starts with {found!r}, expected {magic!r}")
     if checksum64(head[: _PREAMBLE.size]) != head[_PREAMBLE.size : PREAMBLE_BYTES] or zero:
         raise MalformedError(f"'{name}' is malformed: its preamble does not have its checksum")
-    if version != VERSION or required:
+    if not OLDEST_VERSION <= version <= VERSION or required:
         raise UnsupportedError(
-            f"'{name}' has format version {version} and required features {required:#x}: "
-            f"this program reads version {VERSION} without features; a newer one is needed"
+            f"'{name}' has format version {version} and required features {required:#x}: this thetastore reads "
+            f"version {VERSION} without features; a newer one is needed (pip install --upgrade thetastore)"
         )
 
 

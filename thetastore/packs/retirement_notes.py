@@ -24,6 +24,8 @@ from thetastore.packs.writer import new_id, sealed_name
 NOTE_MAGIC = b"\xa7thret\n\0"
 DIRECTORY = "retired"
 _COUNTS = struct.Struct("<QQ")
+MAX_NOTE_IDS = 1 << 20
+"""256 TB of packs; what a note names is held in memory, by every reader."""
 _CHECKSUM_BYTES = 16
 
 
@@ -107,7 +109,7 @@ def read_note(backend: Backend, name: str) -> RetirementNote | None:
     if len(body) < _COUNTS.size or checksum_of(body) != bytes(stored[-_CHECKSUM_BYTES:]):
         return None
     going, staying = _COUNTS.unpack_from(body)
-    if _COUNTS.size + 16 * (going + staying) != len(body):
+    if _COUNTS.size + 16 * (going + staying) != len(body) or going + staying > MAX_NOTE_IDS:
         return None
     ids = [body[at : at + 16].hex() for at in range(_COUNTS.size, len(body), 16)]
     return RetirementNote(name, frozenset(ids[:going]), frozenset(ids[going:]))
