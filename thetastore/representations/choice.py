@@ -35,6 +35,9 @@ MOST_READ_IN_CHAINS = 1.5
 of, so that the base's own base is the better one."""
 LEAST_DIFFERENCE_BYTES = 512
 """Below this a digest in two heads, 64 bytes, and a second read are worth more than what could be saved."""
+_CLEARLY_LESS = 7 / 8
+"""What a difference takes, by its base's root coded by itself, so that it is taken for smaller than the chunk coded by
+itself. A float32 weight that was trained on takes .75, and as much by itself as its base within a hundredth."""
 _MOST_GUESSES = 4
 _GOOD = 1 / 8
 """What a difference takes, by the raw bytes, that needs no search for copies. Where a row was inserted, a part of a
@@ -137,9 +140,9 @@ def _difference(
         most = MOST_READ if decoded.depth == 0 else MOST_READ_IN_CHAINS
         stored_bytes = memoryview(coded.stored).nbytes
         read_bytes = stored_bytes + decoded.read_bytes
-        # The root of the base's chain, coded by itself, tells well what this chunk would take: coding it as well
-        # would double the time. Where that is not clear enough, it is done.
-        if read_bytes <= most * decoded.root_bytes and 2 * stored_bytes <= decoded.root_bytes:
+        # A sample said that the chunk takes more by itself; about how much, the root of the base's chain tells. To code
+        # it as well would take a third of the time of all. Where that is not clear enough, it is done.
+        if read_bytes <= most * decoded.root_bytes and stored_bytes <= _CLEARLY_LESS * decoded.root_bytes:
             return delta, alone
         alone = alone or plain(raw, dtype)
         alone_bytes = memoryview(alone.stored).nbytes
