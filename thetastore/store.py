@@ -15,7 +15,6 @@ from typing import Self
 from thetastore.backends import Backend
 from thetastore.backends.directory import DirectoryBackend
 from thetastore.backends.urls import SCHEMES, is_url, parse_url
-from thetastore.bases.families import register
 from thetastore.bases.finding import BaseHint
 from thetastore.checkpoints.ahead import ahead
 from thetastore.checkpoints.ingest import Ingested, Source, Updates, ingest
@@ -39,8 +38,8 @@ from thetastore.merge_records import send_records
 from thetastore.objects import Objects
 from thetastore.pool import Pool
 from thetastore.selection import Wants
-from thetastore.transfers.shipment import Shipment
-from thetastore.transfers.transfer import CopyReport, copy_objects
+from thetastore.transfers.shipment import Piece, Shipment
+from thetastore.transfers.transfer import CopyReport, copy_shipment
 
 _LOCAL_PACK_BYTES = 256 << 20
 _REMOTE_PACK_BYTES = 64 << 20
@@ -171,7 +170,8 @@ class Store:
         manifest = self.get_manifest(manifest_digest)
         yield manifest_digest
         if wants is not None:
-            yield from Shipment(self.objects.get, self.objects, [manifest_digest], wants)
+            shipment = Shipment(self.objects.get, self.objects, self.objects, [manifest_digest], wants)
+            yield from (piece.digest for piece in shipment)
             return
         for page in manifest.pages:
             yield page.digest
@@ -220,7 +220,7 @@ class Store:
             manifest_digests: the files.
             report: called with the objects and stored bytes copied so far.
             wants: tells of which tensors the chunks are copied; None for whole files.
-            proves: whether each record is decoded before the other store takes it; see `copy_objects`.
+            proves: whether each record is decoded before the other store takes it; see `copy_shipment`.
 
         Raises:
             ObjectMissingError: neither store has an object.
@@ -228,39 +228,36 @@ class Store:
         """
         target.count_only_durable()
         wanted = list(manifest_digests)
-        shipment = Shipment(
-            lambda kind, digest: self._get_from_either(target, kind, digest), target.objects, wanted, wants
-        )
+        get = partial(self._get_from_either, target)
+        shipment = Shipment(get, self.objects, target.objects, wanted, wants)
         lacking: set[Digest] = set()
 
-        def noted() -> Iterator[Digest]:
-            for digest in shipment:
-                if not target.objects.contains(digest):
-                    lacking.add(digest)
-                yield digest
+        def noted() -> Iterator[Piece]:
+            for piece in shipment:
+                if not target.objects.contains(piece.digest):
+                    lacking.add(piece.digest)
+                yield piece
 
         if target.backend.is_remote:
-            self._look_ahead(target, wanted, wants)
-        announced = ahead(self.objects, noted(), lambda digest: digest if digest in lacking else None)
-        copied = copy_objects(self.objects, target.objects, announced, report, shipment, proves)
+            self._look_ahead(target, shipment)
+        announced = ahead(self.objects, noted(), lambda piece: piece.digest if piece.digest in lacking else None)
+        copied = copy_shipment(self.objects, target.objects, announced, shipment, report, proves)
         target.seal()
         if target.backend.is_remote and wants is None:
-            write_locators(
-                target.objects, wanted, lambda kind, digest: self._get_from_either(target, kind, digest), lacking
-            )
+            write_locators(target.objects, wanted, get, lacking)
         if lacking and wants is None:
             self.objects.share_anchors(target.objects, lacking)
-        for keys, manifest_digest in shipment.families.items():
-            register(target.backend, keys, manifest_digest)
+        for manifest_digest, file in shipment.families.values():
+            if manifest_digest in lacking:
+                file.register(manifest_digest)
         if not self.backend.is_remote:  # whoever fetches can do without, and a listing takes a round trip
             send_records(self.backend, target.backend, wanted)
         return copied
 
-    def _look_ahead(self, target: Store, wanted: Sequence[Digest], wants: Wants | None) -> None:
+    def _look_ahead(self, target: Store, shipment: Shipment) -> None:
         """Find out, in a few round trips, what a far store has of some files, and how deep their bases are there."""
-        get = partial(self._get_from_either, target)
         there = target.objects.whereabouts
-        digests = list(Shipment(get, target.objects, wanted, wants))
+        digests = [piece.digest for piece in shipment]
         there.look_up(digests)
         bases: dict[Digest, None] = {}
         for digest in digests:

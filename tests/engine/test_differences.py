@@ -12,13 +12,15 @@ from checkpoints import safetensors_bytes
 
 from thetastore.backends.memory import MemoryBackend
 from thetastore.bases import families
+from thetastore.bases.candidates import TensorMap
 from thetastore.bases.families import MOST_MEMBERS, family_keys, find_relatives, form_keys, register
-from thetastore.bases.finding import Bases, TensorMap
+from thetastore.bases.finding import Bases
 from thetastore.checkpoints.rebuild import iter_chunks
 from thetastore.digest import Digest, Kind, digest_of
 from thetastore.errors import BackendError
 from thetastore.layout import Tensor
 from thetastore.packs.records import Entry
+from thetastore.pool import Pool
 from thetastore.store import Store
 from thetastore.upkeep.verify import Level, verify
 
@@ -190,6 +192,7 @@ def test_a_fine_tune_whose_tensors_have_other_names_finds_its_base(store, rename
 def test_what_was_trained_from_one_of_many_models_of_one_architecture_finds_it(store):
     for seed in range(100, 112):
         put(store, model(seed))
+    store.pool = Pool(1)  # of several threads, another may guess before the first tensor has led to the model
 
     second = put(store, tuned(model(111)))
 

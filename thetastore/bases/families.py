@@ -14,7 +14,9 @@ Source: A. Broder, "On the resemblance and containment of documents" (1997).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import chain
 from typing import Protocol
 
 import xxhash
@@ -24,7 +26,10 @@ from thetastore.digest import Digest
 from thetastore.dtypes import raw_bytes_of
 from thetastore.errors import BackendError, MalformedError
 from thetastore.packs.writer import new_id
+from thetastore.pool import Pool
 
+MOST_KEYS = 7
+"""Under which a model is filed."""
 MOST_MEMBERS = 8
 """A key's models; above that, nothing is added."""
 LEAST_FAMILY_BYTES = 256 << 10
@@ -79,9 +84,19 @@ def _checksums(tensors: Iterable[Described], describe: Callable[[Described], str
 
 def find_relatives(backend: Backend, keys: Iterable[str]) -> list[Digest]:
     """Return manifests that were filed under these keys: under most of them first, then the oldest."""
+    return find_each(backend, (tuple(keys),))[0]
+
+
+def find_each(backend: Backend, groups: Sequence[Sequence[str]]) -> list[list[Digest]]:
+    """Return what `find_relatives` does for each of several groups of keys; from a far store all come at once."""
+    _expect(backend, chain.from_iterable(groups))
+    return [_found(backend, keys) for keys in groups]
+
+
+def _found(backend: Backend, keys: Sequence[str]) -> list[Digest]:
     ages: dict[Digest, str] = {}
     shared: dict[Digest, int] = {}
-    for key in _expected(backend, keys):
+    for key in keys:
         for name in _members(backend, key):
             try:
                 digest = Digest.parse(name[33:])
@@ -94,23 +109,35 @@ def find_relatives(backend: Backend, keys: Iterable[str]) -> list[Digest]:
 
 def register(backend: Backend, keys: Iterable[str], manifest_digest: Digest) -> None:
     """File a manifest under its keys, where there is room; a store that cannot be written to is no error."""
-    for key in _expected(backend, keys):
-        members = _members(backend, key)
-        if len(members) >= MOST_MEMBERS or any(name.endswith(str(manifest_digest)) for name in members):
-            continue
-        try:
-            # Waiting until the disk has it would take 5 ms and more, for a thousand models a thousand times.
-            backend.create(f"families/{key}/{new_id()}-{manifest_digest}", b"", durable=False)
-        except (BackendError, FileExistsError):
-            return
+    keys = tuple(keys)
+    _expect(backend, keys)
+    names = [
+        f"families/{key}/{new_id()}-{manifest_digest}"
+        for key in keys
+        if _has_room(_members(backend, key), manifest_digest)
+    ]
+    with Pool(MOST_KEYS) as pool:  # far away, each is a round trip
+        for _ in pool.map_bounded(partial(_create, backend), names, lambda _: not backend.is_remote):
+            pass
 
 
-def _expected(backend: Backend, keys: Iterable[str]) -> list[str]:
-    """Return the keys, of all of which a far store begins to list the members."""
-    found = list(keys)
-    for key in found:
+def _has_room(members: Sequence[str], manifest_digest: Digest) -> bool:
+    """Tell whether a manifest may be filed beside others, and is not among them."""
+    return len(members) < MOST_MEMBERS and not any(name.endswith(str(manifest_digest)) for name in members)
+
+
+def _create(backend: Backend, name: str) -> None:
+    try:
+        # Waiting until the disk has it would take 5 ms and more, for a thousand models a thousand times.
+        backend.create(name, b"", durable=False)
+    except (BackendError, FileExistsError):
+        pass
+
+
+def _expect(backend: Backend, keys: Iterable[str]) -> None:
+    """Have a far store begin to list the members of all keys."""
+    for key in keys:
         backend.expect_list(f"families/{key}")
-    return found
 
 
 def _members(backend: Backend, key: str) -> list[str]:

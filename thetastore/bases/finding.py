@@ -12,20 +12,17 @@ more is guessed for the file.
 from __future__ import annotations
 
 import _thread
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import accumulate, islice
-from math import prod
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 
-from thetastore import codecs
-from thetastore.bases.families import Described, family_keys, find_relatives, form_keys, register
-from thetastore.bases.renamed import Renamed
+from thetastore.backends import Backend
+from thetastore.bases.candidates import SAMPLE_BYTES, Candidate, PlacedTensor, TensorMap, resembles, sampled_bytes
+from thetastore.bases.families import family_keys, find_each, find_relatives, form_keys, register
+from thetastore.bases.renamed import Patience, Renamed
 from thetastore.bases.sketches import LEAST_SKETCHED_BYTES, sketch_keys
 from thetastore.digest import Digest, Kind
-from thetastore.dtypes import raw_bytes_of
 from thetastore.errors import ThetaError
-from thetastore.manifest import Chunk, Manifest, parse_manifest, parse_page
+from thetastore.manifest import Chunk, parse_manifest
 from thetastore.objects import Objects, Prepared
 from thetastore.representations.choice import LEAST_DIFFERENCE_BYTES
 
@@ -35,136 +32,51 @@ BaseHint = Digest | Callable[[], Digest | None] | None
 _MOST_CANDIDATES = 4
 _MANY_TENSORS = 4096
 """Where a model has more, only the first candidate is looked at: reading its manifest takes 10 us a tensor."""
-_MOST_SKETCHES_LOOKED_UP = 16
+MOST_SKETCHES = 16
 """Tensors of a file that are looked up by their sketches until one leads somewhere: 0.1 ms each."""
+
+Sketches = Mapping[int, tuple[str, ...]]
+"""Keys of tensors by their offsets in the file."""
 _PROBES = 3
-_PROBE_BYTES = 64 << 10
 _FREE_FAILURES = 24
 """Useless guesses, 0.5 ms each, until there are no more; as many are in flight when the first one comes back."""
-_MOST_PAGES = 8
-
-
-class PlacedTensor(Described, Protocol):
-    """A tensor and where it lies, of a layout or of a manifest."""
-
-    @property
-    def offset(self) -> int:
-        """Where it begins in the file."""
-
-    @property
-    def strides(self) -> tuple[int, ...] | None:
-        """None where it is contiguous."""
-
-
-class TensorMap:
-    """Finds the tensor that covers a piece of a file."""
-
-    def __init__(self, tensors: Iterable[PlacedTensor]) -> None:
-        places = sorted(
-            (tensor.offset, -raw_bytes_of(tensor.dtype, prod(tensor.shape)), number, tensor)
-            for number, tensor in enumerate(tensors)
-            if tensor.strides is None
-        )
-        self._starts: list[int] = []
-        self._ends: list[int] = []
-        self._tensors: list[PlacedTensor] = []
-        for offset, negative_bytes, _, tensor in places:
-            end = offset - negative_bytes
-            if end > (self._ends[-1] if self._ends else offset):  # else it lies within another
-                self._starts.append(offset)
-                self._ends.append(end)
-                self._tensors.append(tensor)
-
-    def at(self, offset: int, nbytes: int) -> PlacedTensor | None:
-        """Return the longest tensor that holds all of `[offset, offset + nbytes)` contiguously."""
-        number = bisect_right(self._starts, offset) - 1
-        if number < 0 or offset + nbytes > self._ends[number]:
-            return None
-        return self._tensors[number]
-
-
-class Candidate:
-    """A model against whose chunks differences may be taken. Its chunk list is read as it is needed."""
-
-    def __init__(self, objects: Objects, manifest: Manifest) -> None:
-        self._objects = objects
-        self.tensors = tuple(tensor for tensor in manifest.tensors if tensor.strides is None)
-        """Those that are contiguous."""
-        self._by_name = {tensor.name: tensor for tensor in self.tensors}
-        self._pages = manifest.pages
-        self._page_starts = list(accumulate((page.raw_bytes for page in manifest.pages), initial=0))
-        self._chunks: dict[int, dict[int, Chunk]] = {}
-        if not manifest.pages:
-            self._chunks[0] = _by_offset(manifest.chunks, 0)
-        self.cost_bytes = 0
-        """What samples of differences from it took."""
-
-    def chunk_like(self, tensor: PlacedTensor, offset: int, nbytes: int) -> Digest | None:
-        """Return the chunk at a place of the same tensor here; None where there is none of that length.
-
-        Rows may have been appended or cut off since: what is before them is where it was.
-        """
-        own = self._by_name.get(tensor.name)
-        if own is None or own.dtype != tensor.dtype or own.shape[1:] != tensor.shape[1:]:
-            return None
-        return self.chunk_of(own, tensor, offset, nbytes)
-
-    def chunk_of(self, own: PlacedTensor, tensor: PlacedTensor, offset: int, nbytes: int) -> Digest | None:
-        """Return the chunk of a tensor here at the place that `offset` is of another file's tensor; as `chunk_like`."""
-        start = offset - tensor.offset
-        if start + nbytes > raw_bytes_of(own.dtype, prod(own.shape)):
-            return None
-        place = own.offset + start
-        chunk = self._page_at(place).get(place)
-        return chunk.digest if chunk is not None and chunk.raw_bytes == nbytes else None
-
-    def chunk_at(self, place: int) -> Chunk | None:
-        """Return the chunk that begins at an offset in this file."""
-        return self._page_at(place).get(place)
-
-    def _page_at(self, place: int) -> dict[int, Chunk]:
-        number = max(0, bisect_right(self._page_starts, place) - 1) if self._pages else 0
-        page = self._chunks.get(number)
-        if page is None:
-            page = self._read_page(number) if number < len(self._pages) else {}
-            if len(self._chunks) >= _MOST_PAGES:
-                del self._chunks[next(iter(self._chunks))]
-            self._chunks[number] = page
-        return page
-
-    def _read_page(self, number: int) -> dict[int, Chunk]:
-        page = self._pages[number]
-        try:
-            chunks = parse_page(self._objects.get(Kind.PAGE, page.digest), page)
-        except ThetaError:
-            return {}
-        return _by_offset(chunks, self._page_starts[number])
-
-
-def _by_offset(chunks: Sequence[Chunk], start: int) -> dict[int, Chunk]:
-    return dict(zip(accumulate((chunk.raw_bytes for chunk in chunks), initial=start), chunks, strict=False))
 
 
 class Bases:
     """Guesses bases for the chunks of one file. Thread-safe; nothing is read before the first guess is asked for."""
 
-    def __init__(self, objects: Objects, tensors: Sequence[PlacedTensor], parent: BaseHint = None) -> None:
-        """Guess for a file with these tensors, whose earlier version is `parent`."""
+    def __init__(
+        self,
+        objects: Objects,
+        tensors: Sequence[PlacedTensor],
+        parent: BaseHint = None,
+        sketch: Callable[[], Sketches] | None = None,
+    ) -> None:
+        """Guess bases in a store.
+
+        Args:
+            objects: of the store.
+            tensors: of the file.
+            parent: the manifest of its earlier version.
+            sketch: returns the keys of its first tensors, where the file is at hand already: they are looked up
+                together, and not one after the other as their bytes come by.
+        """
         self._objects = objects
+        self._sketch_all = sketch
         self._tensors = tensors
         self._parent = parent
         self._candidates: list[Candidate] | None = None
         self._renamed: dict[Candidate, Renamed] = {}
+        self._patience = Patience()
         self._map: TensorMap | None = None
         self._probes_left = _PROBES
         self._starts = {tensor.offset for tensor in tensors if tensor.strides is None}
         self._sketches: dict[int, tuple[str, ...]] = {}
         """Keys of tensors that are new to the store, by offset."""
-        self._sketches_left = _MOST_SKETCHES_LOOKED_UP
+        self._sketches_left = MOST_SKETCHES if sketch is None else 0
         self._known: set[Digest] = set()
         """Manifests of candidates that names or forms led to."""
         self._has_parent = False
-        self._family_keys: tuple[str, ...] | None = None
         self._guessed_count = 0
         self._useful_count = 0
         self._lock = _thread.allocate_lock()
@@ -181,6 +93,25 @@ class Bases:
             with self._lock:
                 found = self._guess(offset, raw, dtype)
             yield from found
+
+    def likely(self, offset: int, nbytes: int) -> Digest | None:
+        """Return what `guess` will probably yield first for a chunk; told without reading any."""
+        with self._lock:
+            candidates, tensors = self._opened()
+            tensor = tensors.at(offset, nbytes)
+            if tensor is None or self._is_useless():
+                return None
+            places = (
+                find(tensor, offset, nbytes)
+                for candidate in candidates
+                for find in (candidate.chunk_like, self._under_other_names(candidate).likely)
+            )
+            return next((digest for digest in places if digest is not None), None)
+
+    @property
+    def useful_count(self) -> int:
+        """Of how many chunks the guess has become the base."""
+        return self._useful_count
 
     def is_hopeful(self) -> bool:
         """Tell whether there is a model to guess from, and guessing was of use so far."""
@@ -204,11 +135,11 @@ class Bases:
         tensor = tensors.at(offset, len(raw))
         if tensor is None or not candidates:
             return []
-        is_probe = len(candidates) > 1 and self._probes_left > 0 and len(raw) >= _PROBE_BYTES
+        is_probe = len(candidates) > 1 and self._probes_left > 0 and len(raw) >= SAMPLE_BYTES
         guesses = ((candidate, candidate.chunk_like(tensor, offset, len(raw))) for candidate in candidates)
         named = ((candidate, digest) for candidate, digest in guesses if digest is not None)
         found = list(islice(named, None if is_probe else 1))
-        found = found or list(islice(self._under_other_names(candidates, tensor, offset, raw), 1))
+        found = found or list(islice(self._guesses_by_samples(candidates, tensor, offset, raw), 1))
         if is_probe:
             self._probe(found, raw, dtype)
         self._guessed_count += bool(found)
@@ -233,38 +164,27 @@ class Bases:
             self._candidates = [nearest]
             self._map = TensorMap(self._tensors)
 
-    def _under_other_names(
+    def _guesses_by_samples(
         self, candidates: Iterable[Candidate], tensor: PlacedTensor, offset: int, raw: memoryview
     ) -> Iterator[tuple[Candidate, Digest]]:
         for candidate in candidates:
-            renamed = self._renamed.get(candidate)
-            if renamed is None:
-                renamed = self._renamed[candidate] = Renamed(self._tensors, candidate, self._resembles)
-            digest = renamed.chunk_like(tensor, offset, len(raw), lambda: raw)
+            digest = self._under_other_names(candidate).chunk_like(tensor, offset, len(raw), lambda: raw)
             if digest is not None:
                 yield candidate, digest
 
-    def _resembles(self, digest: Digest, raw: memoryview, dtype: str) -> bool:
-        return resembles(self._objects, digest, raw, dtype)
+    def _under_other_names(self, candidate: Candidate) -> Renamed:
+        renamed = self._renamed.get(candidate)
+        if renamed is None:
+            renamed = self._renamed[candidate] = Renamed(self._tensors, candidate, self._resembles, self._patience)
+        return renamed
+
+    def _resembles(self, chunk: Chunk, raw: memoryview, dtype: str) -> bool:
+        return resembles(self._objects, chunk, raw, dtype)
 
     def register(self, manifest_digest: Digest) -> None:
         """Make the file known to its family, unless it is but a version of what is known."""
         if not self._has_parent:
-            form = form_keys(self._tensors)
-            keys = self._keys() + form + self._sketch_keys() if form else ()
-            register(self._objects.backend, dict.fromkeys(keys), manifest_digest)
-
-    def _sketch_keys(self) -> tuple[str, ...]:
-        """Return the keys of the first tensor, which helps most, and of one that is chosen by its content alone."""
-        if not self._sketches:
-            return ()
-        of_first = self._sketches[min(self._sketches)]
-        return of_first + min(self._sketches.values(), key=min)
-
-    def _keys(self) -> tuple[str, ...]:
-        if self._family_keys is None:
-            self._family_keys = family_keys(self._tensors)
-        return self._family_keys
+            file_model(self._objects.backend, self._tensors, self._sketches, manifest_digest)
 
     def _opened(self) -> tuple[list[Candidate], TensorMap]:
         if self._map is None:
@@ -278,14 +198,23 @@ class Bases:
             self._has_parent = True
             yield candidate
             return
-        backend = self._objects.backend
-        relatives = find_relatives(backend, self._keys()) or find_relatives(backend, form_keys(self._tensors))
         most = _MOST_CANDIDATES if len(self._tensors) <= _MANY_TENSORS else 1
-        for digest in relatives[:most]:
+        relatives = self._relatives()[:most]
+        if self._objects.backend.is_remote:
+            self._objects.catalog.locations.expect(relatives)
+        for digest in relatives:
             candidate = self._read(digest)
             if candidate is not None:
                 self._known.add(digest)
                 yield candidate
+
+    def _relatives(self) -> list[Digest]:
+        """Return the models of the family; only the nearest where sketches lead to none of these."""
+        sketches: Sketches = {} if self._sketch_all is None else self._sketch_all()
+        keys = family_keys(self._tensors), form_keys(self._tensors), tuple(chain.from_iterable(sketches.values()))
+        by_names, by_forms, by_numbers = find_each(self._objects.backend, keys)
+        family = by_names or by_forms
+        return family if not by_numbers or set(by_numbers).intersection(family) else by_numbers[:1]
 
     def _read(self, hint: BaseHint) -> Candidate | None:
         try:
@@ -299,29 +228,21 @@ class Bases:
     def _probe(self, found: list[tuple[Candidate, Digest]], raw: memoryview, dtype: str) -> None:
         """Compare candidates by the start of one chunk; after a few, that order is kept."""
         for candidate in self._candidates or ():
-            candidate.cost_bytes += _PROBE_BYTES
+            candidate.cost_bytes += SAMPLE_BYTES
         for candidate, digest in found:
-            candidate.cost_bytes += _sampled_bytes(self._objects, digest, raw, dtype) - _PROBE_BYTES
+            candidate.cost_bytes += sampled_bytes(self._objects, Chunk(len(raw), digest), raw, dtype) - SAMPLE_BYTES
         found.sort(key=lambda pair: pair[0].cost_bytes)
         self._probes_left -= 1
         if not self._probes_left and self._candidates:
             self._candidates.sort(key=lambda candidate: candidate.cost_bytes)
 
 
-def resembles(objects: Objects, digest: Digest, raw: memoryview, dtype: str) -> bool:
-    """Tell whether the beginning of a chunk is worth a difference from an object, which may be longer."""
-    return _sampled_bytes(objects, digest, raw, dtype) < min(len(raw), _PROBE_BYTES)
+def file_model(backend: Backend, tensors: Sequence[PlacedTensor], sketches: Sketches, manifest_digest: Digest) -> None:
+    """File a model in the table of families: under its names, its forms, and what is known of its numbers.
 
-
-def _sampled_bytes(objects: Objects, digest: Digest, raw: memoryview, dtype: str) -> int:
-    """Return what the beginning of a chunk takes as a difference from an object."""
-    representations = objects.representations
-    try:
-        decoded = representations.decode(digest, representations.entry(digest).raw_bytes)
-    except ThetaError:
-        return _PROBE_BYTES
-    try:
-        coded = codecs.encode_difference(raw[:_PROBE_BYTES], decoded.raw[: min(len(raw), _PROBE_BYTES)], dtype)
-    finally:
-        representations.give(decoded.raw)
-    return _PROBE_BYTES if coded is None else memoryview(coded.stored).nbytes
+    Of the sketches it is that of the first tensor, which helps most, and one that is chosen by its content alone.
+    """
+    form = form_keys(tensors)
+    if form:
+        of_numbers = sketches[min(sketches)] + min(sketches.values(), key=min) if sketches else ()
+        register(backend, dict.fromkeys(family_keys(tensors) + form + of_numbers), manifest_digest)

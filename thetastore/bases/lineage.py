@@ -12,19 +12,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from itertools import chain
 from typing import NamedTuple
 
 from thetastore import codecs
+from thetastore.bases.candidates import SAMPLE_BYTES, Candidate, beginning, read_manifest, resembles
 from thetastore.bases.families import family_keys, form_keys
-from thetastore.bases.finding import Candidate, resembles
+from thetastore.bases.finding import MOST_SKETCHES
 from thetastore.bases.renamed import Renamed
-from thetastore.digest import Digest, Kind
+from thetastore.digest import Digest
 from thetastore.dtypes import raw_bytes_of
-from thetastore.errors import ThetaError
-from thetastore.manifest import Chunk, Manifest, Tensor, parse_manifest
+from thetastore.manifest import Chunk, Manifest, Tensor
 from thetastore.objects import Objects
 
-SAMPLE_BYTES = 64 << 10
 SAMPLES = 4
 """Chunks that are compared of each pair of models."""
 MOST_MODELS = 48
@@ -73,7 +73,7 @@ def _families(objects: Objects, manifest_digests: Iterable[Digest]) -> list[list
     for digest in manifest_digests:
         manifest = read_manifest(objects, digest)
         own = family_of.setdefault(digest, [digest])
-        for key in _keys(manifest) if manifest is not None else ():
+        for key in _keys(objects, manifest) if manifest is not None else ():
             other = by_key.setdefault(key, own)
             other = family_of[other[0]]
             if other is not own:
@@ -84,16 +84,11 @@ def _families(objects: Objects, manifest_digests: Iterable[Digest]) -> list[list
     return list({id(family): family for family in family_of.values()}.values())
 
 
-def _keys(manifest: Manifest) -> tuple[str, ...]:
-    return family_keys(manifest.tensors) + form_keys(manifest.tensors)
-
-
-def read_manifest(objects: Objects, digest: Digest) -> Manifest | None:
-    """Return a manifest; None where it cannot be read."""
-    try:
-        return parse_manifest(objects.get(Kind.MANIFEST, digest))
-    except ThetaError:
-        return None
+def _keys(objects: Objects, manifest: Manifest) -> tuple[str, ...]:
+    """Return what relatives share one of: names, forms, or numbers."""
+    keys = family_keys(manifest.tensors) + form_keys(manifest.tensors)
+    sketches = Candidate(objects, manifest).sketches(MOST_SKETCHES) if keys else {}
+    return keys + tuple(chain.from_iterable(sketches.values()))
 
 
 class _Part:
@@ -180,18 +175,6 @@ class _Part:
             read = partial(beginning, self._objects, place)
             digest = renamed.chunk_like(tensor, tensor.offset, place.raw_bytes, read)
         return memoryview(b"") if digest is None else beginning(self._objects, Chunk(place.raw_bytes, digest))
-
-
-def beginning(objects: Objects, chunk: Chunk) -> memoryview:
-    """Return what a chunk begins with, for samples; nothing where it cannot be read."""
-    try:
-        decoded = objects.representations.decode(chunk.digest, chunk.raw_bytes)
-    except ThetaError:
-        return memoryview(b"")
-    try:
-        return memoryview(bytes(decoded.raw[:SAMPLE_BYTES]))
-    finally:
-        objects.representations.give(decoded.raw)
 
 
 def _alone_bytes(sample: tuple[memoryview, str]) -> int:

@@ -3,18 +3,17 @@
 A fine-tune is often saved by another program, which names everything otherwise: `model.` before all of it, or words of
 its own. Of the tensors of the same dtype and shape that are in one of the two files only, those of the same rank in the
 order of names are compared first, then their neighbours: the first whose beginning is worth a difference is the one.
+Where there are none, those are that differ in the number of rows alone.
 What is compared in vain is bounded, and in models that have nothing to do with each other ends after some dozens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
 
+from thetastore.bases.candidates import Candidate, PlacedTensor
 from thetastore.digest import Digest
-
-if TYPE_CHECKING:
-    from thetastore.bases.finding import Candidate, PlacedTensor
+from thetastore.manifest import Chunk
 
 _FREE_MISSES = 24
 """Comparisons in vain, 1 ms each, until there are no more."""
@@ -25,6 +24,22 @@ Form = tuple[str, tuple[int, ...]]
 """Dtype and shape."""
 
 
+class Patience:
+    """How many comparisons in vain are left."""
+
+    def __init__(self) -> None:
+        self._misses_left = _FREE_MISSES
+
+    @property
+    def is_left(self) -> bool:
+        """Whether another comparison may be made."""
+        return self._misses_left > 0
+
+    def learn(self, is_hit: bool) -> None:
+        """Take note of what a comparison led to."""
+        self._misses_left += _MISSES_A_HIT if is_hit else -1
+
+
 class Renamed:
     """The tensors of one file that a model has under other names. Not thread-safe."""
 
@@ -32,9 +47,17 @@ class Renamed:
         self,
         tensors: Sequence[PlacedTensor],
         candidate: Candidate,
-        resembles: Callable[[Digest, memoryview, str], bool],
+        resembles: Callable[[Chunk, memoryview, str], bool],
+        patience: Patience | None = None,
     ) -> None:
-        """Look in `candidate` for tensors of a file; `resembles` compares a chunk with bytes of some dtype."""
+        """Look for tensors of a file.
+
+        Args:
+            tensors: of the file.
+            candidate: where they are looked for.
+            resembles: compares a chunk with bytes of some dtype.
+            patience: what other candidates for the same file share; None where there are none.
+        """
         self._candidate = candidate
         self._resembles = resembles
         names = {tensor.name for tensor in tensors}
@@ -42,9 +65,13 @@ class Renamed:
         ours = _by_form(tensor for tensor in tensors if tensor.name not in theirs)
         self._ranks = {tensor.name: rank for same in ours.values() for rank, tensor in enumerate(same)}
         self._theirs = _by_form(tensor for tensor in candidate.tensors if tensor.name not in names)
+        self._with_other_rows = [
+            tensor for form, same in self._theirs.items() if form not in ours and len(form[1]) > 1 for tensor in same
+        ]
+        """Of forms that no tensor here has, as of a vocabulary that was extended."""
         self._found: dict[str, PlacedTensor | None] = {}
         self._taken: set[str] = set()
-        self._misses_left = _FREE_MISSES
+        self._patience = patience or Patience()
 
     def chunk_like(
         self, tensor: PlacedTensor, offset: int, nbytes: int, read: Callable[[], memoryview]
@@ -58,26 +85,40 @@ class Renamed:
         own = self._found[tensor.name]
         return None if own is None else self._candidate.chunk_of(own, tensor, offset, nbytes)
 
+    def likely(self, tensor: PlacedTensor, offset: int, nbytes: int) -> Digest | None:
+        """Return what `chunk_like` will probably return; told without comparing anything."""
+        own = self._found.get(tensor.name)
+        if tensor.name not in self._found and self._patience.is_left and tensor.name in self._ranks:
+            own = next((other for other in self._by_rank(tensor) if other.name not in self._taken), None)
+        return None if own is None else self._candidate.chunk_of(own, tensor, offset, nbytes)
+
     def _search(
         self, tensor: PlacedTensor, offset: int, nbytes: int, read: Callable[[], memoryview]
     ) -> PlacedTensor | None:
         """Return what resembles a tensor at a place, and let no other tensor have it."""
-        theirs = self._theirs.get((tensor.dtype, tensor.shape), [])
-        if not self._misses_left or tensor.name not in self._ranks:
+        if not self._patience.is_left or tensor.name not in self._ranks:
             return None
-        rank = self._ranks[tensor.name]
-        for _, own in sorted(enumerate(theirs), key=lambda ranked: abs(ranked[0] - rank)):
+        for own in self._by_rank(tensor):
             digest = None if own.name in self._taken else self._candidate.chunk_of(own, tensor, offset, nbytes)
             if digest is None:
                 continue
-            if self._resembles(digest, read(), tensor.dtype):
-                self._misses_left += _MISSES_A_HIT
+            is_it = self._resembles(Chunk(nbytes, digest), read(), tensor.dtype)
+            self._patience.learn(is_it)
+            if is_it:
                 self._taken.add(own.name)
                 return own
-            self._misses_left -= 1
-            if not self._misses_left:
+            if not self._patience.is_left:
                 break
         return None
+
+    def _by_rank(self, tensor: PlacedTensor) -> list[PlacedTensor]:
+        """Return the tensors of the same form there, those of the nearest ranks first; else those of other rows."""
+        theirs = self._theirs.get((tensor.dtype, tensor.shape))
+        if theirs is not None:
+            rank = self._ranks[tensor.name]
+            return [own for _, own in sorted(enumerate(theirs), key=lambda ranked: abs(ranked[0] - rank))]
+        alike = (own for own in self._with_other_rows if (own.dtype, own.shape[1:]) == (tensor.dtype, tensor.shape[1:]))
+        return sorted(alike, key=lambda own: abs(own.shape[0] - tensor.shape[0]))
 
 
 def _by_form(tensors: Iterable[PlacedTensor]) -> dict[Form, list[PlacedTensor]]:

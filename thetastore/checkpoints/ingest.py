@@ -12,7 +12,8 @@ import os
 from collections.abc import Iterator
 from typing import IO, NamedTuple, Protocol
 
-from thetastore.bases.finding import BaseHint, Bases, PlacedTensor, TensorMap
+from thetastore.bases.candidates import PlacedTensor, TensorMap
+from thetastore.bases.finding import BaseHint, Bases
 from thetastore.buffers import Buffers
 from thetastore.chunking import CONTENT_MAX_BYTES, MAX_GRID_CHUNK_BYTES, columns_of, content_cut, grid_lengths
 from thetastore.digest import Buffer, Digest, Kind, digest_of, new_hasher

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container
 from math import prod
 
-from thetastore.bases.finding import Candidate, PlacedTensor
+from thetastore.bases.candidates import Candidate, PlacedTensor
 from thetastore.codecs.update import Shared, has_fix_up
 from thetastore.digest import Digest, Kind
 from thetastore.dtypes import DTYPES, raw_bytes_of

@@ -8,28 +8,21 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
-from itertools import islice
 from typing import NamedTuple
 
-from thetastore.bases.families import family_keys, form_keys, register
-from thetastore.bases.finding import Candidate, TensorMap
-from thetastore.bases.lineage import beginning, read_manifest
-from thetastore.bases.sketches import LEAST_SKETCHED_BYTES, sketch_keys
+from thetastore.bases.candidates import Candidate, TensorMap, read_manifest
+from thetastore.bases.finding import MOST_SKETCHES, file_model
 from thetastore.checkpoints.locating import write_locators
 from thetastore.checkpoints.rebuild import iter_chunks
 from thetastore.codecs.copies import read_recipe
 from thetastore.digest import Digest, Kind
 from thetastore.errors import BackendError, MalformedError, ThetaError, UnsupportedError
-from thetastore.manifest import Manifest
 from thetastore.objects import Objects
 from thetastore.packs.catalog import records_of
 from thetastore.pool import Pool
 from thetastore.representations.anchor_table import MERGE_LOCK, AnchorTable
 from thetastore.representations.anchors import MIN_CHUNK_BYTES, Anchor, to_remember
 from thetastore.representations.copying import Copying
-
-_MOST_SKETCHED = 4
-"""Tensors of a model of which one is looked for that has a sketch."""
 
 
 class Rebuilt(NamedTuple):
@@ -58,8 +51,7 @@ def rebuild_hints(objects: Objects, pool: Pool) -> Rebuilt:
     for digest in manifests:
         manifest = read_manifest(objects, digest)
         if manifest is not None:
-            keys = family_keys(manifest.tensors) + form_keys(manifest.tensors)
-            register(backend, dict.fromkeys(keys + _first_sketch(objects, manifest) if keys else ()), digest)
+            file_model(backend, manifest.tensors, Candidate(objects, manifest).sketches(MOST_SKETCHES), digest)
     for name in list(backend.list("locators")):
         backend.delete(name)
     locator_count = write_locators(objects, manifests, objects.get)
@@ -72,19 +64,6 @@ def rebuild_hints(objects: Objects, pool: Pool) -> Rebuilt:
         table.add(chunk, anchors)
     table.flush()
     return Rebuilt(len(manifests), table.anchor_count, locator_count)
-
-
-def _first_sketch(objects: Objects, manifest: Manifest) -> tuple[str, ...]:
-    """Return the keys of the first tensor that has a sketch, of the first few."""
-    model = Candidate(objects, manifest)
-    chunks = ((model.chunk_at(tensor.offset), tensor) for tensor in sorted(model.tensors, key=lambda one: one.offset))
-    large = ((chunk, tensor) for chunk, tensor in chunks if chunk and chunk.raw_bytes >= LEAST_SKETCHED_BYTES)
-    for chunk, tensor in islice(large, _MOST_SKETCHED):
-        raw = beginning(objects, chunk)
-        keys = sketch_keys(raw, tensor.dtype) if raw else ()
-        if keys:
-            return keys
-    return ()
 
 
 def _manifests(objects: Objects) -> list[Digest]:

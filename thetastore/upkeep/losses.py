@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Container, Iterable, Iterator
 from typing import NamedTuple
 
-from thetastore.bases.finding import TensorMap
+from thetastore.bases.candidates import TensorMap
 from thetastore.digest import Digest, Kind
 from thetastore.errors import MalformedError, ObjectCorruptError, ObjectMissingError, ThetaError, UnsupportedError
 from thetastore.manifest import Chunk, Manifest, Tensor, parse_manifest, parse_page

@@ -19,8 +19,8 @@ from functools import partial
 from typing import NamedTuple
 
 from thetastore import codecs
-from thetastore.bases.finding import Candidate, TensorMap, resembles
-from thetastore.bases.lineage import Leaning, beginning, lineage, read_manifest
+from thetastore.bases.candidates import Candidate, TensorMap, beginning, read_manifest, resembles
+from thetastore.bases.lineage import Leaning, lineage
 from thetastore.bases.renamed import Renamed
 from thetastore.checkpoints.rebuild import iter_chunks
 from thetastore.chunking import columns_of

@@ -25,7 +25,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from sys import intern
 from typing import NamedTuple
 
-from thetastore.bases.finding import TensorMap
+from thetastore.bases.candidates import TensorMap
 from thetastore.digest import Digest, Kind
 from thetastore.errors import ObjectCorruptError, ObjectMissingError
 from thetastore.manifest import Chunk, Manifest, parse_manifest, parse_page
