@@ -225,6 +225,17 @@ def test_of_many_tensors_of_one_form_those_with_the_same_numbers_are_found_whate
     assert content(store, second) == safetensors_bytes(renamed)
 
 
+def test_names_in_another_order_do_not_hide_tensors_that_lie_in_the_same_one(store):
+    first = {f"layer.{at:02}": model(at)["layer.1"][:64].copy() for at in range(40)}
+    put(store, first)
+    shuffled = np.random.default_rng(0).permutation(40)
+    renamed = {f"block.{at:02}": array for at, array in zip(shuffled, tuned(first).values(), strict=True)}
+
+    second = put(store, renamed)
+
+    assert delta_count(store, second) == 40
+
+
 def test_a_model_that_only_has_the_form_of_others_costs_no_bytes_and_few_comparisons(store, other, monkeypatch):
     def layers(prefix: str, seed: int) -> Weights:
         return {f"{prefix}{at}": model(seed + at)["layer.1"][:64] for at in range(40)}

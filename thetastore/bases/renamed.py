@@ -2,14 +2,16 @@
 
 A fine-tune is often saved by another program, which names everything otherwise: `model.` before all of it, or words of
 its own. Of the tensors of the same dtype and shape that are in one of the two files only, those of the same rank in the
-order of names are compared first, then their neighbours: the first whose beginning is worth a difference is the one.
-Where there are none, those are that differ in the number of rows alone.
-What is compared in vain is bounded, and in models that have nothing to do with each other ends after some dozens.
+order of names, or of places in the file, are compared first, then their neighbours: the first whose beginning is worth
+a difference is the one. Where there are none, those are that differ in the number of rows alone. What is compared in
+vain is bounded, and in models that have nothing to do with each other ends after some dozens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import zip_longest
+from typing import NamedTuple
 
 from thetastore.bases.candidates import Candidate, PlacedTensor
 from thetastore.digest import Digest
@@ -17,6 +19,8 @@ from thetastore.manifest import Chunk
 
 _FREE_MISSES = 24
 """Comparisons in vain, 1 ms each, until there are no more."""
+_NEIGHBOURS = 12
+"""On either side of a rank, that are compared: of some experts' thousands of tensors of one form."""
 _MISSES_A_HIT = 3
 """So many more are allowed by every tensor that was found."""
 
@@ -63,8 +67,9 @@ class Renamed:
         names = {tensor.name for tensor in tensors}
         theirs = {tensor.name for tensor in candidate.tensors}
         ours = _by_form(tensor for tensor in tensors if tensor.name not in theirs)
-        self._ranks = {tensor.name: rank for same in ours.values() for rank, tensor in enumerate(same)}
+        self._ranks = _ranks(ours)
         self._theirs = _by_form(tensor for tensor in candidate.tensors if tensor.name not in names)
+        self._theirs_by_place = {form: sorted(same, key=_offset) for form, same in self._theirs.items()}
         self._with_other_rows = [
             tensor for form, same in self._theirs.items() if form not in ours and len(form[1]) > 1 for tensor in same
         ]
@@ -112,13 +117,41 @@ class Renamed:
         return None
 
     def _by_rank(self, tensor: PlacedTensor) -> list[PlacedTensor]:
-        """Return the tensors of the same form there, those of the nearest ranks first; else those of other rows."""
-        theirs = self._theirs.get((tensor.dtype, tensor.shape))
-        if theirs is not None:
-            rank = self._ranks[tensor.name]
-            return [own for _, own in sorted(enumerate(theirs), key=lambda ranked: abs(ranked[0] - rank))]
+        """Return the tensors of the same form there, those of the nearest rank first; else those of other rows."""
+        form = tensor.dtype, tensor.shape
+        if form in self._theirs:
+            by_name, by_place = self._ranks[tensor.name]
+            orders = _around(self._theirs[form], by_name), _around(self._theirs_by_place[form], by_place)
+            near = (own for pair in zip_longest(*orders) for own in pair if own is not None)
+            return list({own.name: own for own in near}.values())
         alike = (own for own in self._with_other_rows if (own.dtype, own.shape[1:]) == (tensor.dtype, tensor.shape[1:]))
         return sorted(alike, key=lambda own: abs(own.shape[0] - tensor.shape[0]))
+
+
+class _Ranks(NamedTuple):
+    """A tensor's among those of its form."""
+
+    by_name: int
+    by_place: int
+
+
+def _ranks(forms: Mapping[Form, list[PlacedTensor]]) -> dict[str, _Ranks]:
+    """Return the ranks of tensors that are in the order of their names."""
+    found: dict[str, _Ranks] = {}
+    for same in forms.values():
+        by_place = {id(tensor): rank for rank, tensor in enumerate(sorted(same, key=_offset))}
+        found.update((tensor.name, _Ranks(rank, by_place[id(tensor)])) for rank, tensor in enumerate(same))
+    return found
+
+
+def _offset(tensor: PlacedTensor) -> int:
+    return tensor.offset
+
+
+def _around(tensors: Sequence[PlacedTensor], rank: int) -> list[PlacedTensor]:
+    """Return the tensors about a rank, the nearest first."""
+    ranks = range(max(0, rank - _NEIGHBOURS), min(len(tensors), rank + _NEIGHBOURS + 1))
+    return [tensors[at] for at in sorted(ranks, key=lambda at: abs(at - rank))]
 
 
 def _by_form(tensors: Iterable[PlacedTensor]) -> dict[Form, list[PlacedTensor]]:
