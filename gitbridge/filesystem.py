@@ -17,6 +17,7 @@ from urllib.parse import quote, unquote
 from fsspec import AbstractFileSystem
 from fsspec.spec import AbstractBufferedFile
 
+from gitbridge.joining import ModelFiles, files_of, may_be_several
 from gitbridge.models import GitOrigin
 from gitbridge.profile import EVERYTHING
 from gitbridge.repository import Repository
@@ -27,7 +28,7 @@ from thetastore.checkpoints.tensors import TensorReader
 from thetastore.descriptor import DESCRIPTOR
 from thetastore.digest import Digest
 from thetastore.errors import MalformedError, NoSuchTensorError, ObjectMissingError, ThetaError
-from thetastore.models import Handle, StoreOrigin
+from thetastore.models import Handle, Session, StoreOrigin
 
 PROTOCOL = "theta"
 _PREFIX = f"{PROTOCOL}://"
@@ -124,23 +125,21 @@ class ThetaFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has n
             return {"name": name, "size": 0, "type": "directory"}
         file, mark, tensor = name.partition(TENSOR_MARK)
         if mark:
-            if not self._is_tracked(file):
+            if not self._may_have_tensors(file):
                 raise FileNotFoundError(path)
-            try:
-                entry = self._reader(file, None).tensor(tensor)
-            except NoSuchTensorError as error:
-                raise FileNotFoundError(f"{path}: {error}") from error
-            size, digest = entry.raw_bytes, str(entry.digest)
-            return {"name": name, "size": size, "type": "file", "digest": digest, "dtype": entry.dtype}
+            session, number = self._place_of(file, tensor)
+            entry = session.readers[number].tensor(tensor)
+            found = {"name": name, "size": entry.raw_bytes, "type": "file", "dtype": entry.dtype}
+            return found | ({"digest": str(entry.digest)} if entry.digest else {})
         if self._is_store:
-            manifest = self._reader(name, None).manifest
+            manifest = self._place_of(name, None)[0].readers[0].manifest
             return {"name": name, "size": manifest.file_bytes, "type": "file", "digest": str(manifest.file_digest)}
-        found = self._files.get(name)
-        if found is None:
+        file_there = self._files.get(name)
+        if file_there is None:
             raise FileNotFoundError(path)
-        if isinstance(found, _Plain):
-            return {"name": name, "size": found.size, "type": "file", "oid": found.oid}
-        return {"name": name, "size": found.file_bytes, "type": "file", "digest": str(found.file_digest)}
+        if isinstance(file_there, _Plain):
+            return {"name": name, "size": file_there.size, "type": "file", "oid": file_there.oid}
+        return {"name": name, "size": file_there.file_bytes, "type": "file", "digest": str(file_there.file_digest)}
 
     def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
         """List a directory, or a file. What a store holds cannot be listed: manifests are known by their digests."""
@@ -178,37 +177,41 @@ class ThetaFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has n
         if isinstance(found, _Plain) and not mark:
             with Repository.at(self._root) as repository:
                 return repository.read_object(found.oid)[start:stop]
+        session, number = self._place_of(file, tensor if mark else None)
         try:
-            return self._from_store(file, tensor if mark else None, start, stop)
+            return _bytes_of(session.readers[number], tensor if mark else None, start, stop)
         except ObjectMissingError:
-            if not isinstance(found, TrackedFile):
+            if not isinstance(found, TrackedFile) and not mark:
                 raise
-            self._bring(found, tensor if mark else None)
-            return self._from_store(file, tensor if mark else None, start, stop)
+            if mark:
+                session.bring(number, [tensor])
+            elif isinstance(found, TrackedFile):
+                self._bring(found)
+            return _bytes_of(session.readers[number], tensor if mark else None, start, stop)
 
-    def _from_store(self, file: str, tensor: str | None, start: int, stop: int) -> bytes:
-        reader = self._reader(file, tensor)
-        return reader.read_file(start, stop) if tensor is None else bytes(reader.read_range(tensor, start, stop))
-
-    def _bring(self, file: TrackedFile, tensor: str | None) -> None:
-        from thetastore.selection import named_wants
-
-        wants = None if tensor is None else named_wants([tensor])
+    def _bring(self, file: TrackedFile) -> None:
         with Repository.at(self._root) as repository, repository.open_store() as store:
-            fetch_manifests(repository, store, [file], None, self._oid, profile=EVERYTHING, wants=wants)
+            fetch_manifests(repository, store, [file], None, self._oid, profile=EVERYTHING)
 
-    def _is_tracked(self, file: str) -> bool:
-        return self._is_store or isinstance(self._files.get(file), TrackedFile)
+    def _may_have_tensors(self, file: str) -> bool:
+        found = self._files.get(file)
+        return self._is_store or isinstance(found, TrackedFile) or (found is not None and may_be_several(file, None))
 
-    def _reader(self, file: str, tensor: str | None) -> TensorReader:
-        """Return the reader of a tracked file, open in this process."""
-        handle = self._handles.get(file)
+    def _place_of(self, file: str, tensor: str | None) -> tuple[Session, int]:
+        """Return what this process has open of a file, or of those that it names, and which of them has a tensor."""
         try:
-            if handle is None:
-                handle = self._handles[file] = self._new_handle(file)
-            return handle.session().readers[0]
-        except (MalformedError, NoSuchTensorError) as error:
+            if file not in self._handles:
+                self._handles[file] = self._new_handle(file)
+            session = self._handles[file].session()
+        except MalformedError as error:
             raise FileNotFoundError(f"{file}: {error}") from error
+        if tensor is None:
+            return session, 0
+        for number, reader in enumerate(session.readers):
+            if tensor in reader:
+                return session, number
+        names = tuple(entry.name for reader in session.readers for entry in reader.manifest.tensors)
+        raise FileNotFoundError(f"{file}{TENSOR_MARK}{tensor}: {NoSuchTensorError(tensor, names)}")
 
     def _new_handle(self, file: str) -> Handle:
         if self._is_store:
@@ -217,8 +220,14 @@ class ThetaFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has n
             except ThetaError:
                 raise FileNotFoundError(f"'{file}' is not the digest of a manifest") from None
         found = self._files[file]
-        assert isinstance(found, TrackedFile), "git's own files are read from git"
-        return Handle(GitOrigin(self._root, self._oid, file, (found,)))
+        if isinstance(found, TrackedFile) and not may_be_several(file, found):
+            return Handle(GitOrigin(self._root, ModelFiles(file, (found,), self._oid)))
+        tracked = {path: one for path, one in self._files.items() if isinstance(one, TrackedFile)}
+        with Repository.at(self._root) as repository:
+            model = files_of(repository, self._oid, file, tracked)
+        if model is None:
+            raise FileNotFoundError(f"'{file}' has no tensors")
+        return Handle(GitOrigin(self._root, model))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _remade, (self.location, self._oid or self.revision, self.storage_options)
@@ -233,16 +242,20 @@ class _File(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has no types
         return self.fs.cat_file(self.path, start, end)  # type: ignore[no-any-return]
 
 
+def _bytes_of(reader: TensorReader, tensor: str | None, start: int, stop: int) -> bytes:
+    return reader.read_file(start, stop) if tensor is None else bytes(reader.read_range(tensor, start, stop))
+
+
 def _split(url: str) -> tuple[str, str | None, str]:
     """Return location, revision and the path in it."""
     text = url.removeprefix(_PREFIX)
-    parts = text.split("/")
-    for at, part in enumerate(parts):
+    model = text.split("/")
+    for at, part in enumerate(model):
         if part == "" and at:  # `//` begins a tensor's name
             break
         name, mark, revision = part.rpartition("@")
         if mark:
-            return "/".join([*parts[:at], name]) or ".", unquote(revision) or None, "/".join(parts[at + 1 :])
+            return "/".join([*model[:at], name]) or ".", unquote(revision) or None, "/".join(model[at + 1 :])
     location = text.split(TENSOR_MARK)[0] if not text.startswith("//") else text
     while location not in ("", "/"):
         if os.path.exists(os.path.join(location, DESCRIPTOR)) or _is_repository(location):

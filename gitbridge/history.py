@@ -18,7 +18,7 @@ from gitbridge.pointers import is_pointer, parse_tensor_line
 from gitbridge.repository import Repository
 from gitbridge.revisions import resolve
 from thetastore.comparing.changes import ADDED, Change, Entry, changes_between
-from thetastore.selection import Wants
+from thetastore.selection import NameTest
 
 _LOG = (
     "-c", "log.follow=false", "--literal-pathspecs", "log", "-z", "--topo-order", "--parents", "--raw", "-c",
@@ -93,7 +93,7 @@ class History:
             source = _continue_before_rename(repository, self.commits, source)
         self._blobs = _Blobs(repository, self.commits)
 
-    def changed(self, wants: Wants) -> Iterator[Changed]:
+    def changed(self, wants: NameTest) -> Iterator[Changed]:
         """Yield the commits that changed tensors whose names are wanted, the newest first. To be called once.
 
         Raises:
@@ -110,7 +110,7 @@ class History:
         if not was_pointer:
             raise self._untracked()
 
-    def blamed(self, wants: Wants) -> list[Blamed]:
+    def blamed(self, wants: NameTest) -> list[Blamed]:
         """Return where each tensor of the newest version comes from, in the order of names. To be called once.
 
         Raises:
@@ -166,7 +166,7 @@ def _is_own(name: bytes, taken: frozenset[bytes], others: Sequence[frozenset[byt
     return name not in taken and all(name in other for other in others)
 
 
-def _is_wanted(change: Change, wants: Wants) -> bool:
+def _is_wanted(change: Change, wants: NameTest) -> bool:
     return any(wants(entry.name) for entry in (change.before, change.after) if entry is not None)
 
 

@@ -1,36 +1,39 @@
 """Models in Git: `gitbridge.open("path/to/repository", "v1.2")["lm_head.weight"][:128]`.
 
-A model is a tracked file, or the shards that an `….index.json` names. Which files those are is settled when it is
-opened, so that a handle always means the same bytes, in whatever process; what the local store lacks is fetched when it
-is read.
+Which files a model is made of is settled when it is opened, so that a handle always means the same bytes, in whatever
+process; what the local store lacks is fetched when it is read.
 """
 
 from __future__ import annotations
 
 import _thread
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from gitbridge.clones import clone_of, is_url
 from gitbridge.errors import PathMissingError, PointerInPlaceError, RepositoryMissingError, RevisionError
+from gitbridge.joining import (
+    ModelFiles,
+    files_of,
+    find_elsewhere,
+    may_be_several,
+    open_joined,
+    revision_of,
+    tracked_files,
+)
 from gitbridge.pointers import is_pointer
-from gitbridge.reading import open_reader
 from gitbridge.repository import Repository
-from gitbridge.revisions import FileName, path_from_top, resolve, tracked_file
+from gitbridge.revisions import FileName, path_from_top, tracked_file
 from gitbridge.sync import fetch_manifests
-from gitbridge.trees import TrackedFile, tracked_in_index, tracked_in_tree
+from gitbridge.trees import TrackedFile
 from thetastore.checkpoints.tensors import TensorReader
-from thetastore.errors import did_you_mean, near_names
 from thetastore.models import Handle, Model, Session
-from thetastore.selection import named_wants
+from thetastore.selection import Ranges, named_wants
 from thetastore.store import Store
 
 if TYPE_CHECKING:
     from gitbridge.history import Commit
-
-INDEX_SUFFIX = ".index.json"
-"""Ends the name of the file that says which shard holds which tensor."""
 
 
 class GitOrigin(NamedTuple):
@@ -38,11 +41,17 @@ class GitOrigin(NamedTuple):
 
     root: str
     """Absolute path of the work tree's top, or of the git directory."""
-    revision: str
-    """Oid of the commit; empty for the index."""
-    path: str
-    """Of the file, or of the list of shards."""
-    files: tuple[TrackedFile, ...]
+    model: ModelFiles
+
+    @property
+    def revision(self) -> str:
+        """Oid of the commit; empty for the index."""
+        return self.model.revision
+
+    @property
+    def path(self) -> str:
+        """Path of the file, or of the one that names the others."""
+        return self.model.path
 
     def open(self) -> Session:
         """Open the local store in this process, and fetch the manifests if need be."""
@@ -56,32 +65,26 @@ class _GitSession:
     def __init__(self, origin: GitOrigin) -> None:
         self._origin = origin
         self._lock = _thread.allocate_lock()
+        model = origin.model
         with Repository.at(origin.root) as repository:
-            if not os.path.lexists(repository.store_path()):
-                _find_elsewhere(repository, origin)
+            find_elsewhere(repository, model.files, origin.revision)
             store = repository.open_store()
-            readers = [open_reader(repository, store, one, treeish=origin.revision or None) for one in origin.files]
+            self.readers: Sequence[TensorReader] = open_joined(repository, store, model)
         store.seal()
-        self.readers: Sequence[TensorReader] = readers
         self._store = store
 
     def bring(self, number: int, names: Sequence[str]) -> None:
         """Fetch the chunks of some tensors of a file into the local store."""
-        file, wants = self._origin.files[number], named_wants(names)
+        files = self._origin.model.files
+        if number >= len(files):
+            return  # what git keeps itself was put there whole
+        file, wants = files[number], Ranges(self.readers[number].manifest.tensors, named_wants(names))
         with self._lock:
             if not self._store.missing_objects([file.manifest_digest], wants):
                 return
             # A store of its own: the other one is being read by other threads.
             with Repository.at(self._origin.root) as repository, Store.open(self._store.url) as target:
                 fetch_manifests(repository, target, [file], None, self._origin.revision or None, wants=wants)
-
-
-def _find_elsewhere(repository: Repository, origin: GitOrigin) -> None:
-    """Raise where no store can be reached that has the files, before one is made here for nothing."""
-    import tempfile
-
-    with tempfile.TemporaryDirectory(prefix="theta-") as directory, Store.open(directory, create=True) as trial:
-        fetch_manifests(repository, trial, origin.files, None, origin.revision or None, wants=named_wants(()))
 
 
 class GitModel(Model):
@@ -155,9 +158,9 @@ def open(
         text, revision, path = _unpinned(text, revision, path)
         repository, start = _at(text, path)
     with repository:
-        oid = _commit(repository, revision)
+        oid = revision_of(repository, revision)
         try:
-            name, files = _files(repository, oid, start)
+            model = _model_files(repository, oid, start)
         except PathMissingError:
             if os.path.isfile(text) and _begins_as_pointer(text):
                 raise PointerInPlaceError(
@@ -166,7 +169,7 @@ def open(
                 ) from None
             raise
         root = repository.work_tree or repository.git_dir
-        return GitModel(GitOrigin(root, oid, name, files))
+        return GitModel(GitOrigin(root, model))
 
 
 def tags(path: str | os.PathLike[str] = ".") -> dict[str, str]:
@@ -224,32 +227,20 @@ def _begins_as_pointer(path: str) -> bool:
         return is_pointer(stream.read(64))
 
 
-def _commit(repository: Repository, revision: str | None) -> str:
-    if revision is None and repository.work_tree is not None:
-        return ""
-    return resolve(repository, revision or "HEAD", "commit")
-
-
-def _files(repository: Repository, revision: str, path: str) -> tuple[str, tuple[TrackedFile, ...]]:
-    """Return the name and the files of the model at a path; of a directory, of the one model in it."""
-    tracked = {
-        file.path: file
-        for file in (tracked_in_tree(repository, revision) if revision else tracked_in_index(repository))
-    }
-    if path in tracked:
-        return path, (tracked[path],)
-    if path.endswith(INDEX_SUFFIX):
-        return path, _shards(repository, revision, path, tracked)
+def _model_files(repository: Repository, revision: str, path: str) -> ModelFiles:
+    """Return what the model at a path is made of; of a directory, the one model in it."""
+    tracked = tracked_files(repository, revision)
+    at_path = files_of(repository, revision, path, tracked)
+    if at_path is not None:
+        return at_path
     prefix = path.rstrip("/") + "/" if path.rstrip("/") else ""
-    models: dict[str, tuple[TrackedFile, ...]] = {}
-    for name in _index_files(repository, revision, prefix):
-        models[name] = _shards(repository, revision, name, tracked)
-    sharded = {file.path for files in models.values() for file in files}
+    models = {model.path: model for model in _of_several_files(repository, revision, prefix, tracked)}
+    in_others = {file.path for model in models.values() for file in model.files}
     for name, file in tracked.items():
-        if name.startswith(prefix) and name not in sharded and file.tensor_count:
-            models[name] = (file,)
+        if name.startswith(prefix) and name not in in_others and file.tensor_count:
+            models[name] = ModelFiles(name, (file,), revision)
     if len(models) == 1:
-        return next(iter(models.items()))
+        return next(iter(models.values()))
     if models:
         named = ", ".join(f"'{name}'" for name in sorted(models)[:5])
         raise PathMissingError(
@@ -263,31 +254,12 @@ def _files(repository: Repository, revision: str, path: str) -> tuple[str, tuple
     raise AssertionError("a tracked file was found above")
 
 
-def _index_files(repository: Repository, revision: str, prefix: str) -> list[str]:
+def _of_several_files(
+    repository: Repository, revision: str, prefix: str, tracked: Mapping[str, TrackedFile]
+) -> Iterator[ModelFiles]:
     listing = ["ls-tree", "-r", "-z", "--name-only", "--full-tree", revision] if revision else ["ls-files", "-z"]
-    names = map(os.fsdecode, repository.git(*listing).split(b"\0")[:-1])
-    return [name for name in names if name.startswith(prefix) and name.endswith(INDEX_SUFFIX)]
-
-
-def _shards(
-    repository: Repository, revision: str, path: str, tracked: dict[str, TrackedFile]
-) -> tuple[TrackedFile, ...]:
-    """Return the files that a list of shards names; they lie beside it."""
-    import json
-
-    try:
-        weight_map = json.loads(repository.read_object(f"{revision}:{path}"))["weight_map"]
-        names = sorted({str(name) for name in weight_map.values()})
-    except RevisionError:
-        raise PathMissingError(f"there is no file '{path}' in {revision[:12] or 'the index'}") from None
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise PathMissingError(f"'{path}' does not say which file holds which tensor: it has no 'weight_map'") from None
-    directory = path.rpartition("/")[0]
-    files = []
-    for name in names:
-        full = f"{directory}/{name}" if directory else name
-        if full not in tracked:
-            meant = did_you_mean(near_names(full, list(tracked)))
-            raise PathMissingError(f"'{path}' names the shard '{name}', which is not tracked there{meant}")
-        files.append(tracked[full])
-    return tuple(files)
+    for name in map(os.fsdecode, repository.git(*listing).split(b"\0")[:-1]):
+        if name.startswith(prefix) and may_be_several(name, tracked.get(name)):
+            model = files_of(repository, revision, name, tracked)
+            if model is not None:
+                yield model

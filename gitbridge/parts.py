@@ -8,7 +8,7 @@ transformers asks for it.)
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from gitbridge.errors import BridgeError
@@ -16,6 +16,7 @@ from thetastore.digest import Digest
 from thetastore.errors import MalformedError
 
 if TYPE_CHECKING:
+    from gitbridge.sync import HasManifest
     from thetastore.checkpoints.compose import NewTensor, SafetensorsSource
     from thetastore.checkpoints.tensors import TensorReader
 
@@ -59,24 +60,25 @@ def parse_mark(head: bytes) -> Mark | None:
         return None
 
 
-def part_source(reader: TensorReader, names: Sequence[str], path: str) -> SafetensorsSource:
+def part_source(readers: Mapping[str, TensorReader], whole: HasManifest, path: str, of_count: int) -> SafetensorsSource:
     """Return a safetensors file of some tensors; their bytes are read while it is.
 
     Types that safetensors lacks become bytes, see `compose.nearest_type`.
 
     Args:
-        reader: of the whole file.
-        names: of the tensors.
-        path: of the whole file, from the top of the work tree.
+        readers: what reads each tensor, by their names.
+        whole: the file that they are of; the first, where a model has several.
+        path: of the whole file, or of the one that names the others; from the top of the work tree.
+        of_count: how many tensors the model has.
     """
     from thetastore.checkpoints.compose import safetensors_source
 
     metadata = {
         "format": "pt",
-        "theta.part_of": f"{reader.manifest_digest} {path.encode('utf-8', 'backslashreplace').decode()}",
-        "theta.tensors": f"{len(names)} of {len(reader.manifest.tensors)}",
+        "theta.part_of": f"{whole.manifest_digest} {path.encode('utf-8', 'backslashreplace').decode()}",
+        "theta.tensors": f"{len(readers)} of {of_count}",
     }
-    return safetensors_source([_new_tensor(reader, name) for name in names], metadata)
+    return safetensors_source([_new_tensor(reader, name) for name, reader in readers.items()], metadata)
 
 
 def _new_tensor(reader: TensorReader, name: str) -> NewTensor:

@@ -49,6 +49,7 @@ class Tensor(NamedTuple):
     strides: tuple[int, ...] | None
     """Step of each axis in elements; None where the tensor is contiguous in C order."""
     digest: Digest
+    """Empty, and in no manifest, where another file says that the tensor is there: `checkpoints.joining`."""
 
     @property
     def raw_bytes(self) -> int:

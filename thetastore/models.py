@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar
 
 from thetastore.arrays import array_form, jax_form, parse_index, read_array, read_slice, torch_form
+from thetastore.checkpoints.joining import joined
 from thetastore.checkpoints.tensors import TensorReader
 from thetastore.digest import Digest
 from thetastore.errors import MalformedError, NoSuchTensorError, ObjectMissingError
@@ -77,13 +78,13 @@ class StoreOrigin(NamedTuple):
 class StoreSession:
     """Files of a store, open in one process."""
 
-    def __init__(self, store: Store, digests: Iterable[Digest]) -> None:
+    def __init__(self, store: Store, digests: Iterable[Digest], paths: Sequence[str] = ()) -> None:
+        """Open files; where their paths are given, those that name tensors in others are joined with these."""
         self._store = store
         wanted = list(digests)
         manifests = store.pool.map_bounded(store.get_manifest, wanted, lambda _: not store.backend.is_remote)
-        self.readers: Sequence[TensorReader] = [
-            store.tensors(manifest, digest) for manifest, digest in zip(manifests, wanted, strict=True)
-        ]
+        readers = [store.tensors(manifest, digest) for manifest, digest in zip(manifests, wanted, strict=True)]
+        self.readers: Sequence[TensorReader] = joined(readers, paths) if paths else readers
 
     def bring(self, number: int, names: Sequence[str]) -> None:
         """Do nothing: there is no other place to ask."""
@@ -165,8 +166,11 @@ class Tensor:
 
     @property
     def digest(self) -> str:
-        """BLAKE3 of the bytes in C order, 64 hexadecimal digits: equal tensors have equal ones."""
-        return str(self._entry.digest)
+        """BLAKE3 of the bytes in C order, 64 hexadecimal digits: equal tensors have equal ones.
+
+        The tensor is read for it where the file that holds it does not know of it: ONNX's external data, TensorFlow.
+        """
+        return str(self._entry.digest or self._with_reader(lambda reader: reader.digest(self.name)))
 
     def __len__(self) -> int:
         if not self.shape:

@@ -56,12 +56,14 @@ class NamedOrigin(NamedTuple):
     model: ModelName
     """The version by its number."""
     manifest_digests: tuple[Digest, ...]
+    paths: tuple[str, ...]
+    """Of the files, in the same order."""
     storage_options: Options = None
 
     def open(self) -> Session:
         """Open the store in this process."""
         store = Store.open(self.url, options=self.storage_options, expected=self.manifest_digests)
-        return StoreSession(store, self.manifest_digests)
+        return StoreSession(store, self.manifest_digests, self.paths)
 
     def __str__(self) -> str:
         return f"{self.url}/{self.model}"
@@ -174,7 +176,8 @@ class Models(Mapping[str, NamedModel]):
 
         Raises:
             NoSuchModelError: there is no such base.
-            MalformedError, UnsupportedError: the name is none, or a value is no array.
+            MalformedError, UnsupportedError: the name is none, or a value is no array; or a file names tensors in one
+                that was not given: the version is there, and cannot be opened.
             BackendError: the store cannot be written; there is no new version then.
         """
         draft = Draft((), message, author, metadata or {})
@@ -259,7 +262,8 @@ def _open_entry(url: str, entry: Entry, storage_options: Options) -> NamedModel:
     refuse_difference(entry)
     files = [file for file in entry.files if file.path.endswith(_TENSORS_IN)] or list(entry.files)
     model = ModelName(entry.name.removeprefix(f"{MODELS}/"), version_text(entry.number))
-    return NamedModel(NamedOrigin(url, model, tuple(file.manifest_digest for file in files), storage_options))
+    digests, paths = tuple(file.manifest_digest for file in files), tuple(file.path for file in files)
+    return NamedModel(NamedOrigin(url, model, digests, paths, storage_options))
 
 
 def _put_tensors(

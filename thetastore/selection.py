@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
 
 from thetastore.dtypes import raw_bytes_of
 from thetastore.errors import NoSuchTensorError
 from thetastore.manifest import Tensor
 
-Wants = Callable[[str], bool]
+NameTest = Callable[[str], bool]
 """Tells of a tensor's name whether the tensor is wanted."""
+Wants: TypeAlias = "NameTest | Ranges"
+"""What is wanted of files: tensors, by the names that manifests have for them; or bytes, where those name none."""
 
 
 def is_glob(text: str) -> bool:
@@ -18,7 +21,7 @@ def is_glob(text: str) -> bool:
     return any(mark in text for mark in "*?[")
 
 
-def glob_wants(patterns: Sequence[str]) -> Wants:
+def glob_wants(patterns: Sequence[str]) -> NameTest:
     """Return what tells whether a name matches any of some globs; `*` and `?` match dots and slashes, too."""
     import re
     from fnmatch import translate
@@ -54,7 +57,7 @@ class Globs:
             raise NoSuchTensorError(self._patterns[0], tuple(self._asked), is_pattern=True)
 
 
-def named_wants(names: Iterable[str]) -> Wants:
+def named_wants(names: Iterable[str]) -> NameTest:
     """Return what tells whether a name is among these."""
     return frozenset(names).__contains__
 
@@ -63,8 +66,12 @@ class Ranges:
     """The bytes of a file that some of its tensors take, those between the elements of strided ones included."""
 
     def __init__(self, tensors: Iterable[Tensor], wants: Wants) -> None:
+        """Take the tensors that are wanted; where bytes are, those bytes, whatever the tensors."""
         self._starts: list[int] = []
         self._stops: list[int] = []
+        if isinstance(wants, Ranges):
+            self._starts, self._stops = wants._starts, wants._stops
+            return
         places = ((tensor.offset, tensor.offset + reach_bytes(tensor)) for tensor in tensors if wants(tensor.name))
         for start, stop in sorted(place for place in places if place[0] < place[1]):
             if self._stops and start <= self._stops[-1]:

@@ -13,8 +13,8 @@ from gitbridge.repository import Repository
 from thetastore.command_line import Parser
 
 if TYPE_CHECKING:
+    from gitbridge.joining import ModelFiles
     from gitbridge.trees import TrackedFile
-    from thetastore.store import Store
 
 _EPILOG = """\
 Without --to, pointers in the work tree become the files that they stand for. With --to, one file of any revision
@@ -66,15 +66,15 @@ def _refuse_revisions(paths: list[str]) -> None:
 
 def _write(repository: Repository, name: str, globs: list[str] | None, target: str, force: bool) -> int:
     """Write a file, or some of its tensors, to a path."""
+    from gitbridge.joining import named_model
     from gitbridge.revisions import parse_name, tracked_file
 
     _check_target(target, force)
-    file = tracked_file(repository, parse_name(name)._replace(tensor=None), os.getcwd())
-    with repository.open_store() as store:
-        if globs is None:
-            _write_whole(repository, store, file, target)
-        else:
-            _write_part(repository, store, file, globs, target)
+    asked = parse_name(name)._replace(tensor=None)
+    if globs is None:
+        _write_whole(repository, tracked_file(repository, asked, os.getcwd()), target)
+    else:
+        _write_part(repository, named_model(repository, asked, os.getcwd()), globs, target)
     return 0
 
 
@@ -100,40 +100,42 @@ def _check_target(target: str, force: bool) -> None:
     raise UsageError(f"'{target}' exists", "--force writes over it")
 
 
-def _write_whole(repository: Repository, store: Store, file: TrackedFile, target: str) -> None:
+def _write_whole(repository: Repository, file: TrackedFile, target: str) -> None:
     from gitbridge.profile import EVERYTHING
     from gitbridge.render import Progress, size_text
     from gitbridge.sync import fetch_manifests
     from thetastore.open_file import Replacing
 
     progress = Progress("fetching weights")
-    try:
-        fetch_manifests(repository, store, [file], None, report=progress, profile=EVERYTHING)
-    finally:
-        progress.done()
-    manifest = store.get_manifest(file.manifest_digest)
-    with Replacing(target) as descriptor:
-        store.write_file(manifest, file.manifest_digest, descriptor)
+    with repository.open_store() as store:
+        try:
+            fetch_manifests(repository, store, [file], None, report=progress, profile=EVERYTHING)
+        finally:
+            progress.done()
+        manifest = store.get_manifest(file.manifest_digest)
+        with Replacing(target) as descriptor:
+            store.write_file(manifest, file.manifest_digest, descriptor)
     print(f"git theta: wrote '{target}', {size_text(manifest.file_bytes)}")
 
 
-def _write_part(repository: Repository, store: Store, file: TrackedFile, globs: list[str], target: str) -> None:
+def _write_part(repository: Repository, model: ModelFiles, globs: list[str], target: str) -> None:
+    from gitbridge.joining import open_tensors
     from gitbridge.parts import part_source
-    from gitbridge.reading import open_reader, select_names
+    from gitbridge.reading import select_names
     from gitbridge.render import Progress, count_text, size_text
     from thetastore.open_file import Replacing
-    from thetastore.selection import named_wants
 
-    every = [tensor.name for tensor in file.pointer(repository).tensors]
+    every = [tensor.name for tensor in model.tensors(repository)]
     names = select_names(every, globs)
     progress = Progress("fetching weights")
-    try:
-        reader = open_reader(repository, store, file, named_wants(names), report=progress)
-    finally:
-        progress.done()
-    source = part_source(reader, names, file.path)
-    with Replacing(target) as descriptor:
-        source.write_to(descriptor)
+    with repository.open_store() as store:
+        try:
+            readers = open_tensors(repository, store, model, names, progress)
+        finally:
+            progress.done()
+        source = part_source(readers, model.files[0], model.path, len(every))
+        with Replacing(target) as descriptor:
+            source.write_to(descriptor)
     of = f"{len(names)} of {count_text(len(every), 'tensor')}"
     print(f"git theta: wrote '{target}', {of}, {size_text(source.file_bytes)}")
 

@@ -7,9 +7,10 @@ import os
 import sys
 
 from gitbridge.cli.opening import open_repository
+from gitbridge.joining import named_model
 from gitbridge.reading import select_names
 from gitbridge.render import count_text, printable, shape_text, size_text, table
-from gitbridge.revisions import parse_name, tracked_file
+from gitbridge.revisions import parse_name
 from thetastore.command_line import Parser, print_json
 from thetastore.dtypes import raw_bytes_of
 
@@ -30,17 +31,17 @@ def ls(arguments: list[str]) -> int:
     name = parse_name(options.file)
     globs = options.globs + ([name.tensor] if name.tensor else [])
     with open_repository() as repository:
-        file = tracked_file(repository, name, os.getcwd())
-        tensors = file.pointer(repository).tensors
+        model = named_model(repository, name, os.getcwd())
+        tensors = model.tensors(repository)
     if globs:
         chosen = set(select_names([tensor.name for tensor in tensors], globs))
-        tensors = tuple(tensor for tensor in tensors if tensor.name in chosen)
+        tensors = [tensor for tensor in tensors if tensor.name in chosen]
     if options.nul:
         sys.stdout.buffer.write(b"".join(tensor.name.encode() + b"\0" for tensor in tensors))
         return 0
     sizes = [raw_bytes_of(tensor.dtype, math.prod(tensor.shape)) for tensor in tensors]
     if options.json:
-        _print_json(file.path, tensors, sizes)
+        _print_json(model.path, tensors, sizes)
         return 0
     rows = [
         (t.dtype, shape_text(t.shape), size_text(nbytes), str(t.digest)[:16], printable(t.name))
@@ -48,16 +49,28 @@ def ls(arguments: list[str]) -> int:
     ]
     sys.stdout.write(table(rows, right=(2,)))
     if not tensors:
-        print(f"git theta: '{file.path}' ({file.format}) has no tensors that git theta sees", file=sys.stderr)
+        form = f" ({model.files[0].format})" if len(model.files) == 1 else ""
+        print(f"git theta: '{model.path}'{form} has no tensors that git theta sees", file=sys.stderr)
+        named_in = _index_of(model.path)
+        if named_in:
+            print(f"hint: its tensors are named in another file: git theta ls {named_in}", file=sys.stderr)
     elif not globs:
         count = sum(math.prod(tensor.shape) for tensor in tensors)
         print(f"{count_text(len(tensors), 'tensor')}, {count:,} elements, {size_text(sum(sizes))}")
     return 0
 
 
+def _index_of(path: str) -> str | None:
+    """Return what the index of a TensorFlow checkpoint is called that a data file is of; None for other files."""
+    import re
+
+    match = re.fullmatch(r"(.+)\.data-[0-9]{5}-of-[0-9]{5}", path)
+    return match and f"{match[1]}.index"
+
+
 def _print_json(path: str, tensors, sizes) -> None:  # type: ignore[no-untyped-def]
     listed = [
-        {"name": t.name, "dtype": t.dtype, "shape": list(t.shape), "digest": str(t.digest), "raw_bytes": nbytes}
+        {"name": t.name, "dtype": t.dtype, "shape": list(t.shape), "digest": str(t.digest) or None, "raw_bytes": nbytes}
         for t, nbytes in zip(tensors, sizes, strict=True)
     ]
     print_json({"path": path, "tensors": listed})

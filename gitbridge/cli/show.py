@@ -10,18 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from gitbridge.cli.opening import open_repository
 from gitbridge.errors import UsageError
-from gitbridge.reading import open_reader
+from gitbridge.joining import ModelFiles, named_model, open_tensors
 from gitbridge.render import Progress, count_text, printable, shape_text, size_text, table
-from gitbridge.revisions import parse_name, tracked_file
+from gitbridge.revisions import parse_name
 from thetastore.command_line import Parser, print_json
 from thetastore.dtypes import raw_bytes_of
 from thetastore.errors import NoSuchTensorError
-from thetastore.selection import named_wants
 
 if TYPE_CHECKING:
     from gitbridge.pointers import PointerTensor
     from gitbridge.repository import Repository
-    from gitbridge.trees import TrackedFile
     from thetastore.comparing.summary import Summary
 
 
@@ -52,55 +50,63 @@ def show(arguments: list[str]) -> int:
     if options.stats and not name.tensor:
         raise UsageError("--stats is of one tensor", f"git theta show --stats {name}//TENSOR")
     with open_repository() as repository:
-        file = tracked_file(repository, name, os.getcwd())
-        if name.tensor:
-            values = _of_tensor(repository, file, name.tensor, options.stats)
-        else:
-            values = _of_file(repository, file)
+        model = named_model(repository, name, os.getcwd())
+        values = (
+            _of_tensor(repository, model, name.tensor, options.stats) if name.tensor else _of_model(repository, model)
+        )
     if options.json:
         # What JSON has no numbers for: NaN and infinity.
         plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
         print_json(plain)
     else:
-        rows = [(_LABELS.get(label, label), _text(label, value)) for label, value in values.items()]
+        rows = [
+            (_LABELS.get(label, label), _text(label, value)) for label, value in values.items() if value is not None
+        ]
         sys.stdout.write(table(rows))
     return 0
 
 
-def _of_file(repository: Repository, file: TrackedFile) -> dict[str, Any]:
-    tensors = file.pointer(repository).tensors
+def _of_model(repository: Repository, model: ModelFiles) -> dict[str, Any]:
+    tensors = model.tensors(repository)
     dtypes = Counter(tensor.dtype for tensor in tensors)
-    return {
-        "path": file.path,
-        "format": file.format,
-        "size_bytes": file.file_bytes,
-        "digest": str(file.file_digest),
-        "manifest": str(file.manifest_digest),
+    values: dict[str, Any] = {"path": model.path}
+    if len(model.files) == 1 and not model.outside:
+        (file,) = model.files
+        values |= {
+            "format": file.format,
+            "size_bytes": file.file_bytes,
+            "digest": str(file.file_digest),
+            "manifest": str(file.manifest_digest),
+        }
+    else:
+        values["size_bytes"] = sum(file.file_bytes for file in model.files)
+        values["files"] = [file.path for file in model.files]
+    return values | {
         "tensors": len(tensors),
         "elements": sum(math.prod(tensor.shape) for tensor in tensors),
         "dtypes": dict(dtypes.most_common()),
     }
 
 
-def _of_tensor(repository: Repository, file: TrackedFile, name: str, with_stats: bool) -> dict[str, Any]:
-    tensors = {tensor.name: tensor for tensor in file.pointer(repository).tensors}
+def _of_tensor(repository: Repository, model: ModelFiles, name: str, with_stats: bool) -> dict[str, Any]:
+    tensors = {tensor.name: tensor for tensor in model.tensors(repository)}
     if name not in tensors:
         raise NoSuchTensorError(name, tuple(tensors))
     tensor = tensors[name]
     values: dict[str, Any] = {
-        "path": file.path,
+        "path": model.path,
         "tensor": name,
         "dtype": tensor.dtype,
         "shape": list(tensor.shape),
         "elements": math.prod(tensor.shape),
         "raw_bytes": raw_bytes_of(tensor.dtype, math.prod(tensor.shape)),
-        "digest": str(tensor.digest),
+        "digest": str(tensor.digest) or None,
     }
     same = _others_with(tensors.values(), tensor)
     if same:
         values["same_bytes_as"] = same
     if with_stats:
-        summary = _summary(repository, file, name)
+        summary = _summary(repository, model, name)
         if summary is None:
             raise UsageError(f"elements of {tensor.dtype} have no numbers of their own to make figures of")
         values |= summary._asdict()
@@ -108,16 +114,18 @@ def _of_tensor(repository: Repository, file: TrackedFile, name: str, with_stats:
 
 
 def _others_with(tensors: Any, tensor: PointerTensor) -> list[str]:
+    if not tensor.digest:
+        return []
     return [other.name for other in tensors if other.digest == tensor.digest and other.name != tensor.name]
 
 
-def _summary(repository: Repository, file: TrackedFile, name: str) -> Summary | None:
+def _summary(repository: Repository, model: ModelFiles, name: str) -> Summary | None:
     from thetastore.comparing.summary import summarise
 
     progress = Progress("fetching weights")
     with repository.open_store() as store:
         try:
-            reader = open_reader(repository, store, file, named_wants([name]), report=progress)
+            reader = open_tensors(repository, store, model, [name], progress)[name]
         finally:
             progress.done()
         return summarise(reader, name)

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from thetastore.checkpoints.rebuild import iter_chunks
-from thetastore.errors import NotThisFormat
 from thetastore.formats import WholeFormat
 from thetastore.formats.flax_msgpack import FlaxMsgpack
 from thetastore.formats.hdf5 import Hdf5
 from thetastore.formats.keras import Keras
-from thetastore.formats.onnx import Onnx
+from thetastore.formats.onnx import Onnx, OnnxExternal
 from thetastore.formats.registry import candidates
+from thetastore.formats.tensorflow import TensorflowIndex
 from thetastore.layout import Layout
 from thetastore.store import Store
 from thetastore.testing.formats import BytesFile, FormatConformance, Sample
@@ -96,6 +96,43 @@ class TestOnnx(FormatConformance):
             self.check_damaged(sample, 20_000, seed=84)
 
 
+def tables_of(folder: str, listing: str, ending: str) -> list[Sample]:
+    """Return files that name tensors in others; only tensors in the file itself are expected of its layout."""
+    expected: dict[str, list[Any]] = json.loads(fixture(folder, listing))
+    names = sorted({name.partition(" ")[0] for name in expected})
+    inside = {name: expected.get(f"{name} inside", []) for name in names if name.endswith(ending)}
+    return [
+        Sample(name, fixture(folder, name), {row[0]: (row[1], tuple(row[2]), row[3]) for row in rows})
+        for name, rows in inside.items()
+    ]
+
+
+class TestOnnxExternal(FormatConformance):
+    def make_format(self) -> OnnxExternal:
+        return OnnxExternal()
+
+    def samples(self) -> list[Sample]:
+        return tables_of("onnx", "external.json", ".onnx")
+
+    @pytest.mark.deep
+    def test_many_damaged_files_give_a_layout_or_are_declined(self) -> None:
+        for sample in self.samples():
+            self.check_damaged(sample, 20_000, seed=85)
+
+
+class TestTensorflowIndex(FormatConformance):
+    def make_format(self) -> TensorflowIndex:
+        return TensorflowIndex()
+
+    def samples(self) -> list[Sample]:
+        return tables_of("tensorflow", "expected.json", ".index")
+
+    @pytest.mark.deep
+    def test_many_damaged_files_give_a_layout_or_are_declined(self) -> None:
+        for sample in self.samples():
+            self.check_damaged(sample, 20_000, seed=86)
+
+
 MODELS = {
     "hdf5/model.h5": "hdf5",
     "flax/model.msgpack": "flax-msgpack",
@@ -125,19 +162,10 @@ def test_the_same_weights_of_another_framework_add_nothing_but_a_skeleton(path: 
 def test_a_file_whose_tensors_are_named_in_another_file_is_opaque() -> None:
     for folder, name in (
         ("tensorflow", "checkpoint.data-00000-of-00001"),
-        ("tensorflow", "checkpoint.index"),
         ("onnx", "external.data"),
         ("torch", "shard.metadata"),
     ):
         assert candidates(fixture(folder, name)[:64]) == [], name
-
-
-def test_an_onnx_model_with_external_data_is_opaque_itself() -> None:
-    raw = fixture("onnx", "external.onnx")
-
-    assert [format.name for format in candidates(raw[:64])] == ["onnx"]
-    with pytest.raises(NotThisFormat, match="without tensors"):
-        scan(Onnx(), raw)
 
 
 def test_opaque_elements_of_h5py_are_cut_by_their_width_and_not_listed() -> None:

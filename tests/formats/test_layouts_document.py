@@ -19,6 +19,8 @@ from thetastore.formats import (
     onnx,
     pickle_machine,
     protobuf,
+    sorted_table,
+    tensorflow,
     torch_dcp,
     torch_state,
     zip_directory,
@@ -29,8 +31,9 @@ from thetastore.formats.hdf5 import Hdf5
 from thetastore.formats.keras import Keras
 from thetastore.formats.npy import FortranNpy, Npy
 from thetastore.formats.npz import Npz
-from thetastore.formats.onnx import Onnx
+from thetastore.formats.onnx import Onnx, OnnxExternal
 from thetastore.formats.safetensors import DTYPE_NAMES, Safetensors
+from thetastore.formats.tensorflow import TensorflowIndex
 from thetastore.formats.torch_dcp import TorchDcp
 from thetastore.formats.torch_legacy import TorchLegacy
 from thetastore.formats.torch_zip import TorchZip
@@ -75,6 +78,10 @@ def document(name: str = "layouts.md") -> str:
         f"`keras` version {Keras.version}",
         f"`flax-msgpack` version {FlaxMsgpack.version}",
         f"`onnx` version {Onnx.version}",
+        f"`{OnnxExternal.name}` version {OnnxExternal.version}",
+        f"`{TensorflowIndex.name}` version {TensorflowIndex.version}",
+        f"more than {sorted_table.MAX_ENTRIES:,} entries or {MAX_TABLE_BYTES >> 20} MiB of keys",
+        f"more than {tensorflow.MAX_SHARDS:,} data files",
         f"more than {torch_dcp.MAX_ARCHIVES:,} archives",
         f"heaps of names or parts of headers over {hdf5_objects.MAX_PIECE_BYTES >> 20} MiB",
         f"headers of more than {hdf5_objects.MAX_HEADER_PARTS:,} parts or {hdf5_objects.MAX_MESSAGES:,} messages",

@@ -189,6 +189,6 @@ def test_a_format_without_a_magic_is_asked_after_the_plugins(tmp_path: Any, monk
     monkeypatch.syspath_prepend(str(tmp_path))
     sys.modules.pop("example_plugin", None)
 
-    for head, name in ((b"\x08\x0a\x3a", "onnx"), (b"\x81\xa1w", "flax-msgpack")):
-        assert [format.name for format in Registry().candidates(head)] == ["example", name]
+    for head, names in ((b"\x08\x0a\x3a", ["onnx", "onnx-external"]), (b"\x81\xa1w", ["flax-msgpack"])):
+        assert [format.name for format in Registry().candidates(head)] == ["example", *names]
     del sys.modules["example_plugin"]

@@ -68,6 +68,27 @@ class TensorReader:
         except KeyError:
             raise NoSuchTensorError(name, tuple(self._tensors)) from None
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
+
+    def holding(self, tensors: Iterable[LaidTensor]) -> TensorReader:
+        """Return what reads tensors that another file says lie in this one. Only their chunks prove their bytes."""
+        held = tuple(sorted(Tensor(*tensor, Digest()) for tensor in tensors))
+        return TensorReader(self._objects, self._pool, self.manifest._replace(tensors=held), self.manifest_digest)
+
+    def digest(self, name: str) -> Digest:
+        """Return the digest of a tensor's bytes in C order; one that no manifest has is read for it.
+
+        Raises as `read` does.
+        """
+        tensor = self.tensor(name)
+        if tensor.digest:
+            return tensor.digest
+        hasher = new_hasher()
+        for piece in self._pieces(tensor):
+            hasher.update(piece)
+        return Digest(hasher.digest())
+
     def read(self, name: str, out: memoryview | None = None) -> memoryview:
         """Return all bytes of a tensor in C order, proven by its digest.
 
@@ -263,7 +284,7 @@ class TensorReader:
             raise
 
     def _check(self, tensor: Tensor, digest: Digest) -> None:
-        if digest != tensor.digest:
+        if tensor.digest and digest != tensor.digest:
             reason = f"tensor '{tensor.name}' does not have the digest that it names"
             raise ObjectCorruptError(str(self.manifest_digest), "the manifest", reason)
 

@@ -11,6 +11,7 @@ from thetastore.errors import NotThisFormat
 from thetastore.formats import RandomAccess
 
 _WINDOW_BYTES: Final = 16 << 10
+MAX_VARINT_BYTES: Final = 10
 
 
 class Forward:
@@ -36,6 +37,18 @@ class Forward:
                 raise NotThisFormat("the file is shorter than it was")
         self.at += nbytes
         return self._window[start : start + nbytes]
+
+    def varint(self) -> int:
+        """Return the next integer, of seven bits a byte, the lowest first."""
+        value = 0
+        for shift in range(0, 7 * MAX_VARINT_BYTES, 7):
+            (byte,) = self.take(1)
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                if value >> 64:
+                    break
+                return value
+        raise NotThisFormat("an integer of more than 64 bits")
 
     def skip(self, nbytes: int) -> None:
         """Move over bytes that are of no interest."""

@@ -9,14 +9,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from thetastore.errors import NotThisFormat
-from thetastore.formats.forward import Forward
+from thetastore.formats.forward import MAX_VARINT_BYTES, Forward
 
 MAX_FIELDS = 2_000_000
 """In all messages of a file; a million takes 1.5 s."""
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _FIXED_BYTES = {FIXED64: 8, FIXED32: 4}
-_MAX_VARINT_BYTES = 10
 
 
 class Field(NamedTuple):
@@ -52,15 +51,15 @@ class Messages:
             if self._room < 0:
                 raise NotThisFormat(f"more than {MAX_FIELDS} fields")
             forward.move(at)
-            tag = self._varint()
+            tag = forward.varint()
             number, wire_type = tag >> 3, tag & 7
             if not 0 < number < 1 << 29:
                 raise NotThisFormat(f"a field of the number {number}")
             value = length = 0
             if wire_type == VARINT:
-                value = self._varint()
+                value = forward.varint()
             elif wire_type == BYTES:
-                length = self._varint()
+                length = forward.varint()
             elif wire_type in _FIXED_BYTES:
                 length = _FIXED_BYTES[wire_type]
             else:
@@ -90,24 +89,12 @@ class Messages:
         """
         if field.wire_type == VARINT:
             return [field.value]
-        if field.wire_type != BYTES or field.nbytes > _MAX_VARINT_BYTES * limit:
+        if field.wire_type != BYTES or field.nbytes > MAX_VARINT_BYTES * limit:
             raise NotThisFormat(f"field {field.number} is no short list of integers")
         values = []
         self._forward.move(field.offset)
         while self._forward.at < field.offset + field.nbytes:
-            values.append(self._varint())
+            values.append(self._forward.varint())
         if self._forward.at != field.offset + field.nbytes:
             raise NotThisFormat("a list of integers that ends within one")
         return values
-
-    def _varint(self) -> int:
-        take = self._forward.take
-        value = 0
-        for shift in range(0, 7 * _MAX_VARINT_BYTES, 7):
-            (byte,) = take(1)
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                if value >> 64:
-                    break
-                return value
-        raise NotThisFormat("an integer of more than 64 bits")

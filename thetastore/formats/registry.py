@@ -7,12 +7,15 @@ packages are read only for a file that nothing built in knows, because reading t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from thetastore.errors import NotThisFormat
 from thetastore.formats import MAX_HEADER_BYTES, Format, HeaderFormat, NeedBytes, RandomAccess
 from thetastore.layout import Layout, checked_layout
 from thetastore.plugins import FORMATS, offered
+
+if TYPE_CHECKING:
+    from thetastore.formats.outside import TableFormat
 
 MAX_VERSION = 0xFFFF
 """Manifests hold a layout version in two bytes."""
@@ -35,9 +38,18 @@ _BUILT_IN = (
 )
 _GUESSED = (
     (0, b"\x08", "onnx", "Onnx"),
+    (0, b"\x08", "onnx", "OnnxExternal"),
+    (0, b"\0\0", "tensorflow", "TensorflowIndex"),
     (0, tuple(bytes([code]) for code in (*range(0x81, 0x90), 0xDE, 0xDF)), "flax_msgpack", "FlaxMsgpack"),
 )
 """Formats without a magic, known by first bytes that others may have too: here plug-ins are asked first."""
+_TABLES = {"onnx-external": ("onnx", "OnnxExternal"), "tensorflow-index": ("tensorflow", "TensorflowIndex")}
+"""Formats whose files name tensors in other files."""
+
+
+def table_format(name: str) -> TableFormat | None:
+    """Return the format of this name if its files name tensors in others."""
+    return _loaded(*_TABLES[name]) if name in _TABLES else None
 
 
 def candidates(head: bytes) -> list[Format]:
@@ -69,14 +81,19 @@ _REGISTRY = Registry()
 
 def _sniffed(table: Sequence[tuple[int, bytes | tuple[bytes, ...], str, str]], head: bytes) -> list[Format]:
     """Return the formats of a table that a file may be of; only their modules are imported."""
-    from importlib import import_module
-
     formats = (
-        guarded(getattr(import_module(f"thetastore.formats.{module}"), name)(), checked=True)
+        guarded(_loaded(module, name), checked=True)
         for offset, magic, module, name in table
         if head.startswith(magic, offset)
     )
     return [format for format in formats if format.sniff(head)]
+
+
+def _loaded(module: str, name: str) -> Any:
+    """Make a format that is built in."""
+    from importlib import import_module
+
+    return getattr(import_module(f"thetastore.formats.{module}"), name)()
 
 
 def _load_plugins() -> list[Format]:

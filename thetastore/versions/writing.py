@@ -133,10 +133,19 @@ def write_part(store: Store, files: Sequence[RefFile], globs: Sequence[str], pla
 
 
 def readers_of(store: Store, files: Sequence[RefFile]) -> list[TensorReader]:
-    """Return what reads the tensors of each file; manifests come together where the store is far away."""
+    """Return what reads the tensors of each file; manifests come together where the store is far away.
+
+    Files that name tensors in others are joined with these.
+
+    Raises:
+        MalformedError: they do not belong together, or one is missing.
+    """
+    from thetastore.checkpoints.joining import joined
+
     digests = [file.manifest_digest for file in files]
     manifests = store.pool.map_bounded(store.get_manifest, digests, lambda _: not store.backend.is_remote)
-    return [store.tensors(manifest, digest) for manifest, digest in zip(manifests, digests, strict=True)]
+    readers = [store.tensors(manifest, digest) for manifest, digest in zip(manifests, digests, strict=True)]
+    return joined(readers, [file.path for file in files])
 
 
 def _matching(glob: str, names: tuple[str, ...]) -> list[str]:
