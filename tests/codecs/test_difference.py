@@ -109,8 +109,8 @@ def in_order(differences: np.ndarray, base: np.ndarray, shift: int, tail: bytes,
     """Return the payload in which elements are ordered by exponents, whether that is of use or not."""
     part = ordered.part_of(differences, differences != 0, base, columns)
     count = int(np.count_nonzero(differences))
-    stored = ordered.encode(part, count, shift, memoryview(tail), base.nbytes + len(tail))
-    return bytes((0, 2, 2, shift)) + bytes(stored)
+    of_matrix, stored = ordered.encode(part, count, shift, memoryview(tail), base.nbytes + len(tail))
+    return bytes((0, 2 + of_matrix, 2, shift)) + bytes(stored)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

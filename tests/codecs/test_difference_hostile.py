@@ -15,7 +15,7 @@ from thetastore.codecs import decode, encode_difference, ordered
 from thetastore.errors import MalformedError, UnsupportedError
 
 RAW_BYTES = 4003
-DENSE, SPARSE, ORDERED = 0, 1, 2
+DENSE, SPARSE, ORDERED, ORDERED_OF_MATRIX = 0, 1, 2, 3
 BITMAP, GAPS, BITMAP_ZSTD = 0, 1, 2
 PLANES = struct.Struct("<BBBBI")
 GROUP = struct.Struct("<BBI")
@@ -47,7 +47,7 @@ def stored_by_layout() -> dict[str, bytes]:
         assert decode_to(made[name], base.tobytes()) == raw.tobytes()
     made["ordered"] = made_in_order(base.tobytes(), rng)
     made["rows in order"] = made_in_order(base.tobytes(), rng, 23)
-    assert [stored[1] for stored in made.values()] == [SPARSE, SPARSE, SPARSE, DENSE, ORDERED, ORDERED]
+    assert [stored[1] for stored in made.values()] == [SPARSE, SPARSE, SPARSE, DENSE, ORDERED, ORDERED_OF_MATRIX]
     assert [stored[3] for stored in made.values()] == [GAPS, BITMAP, BITMAP_ZSTD, 0, 7, 7]
     return made
 
@@ -61,8 +61,8 @@ def made_in_order(base: bytes, rng: np.random.Generator, columns: int = 0) -> by
         differs &= (rng.random(words.size // columns) < 0.3).repeat(columns)
     differences = (steps * differs).astype("<u2")
     part = ordered.part_of(differences, differs, words, columns)
-    stored = ordered.encode(part, int(differs.sum()), 7, memoryview(b"!"), RAW_BYTES)
-    payload = bytes((0, ORDERED, 2, 7)) + bytes(stored)
+    of_matrix, stored = ordered.encode(part, int(differs.sum()), 7, memoryview(b"!"), RAW_BYTES)
+    payload = bytes((0, ORDERED_OF_MATRIX if of_matrix else ORDERED, 2, 7)) + bytes(stored)
     assert decode_to(payload, base) == (words + differences).tobytes() + b"!"
     return payload
 
@@ -155,10 +155,11 @@ def in_order(
 ) -> bytes:
     """Return a payload of eight elements: less, digits, more; the last one less too."""
     code_frame = frame_of(codes) if codes is not None else b"\x39\1"
+    of_matrix = bool(columns or rows)
     fields = struct.pack(
-        "<BBBBIIIIIIIII",
+        "<BBBBIIIIIII",
         0,
-        ORDERED,
+        ORDERED_OF_MATRIX if of_matrix else ORDERED,
         2,
         mantissa_bits,
         raw_bytes,
@@ -168,9 +169,8 @@ def in_order(
         len(gaps),
         len(code_frame),
         len(frame_of(gaps)),
-        columns,
-        len(rows),
     )
+    fields += struct.pack("<II", columns, len(rows)) if of_matrix else b""
     return fields + rows + directions + code_frame + frame_of(gaps) + digits
 
 
@@ -195,7 +195,7 @@ def test_payloads_made_here_are_right_where_they_are_not_made_wrong() -> None:
     ("why", "payload"),
     [
         ("nothing", b""),
-        ("unknown layout", b"\0\3\1\0" + raw_planes(bytes(16))),
+        ("unknown layout", b"\0\4\1\0" + raw_planes(bytes(16))),
         ("bytes in order", b"\0\2\1\7" + in_order()[4:]),
         ("exponents of 9 bits", in_order(mantissa_bits=6)),
         ("no exponents", in_order(mantissa_bits=15)),
@@ -264,7 +264,7 @@ def test_a_later_version_asks_for_an_upgrade() -> None:
 
 @settings(max_examples=500, deadline=None)
 @given(
-    header=st.tuples(st.integers(0, 1), st.integers(0, 3), st.sampled_from([1, 2, 4, 8, 3]), st.integers(0, 8)),
+    header=st.tuples(st.integers(0, 1), st.integers(0, 4), st.sampled_from([1, 2, 4, 8, 3]), st.integers(0, 8)),
     counts=st.tuples(st.sampled_from([16, 0, 15]), st.integers(0, 18), st.integers(0, 60)),
     pieces=st.lists(
         st.sampled_from([TWO_GAPS, TWO, b"\x08\x02", raw_planes(bytes(16)), raw_planes(bytes(2), 2), b"\0\xff"]),

@@ -55,7 +55,9 @@ def files() -> dict[str, bytes]:
     random = np.random.default_rng(1)
     first = {name: random.standard_normal((16, 64)).astype(np.float32) for name in ("a", "b")}
     second = {**first, "b": first["b"] * np.float32(1.0001), "zeros": np.zeros((4, 64), np.float32)}
-    half = {"h": (random.standard_normal(1024).astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)}
+    values = random.standard_normal((64, 128)).astype(np.float32)
+    half = (values.view(np.uint32) >> 16).astype(np.uint16)
+    stepped = half + (random.random(half.shape) < np.where(np.abs(values) < 0.5, 0.6, 0.02))  # by exponents, one more
     rows = random.integers(1, 200, (1024, 32)).astype(np.float32)
     inserted = np.insert(rows, 100, rows[5] * 2, axis=0)
     many = {f"layer.{number:03d}": np.full(8, number % 7, np.uint8) for number in range(530)}
@@ -63,7 +65,8 @@ def files() -> dict[str, bytes]:
     return {
         "model.safetensors": safetensors(first),
         "longer.safetensors": safetensors(second),
-        "half.safetensors": safetensors(half),
+        "half.safetensors": safetensors({"h": half}),
+        "stepped.safetensors": safetensors({"h": stepped.astype(np.uint16)}),
         "rows.safetensors": safetensors({"rows": rows}),
         "inserted.safetensors": safetensors({"rows": inserted}),
         "many.safetensors": safetensors(many),
@@ -75,6 +78,7 @@ def files() -> dict[str, bytes]:
 
 BEFORE = {
     "longer.safetensors": "model.safetensors",
+    "stepped.safetensors": "half.safetensors",
     "inserted.safetensors": "rows.safetensors",
     "changed.safetensors": "many.safetensors",
 }

@@ -37,6 +37,7 @@ VERSION: Final = 0
 _DENSE: Final = 0
 _SPARSE: Final = 1
 _ORDERED: Final = 2
+_ORDERED_OF_MATRIX: Final = 3
 _HEADER: Final = struct.Struct("<BBBB")
 _SPARSE_FIELDS: Final = struct.Struct("<III")
 
@@ -93,8 +94,9 @@ def encode(
         if shift is not None and changed_count >= _ORDERED_FROM and (is_sparse or is_thorough):
             part = ordered.part_of(differences, differs[: words.size], base_words, columns)
             if (is_thorough and not is_sparse) or _suits_order(part, shift, changed_count):
-                stored = ordered.encode(part, changed_count, shift, tail, raw.nbytes)
-                return memoryview(_HEADER.pack(VERSION, _ORDERED, width, shift) + stored)
+                of_matrix, stored = ordered.encode(part, changed_count, shift, tail, raw.nbytes)
+                layout = _ORDERED_OF_MATRIX if of_matrix else _ORDERED
+                return memoryview(_HEADER.pack(VERSION, layout, width, shift) + stored)
         if is_sparse:
             return _encode_sparse(differences, differs, changed_count, tail)
     return memoryview(_HEADER.pack(VERSION, _DENSE, width, 0) + encode_digits(digits, differences, bits, tail))
@@ -147,8 +149,9 @@ def decode(payload: memoryview, base: memoryview, out: memoryview) -> None:
     base_words = words_of(base, width, "base")
     words: Words = np.frombuffer(out, dtype=base_words.dtype, count=base_words.size)
     stored = payload[_HEADER.size :]
-    if layout == _ORDERED:
-        out[words.nbytes :] = ordered.decode(stored, coding, base_words, out)
+    if layout >= _ORDERED:
+        of_matrix = layout == _ORDERED_OF_MATRIX
+        out[words.nbytes :] = ordered.decode(stored, coding, base_words, out, of_matrix=of_matrix)
         return
     if layout == _DENSE:
         differences, tail = decode_digits(stored, base_words.size, width, out.nbytes - words.nbytes)
@@ -167,7 +170,7 @@ def _read_header(payload: memoryview, base: memoryview, out: memoryview) -> tupl
     version, layout, width, coding = _HEADER.unpack_from(payload)
     if version != VERSION:
         raise UnsupportedError(f"difference is of version {version}, this version reads {VERSION}: upgrade")
-    is_listed = layout <= _ORDERED and width in WIDTHS and (layout != _ORDERED or width == ordered.WIDTH)
+    is_listed = layout <= _ORDERED_OF_MATRIX and width in (WIDTHS if layout < _ORDERED else (ordered.WIDTH,))
     if not is_listed or (layout == _DENSE and coding):
         raise MalformedError(f"difference has layout {layout}, width {width}, fourth byte {coding}")
     return layout, width, coding

@@ -1,4 +1,4 @@
-"""Layout 2 of codec `difference`: 16-bit floats of which some changed, in the order of their base's exponents.
+"""Layouts 2 and 3 of codec `difference`: 16-bit floats of which some changed, in the order of their base's exponents.
 
 How likely a small change is to move an element, and by how many units in its last place, depends on that unit, which
 is a matter of the exponent: twice the unit, half the changes. So elements are ordered by the exponent of the base, and
@@ -10,16 +10,17 @@ are one zstd frame each, of nothing but Huffman-coded blocks, a new one with a t
 that are worth it: so each is coded as its exponent has it, and a reader need not know where that is.
 
     0   1  version, 0                         16  4  elements with digits
-    1   1  layout, 2                          20  4  raw bytes of the gaps
+    1   1  layout, 2 or 3                     20  4  raw bytes of the gaps
     2   1  width in bytes: 2                  24  4  stored bytes of the codes
     3   1  bits of mantissa, 7 to 14          28  4  stored bytes of the gaps
-    4   4  raw bytes                          32  4  columns; 0 if nothing is known of rows
-    8   4  elements of which each has a code  36  4  stored bytes of the rows; 0 for all rows
-    12  4  elements after these that are      40     rows; directions; codes; gaps;
-           named by gaps                             planes of the digits, and tail
+    4   4  raw bytes                          layout 3 alone:
+    8   4  elements of which each has a code  32  4  columns
+    12  4  elements after these that are      36  4  stored bytes of the rows; 0 for all rows
+           named by gaps                      32 or 40  of layout 3 rows, directions; codes; gaps;
+                                                     planes of the digits, and tail
 
-Of a matrix, rows in which nothing changed may be left out of all this, and differences are *turned*, so that most of
-them are positive: `thetastore.codecs.directions`.
+Of a matrix (layout 3), rows in which nothing changed may be left out of all this, and differences are *turned*, so that
+most of them are positive: `thetastore.codecs.directions`.
 
 Elements are not moved: the order is numpy's stable sort of bytes, one pass of a radix sort (2 ns an element), and only
 those that changed are looked up in it. `docs/format/codecs.md` has the limits and the rationale,
@@ -47,7 +48,8 @@ MANTISSA_BITS: Final = {"bfloat16": 7, "float16": 10}
 _LISTED_MANTISSA_BITS: Final = range(7, 15)
 _MAGNITUDE: Final = 0x7FFF
 
-_FIELDS: Final = struct.Struct("<IIIIIIIII")
+_FIELDS: Final = struct.Struct("<IIIIIII")
+_MATRIX_FIELDS: Final = struct.Struct("<II")
 _OTHER: Final = 2
 _DIFFERENCES: Final = np.array([0, 0xFFFF, 0, 1], np.uint16)
 """By code: none, one less, other, one more."""
@@ -72,9 +74,9 @@ class _Fields(NamedTuple):
     gap_bytes: int
     code_stored_bytes: int
     gap_stored_bytes: int
-    columns: int
-    """Elements of a row, where differences are turned or rows left out; else 0."""
-    row_bytes: int
+    columns: int = 0
+    """Elements of a row, where differences are turned or rows left out (layout 3); else 0."""
+    row_bytes: int = 0
     """0 if all rows are there."""
 
 
@@ -161,8 +163,8 @@ def part_of(differences: Words, differs: Words, base: Words, columns: int) -> Pa
     return Part(differences, differs, base, columns, skips.encode(rows)[0])
 
 
-def encode(part: Part, changed_count: int, shift: int, tail: memoryview, raw_bytes: int) -> memoryview:
-    """Return what follows the codec's first four bytes.
+def encode(part: Part, changed_count: int, shift: int, tail: memoryview, raw_bytes: int) -> tuple[bool, memoryview]:
+    """Return whether it is layout 3, of a matrix, and what follows the codec's first four bytes.
 
     Args:
         part: the elements that are looked at.
@@ -198,11 +200,10 @@ def encode(part: Part, changed_count: int, shift: int, tail: memoryview, raw_byt
         gap_bytes=gap_bytes,
         code_stored_bytes=len(code_frame),
         gap_stored_bytes=len(gap_frame),
-        columns=0 if found is None else columns,
-        row_bytes=rows.size,
     )
-    packed = b"" if found is None else found.packed()
-    return memoryview(b"".join((_FIELDS.pack(*fields), rows.data, packed, code_frame, gap_frame, planes)))
+    matrix = b"" if found is None else b"".join((_MATRIX_FIELDS.pack(columns, rows.size), rows.data, found.packed()))
+    head_fields = _FIELDS.pack(*fields[: -len(_Fields._field_defaults)])
+    return found is not None, memoryview(b"".join((head_fields, matrix, code_frame, gap_frame, planes)))
 
 
 def _head_of(changed: _Changed) -> _Head:
@@ -255,7 +256,7 @@ def _compress(stream: Words, ends: list[int]) -> bytes:
     return frames.compress_plane(stream.data, ends) if stream.size else b""
 
 
-def decode(stored: memoryview, shift: int, base: Words, out: memoryview) -> memoryview:
+def decode(stored: memoryview, shift: int, base: Words, out: memoryview, *, of_matrix: bool) -> memoryview:
     """Write the elements to `out`, which may be the base's memory; return the tail.
 
     Args:
@@ -263,12 +264,12 @@ def decode(stored: memoryview, shift: int, base: Words, out: memoryview) -> memo
         shift: bits of mantissa.
         base: elements, one or more.
         out: as many bytes as the record says.
+        of_matrix: whether it is layout 3.
 
     Raises:
         MalformedError: the stored bytes break a rule of their format.
     """
-    fields = _read_fields(stored, shift, base.size, out.nbytes)
-    stored = stored[_FIELDS.size :]
+    fields, stored = _read_fields(stored, shift, base.size, out.nbytes, of_matrix)
     words: Words = np.frombuffer(out, dtype=base.dtype, count=base.size)
     np.copyto(words, base)
     if not fields.row_bytes:
@@ -313,22 +314,27 @@ def _decode_part(
     return tail
 
 
-def _read_fields(stored: memoryview, shift: int, element_count: int, raw_bytes: int) -> _Fields:
-    if stored.nbytes < _FIELDS.size:
+def _read_fields(
+    stored: memoryview, shift: int, element_count: int, raw_bytes: int, of_matrix: bool
+) -> tuple[_Fields, memoryview]:
+    """Return the fields, and what follows them."""
+    header_bytes = _FIELDS.size + (_MATRIX_FIELDS.size if of_matrix else 0)
+    if stored.nbytes < header_bytes:
         raise MalformedError("difference is truncated in its header")
-    fields = _Fields._make(_FIELDS.unpack_from(stored))
-    has_rows = fields.columns and fields.columns <= element_count and element_count % fields.columns == 0
+    matrix = _MATRIX_FIELDS.unpack_from(stored, _FIELDS.size) if of_matrix else ()
+    fields = _Fields(*_FIELDS.unpack_from(stored), *matrix)
+    has_rows = 0 < fields.columns <= element_count and element_count % fields.columns == 0
     is_possible = (
         fields.raw_bytes == raw_bytes
         and shift in _LISTED_MANTISSA_BITS
-        and (has_rows or (not fields.columns and not fields.row_bytes))
-        and _FIELDS.size + fields.row_bytes <= stored.nbytes
+        and has_rows == of_matrix
+        and header_bytes + fields.row_bytes <= stored.nbytes
     )
     if not is_possible or not element_count:
         raise MalformedError(
             f"difference by exponents is not of {element_count} elements in {raw_bytes} bytes, or impossible: {fields}"
         )
-    return fields
+    return fields, stored[header_bytes:]
 
 
 def _check_part(fields: _Fields, stored_bytes: int, element_count: int) -> int:
