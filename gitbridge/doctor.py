@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import stat
 import subprocess
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -238,14 +239,39 @@ def _local_store(repository: Repository) -> Iterator[Finding]:
             damaged = [f"object '{one}' cannot be read" for one in sorted(lost_objects(store.objects))]
     if damaged:
         yield Finding("local-store", PROBLEM, f"it is damaged: {_some(damaged)}", "git theta fsck --repair")
-    if not os.access(path, os.W_OK | os.X_OK):
-        yield Finding("local-store", PROBLEM, f"'{path}' cannot be written", f"chmod -R u+w {shlex.quote(path)}")
+    yield from _writable(path)
     free = free_bytes(path)
     if free < _LITTLE_BYTES:
         said = f"only {size_text(free)} are free where '{path}' is"
         yield Finding("space", NOTE, said, "git config theta.storage /path/on/another/disk, or make room")
     if not damaged:
         yield Finding("local-store", GOOD, f"'{path}' has whole tables; {size_text(free)} are free there")
+
+
+def _writable(path: str) -> Iterator[Finding]:
+    """Look whether we may write to a store, and those with whom it is shared to all of it."""
+    mode = os.stat(path).st_mode
+    is_shared = bool(mode & stat.S_ISGID and mode & stat.S_IWGRP)
+    closed = [one for one in _directories(path) if not os.access(one, os.W_OK | os.X_OK)]
+    if not closed and is_shared:
+        closed = [one for one in _directories(path) if not os.stat(one).st_mode & stat.S_IWGRP]
+    if not closed:
+        return
+    quoted = shlex.quote(path)
+    ours = f"chmod -R u+w {quoted}"
+    shared = f"chmod -R g+rwX {quoted} && find {quoted} -type d -exec chmod g+s {{}} +"
+    if os.stat(closed[0]).st_uid == os.geteuid():
+        what = "cannot be written by all who share it" if is_shared else "cannot be written"
+        yield Finding("local-store", PROBLEM, f"'{closed[0]}' {what}", shared if is_shared else ours)
+    else:
+        said = f"'{closed[0]}' belongs to somebody else, and you may not write to it"
+        yield Finding("local-store", PROBLEM, said, f"its owner, for a group that has both of you: {shared}")
+
+
+def _directories(path: str) -> list[str]:
+    """Return a store's directory and those in it that every writer has to write to, as far as they are there."""
+    below = [os.path.join(path, name) for name in ("incoming", "index", "packs")]
+    return [path, *(one for one in below if os.path.isdir(one))]
 
 
 def _remote_store(repository: Repository) -> Iterator[Finding]:

@@ -129,6 +129,8 @@ def words_for(error: Exception) -> tuple[str, str]:
     is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     if is_full:
         hint = "make room and run the command again (git theta env says where the store is)"
+    elif error.errno == errno.EFBIG:
+        hint = "the file system, or 'ulimit -f', allows no file so large: put it on another one, or raise the limit"
     elif isinstance(error, BackendError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         hint = "git theta doctor says which store may not be written, and what mends it"
     else:

@@ -261,7 +261,7 @@ class Repository:
         if create and not os.path.exists(path):
             exclude_directory(self.common_dir, self.root, path)
         try:
-            store = Store.open(path, create=create)
+            store = Store.open(path, create=create, is_shared=create and self._is_shared())
             if create:
                 self._register_in(store)
             return store
@@ -272,6 +272,12 @@ class Repository:
                 f"the local store '{path}' cannot be opened: {error.strerror or error}",
                 "mend that, or have another directory: git config theta.storage /path/to/directory",
             ) from error
+
+    def _is_shared(self) -> bool:
+        """Tell whether git lets the group write to what it makes here: `core.sharedRepository`."""
+        word = (self.config("core.sharedRepository") or "").lower()
+        is_mode = len(word) > 1 and set(word) <= set("01234567")
+        return bool(int(word, 8) & 0o020) if is_mode else word in _SHARED_WORDS
 
     def _register_in(self, store: Store) -> None:
         """Leave word in the local store that this repository's history says what it has to keep.
@@ -306,6 +312,9 @@ class Repository:
         from gitbridge.remotes import open_remote_store
 
         return open_remote_store(self, remote, create, treeish)
+
+
+_SHARED_WORDS = frozenset(("group", "all", "world", "everybody", "true", "yes", "on", "1", "2"))
 
 
 def canonical_name(name: str) -> str:

@@ -84,7 +84,11 @@ def resolve(repository: Repository, name: str, kind: str = "") -> str:
 
 
 def path_from_top(repository: Repository, name: FileName, directory: str | None) -> str:
-    """Return a path from the top of the work tree, without `.` and `..`."""
+    """Return a path from the top of the work tree, without `.` and `..`.
+
+    Raises:
+        PathMissingError: it leads out of the work tree.
+    """
     path, top = name.path, repository.work_tree
     is_relative = name.revision is None or path.startswith(("./", "../"))
     if top is None or not (is_relative or os.path.isabs(path)):
@@ -93,7 +97,18 @@ def path_from_top(repository: Repository, name: FileName, directory: str | None)
     found = os.path.relpath(there, top)
     if found.startswith("../"):  # one of the two went through a symbolic link
         found = os.path.relpath(os.path.realpath(there), os.path.realpath(top))
+    if found.startswith("../"):
+        raise outside(path, top)
     return found
+
+
+def outside(path: str, top: str) -> PathMissingError:
+    """Return the error for a path that leads out of the work tree."""
+    from shlex import quote
+
+    words = f"'{path}' is outside of this repository, whose files are in '{top}'"
+    elsewhere = quote(os.path.dirname(path) or os.curdir)
+    return PathMissingError(words, f"if it is in another repository: git -C {elsewhere} theta ...")
 
 
 def _index_oid(repository: Repository, path: str) -> str | None:

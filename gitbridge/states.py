@@ -124,6 +124,7 @@ def select(repository: Repository, files: list[TrackedFile], arguments: Sequence
 
     Raises:
         UsageError: an argument names no tracked file.
+        PathMissingError: it leads out of the work tree.
     """
     if not arguments:
         return files
@@ -135,6 +136,10 @@ def select(repository: Repository, files: list[TrackedFile], arguments: Sequence
         name = argument if top is None else os.path.relpath(os.path.abspath(argument), os.path.realpath(top))
         if top is not None and name.startswith("../"):
             name = os.path.relpath(os.path.abspath(argument), top)
+        if top is not None and name.startswith("../"):
+            from gitbridge.revisions import outside
+
+            raise outside(argument, top)
         hits = [f.path for f in files if name in (".", f.path) or f.path.startswith(name + "/")]
         hits = hits or [f.path for f in files if fnmatchcase(f.path, name)]
         if not hits:

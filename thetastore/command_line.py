@@ -11,6 +11,7 @@ itself come back; a command need not know of that.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -58,6 +59,38 @@ class _FoundError(BaseException):
     def __init__(self, parser: argparse.ArgumentParser) -> None:
         super().__init__()
         self.parser = parser
+
+
+def add_progress_options(parser: argparse.ArgumentParser, variable: str) -> None:
+    """Give a command `-q` and `--progress`.
+
+    Args:
+        parser: of the command.
+        variable: of the environment, which says how progress is shown: to our own code and to what it runs.
+    """
+    parser.set_defaults(progress_variable=variable)
+    parser.add_argument("-q", "--quiet", action=_Quiet, nargs=0, default=False, help="show no progress")
+    parser.add_argument(
+        "--progress",
+        action=_Progress,
+        choices=("auto", "json", "none"),
+        default="auto",
+        help="how progress is shown: on a terminal as git does, else a line every ten seconds; or as JSON lines",
+    )
+
+
+class _Progress(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
+        setattr(namespace, self.dest, values)
+        os.environ[namespace.progress_variable] = values
+
+
+class _Quiet(argparse.Action):
+    """The same as `--progress none`, and the command leaves out what only says that all went well."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: Any) -> None:
+        setattr(namespace, self.dest, True)
+        os.environ[namespace.progress_variable] = "none"
 
 
 def split_at_dashes(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -110,6 +143,27 @@ def print_json(values: Mapping[str, Any]) -> None:
 
     json.dump({"schema": _SCHEMA, **values}, sys.stdout, indent=1, allow_nan=False)
     sys.stdout.write("\n")
+
+
+def installed_version() -> str:
+    """Return the version of the package."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("thetastore")
+    except PackageNotFoundError:
+        return "0 (not installed)"
+
+
+def save_traceback(directory: str) -> str:
+    """Write down the exception that is being handled, which is a bug of ours; return the path of the file."""
+    import tempfile
+    import traceback
+
+    descriptor, path = tempfile.mkstemp(prefix="git-theta-", suffix=".log", dir=directory)
+    with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as stream:
+        stream.write(f"{sys.argv}\n{sys.version}\n\n{traceback.format_exc()}")
+    return path
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

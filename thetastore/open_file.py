@@ -45,7 +45,9 @@ class Replacing:
         self._descriptor = os.open(self._temporary, flags, 0o666)
         return self._descriptor
 
-    def __exit__(self, kind: object, *_: object) -> None:
+    def __exit__(self, kind: object, error: object, _: object) -> None:
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = self._path  # a write by descriptor knows none, and people ask which file
         try:
             os.close(self._descriptor)
             if kind is None:

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from thetastore.backends import Backend
-from thetastore.backends.directory import DirectoryBackend
+from thetastore.backends.directory import DirectoryBackend, share_directory
 from thetastore.backends.urls import SCHEMES, is_url, parse_url
 from thetastore.bases.finding import BaseHint
 from thetastore.checkpoints.ahead import ahead
@@ -32,7 +32,7 @@ from thetastore.descriptor import (
     read_descriptor,
 )
 from thetastore.digest import Digest, Kind
-from thetastore.errors import ObjectMissingError, StoreMissingError, ThetaError
+from thetastore.errors import MalformedError, ObjectMissingError, StoreMissingError, ThetaError
 from thetastore.manifest import Manifest, parse_manifest
 from thetastore.merge_records import send_records
 from thetastore.objects import Objects
@@ -76,6 +76,7 @@ class Store:
         create: bool = False,
         options: Mapping[str, object] | None = None,
         expected: Sequence[Digest] = (),
+        is_shared: bool = False,
     ) -> Self:
         """Open the store in a directory, or at a URL.
 
@@ -86,14 +87,21 @@ class Store:
             options: credentials, profile, endpoint and the like for a URL: fsspec's `storage_options`.
             expected: manifests of files that will be read at once: from a store far away, what tells where they are
                 comes in the same round trip as what says that it is a store.
+            is_shared: with `create`, of a directory: let its group write to it and to all that comes into it. One
+                that is somebody else's stays as it is.
 
         Raises:
             StoreMissingError: there is no store, and `create` is not set.
-            MalformedError: the place holds something else, or the URL is none.
+            MalformedError: the place holds something else, the URL is none, or it is to be shared as a directory is.
             UnsupportedError: the store was written by a newer version, or a package for the URL is missing.
             BackendError: the place cannot be made, read or reached.
         """
-        store = cls.at(backend_at(path, options), create, expected)
+        backend = backend_at(path, options)
+        if create and is_shared:
+            if backend.is_remote:
+                raise MalformedError(f"'{path}' has no group to share it with: its bucket or server says who may write")
+            share_directory(backend.url)
+        store = cls.at(backend, create, expected)
         store.opener = partial(cls.open, path if is_url(path) else store.url, options=options)
         return store
 

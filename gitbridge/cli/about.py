@@ -8,13 +8,19 @@ import sys
 from gitbridge.errors import BridgeError, RepositoryMissingError
 from gitbridge.repository import Repository
 from gitbridge.settings import PREFIXES
-from thetastore.command_line import Parser, print_json
+from thetastore.command_line import Parser, installed_version, print_json
 
 
 def version(arguments: list[str]) -> int:
     """Print the version."""
-    Parser(prog="git theta version", description="Print the version.").parse_args(arguments)
-    print(f"git-theta {_version()}")
+    parser = Parser(prog="git theta version", description="Print the version.")
+    parser.add_argument("--json", action="store_true", help="for programs; schema 1: those of Python and of git, too")
+    options = parser.parse_args(arguments)
+    number = installed_version()
+    if options.json:
+        print_json({"version": number, "python": sys.version.split()[0], "git": _git().removeprefix("git version ")})
+    else:
+        print(f"git-theta {number}")
     return 0
 
 
@@ -23,7 +29,11 @@ def env(arguments: list[str]) -> int:
     parser = Parser(prog="git theta env", description="Print what is used here.")
     parser.add_argument("--json", action="store_true", help="for programs; schema 1")
     options = parser.parse_args(arguments)
-    rows = [("git-theta", _version()), ("python", f"{sys.version.split()[0]} ({sys.executable})"), ("git", _git())]
+    rows = [
+        ("git-theta", installed_version()),
+        ("python", f"{sys.version.split()[0]} ({sys.executable})"),
+        ("git", _git()),
+    ]
     try:
         rows += _repository_rows(Repository.discover())
     except RepositoryMissingError:
@@ -67,16 +77,6 @@ def _repository_rows(repository: Repository) -> list[tuple[str, str]]:
 def _shown(repository: Repository, name: str) -> str:
     """Return the values of a setting; those that may open somebody's store are not shown."""
     return "(set)" if "://" in name else ", ".join(repository.config_all(name))
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError
-    from importlib.metadata import version as installed
-
-    try:
-        return installed("thetastore")
-    except PackageNotFoundError:
-        return "0 (not installed)"
 
 
 def _git() -> str:

@@ -12,18 +12,23 @@ from typing import Any
 from gitbridge.absent import remark_on_absent
 from gitbridge.cli.opening import open_repository
 from gitbridge.errors import RevisionError, UsageError
+from gitbridge.profile import Profile, split_globs
 from gitbridge.render import count_text, printable, shape_text, size_text, table
 from gitbridge.repository import Repository
+from gitbridge.revisions import resolve
 from gitbridge.states import revision_states, select, work_tree_states
-from gitbridge.trees import TrackedFile, tracked_in_index, tracked_in_tree
+from gitbridge.trees import TrackedFile, all_refs, tracked_in_history, tracked_in_index, tracked_in_tree
 from thetastore.command_line import Parser, print_json
 from thetastore.dtypes import raw_bytes_of
 
 _EPILOG = """\
 states:
-  full     the weights are here: in the work-tree file; with REV, in the local store
+  full     the weights are here: in the work-tree file; with REV or --all, in the local store
   pointer  only the pointer is here; the weights can be had from the local or the remote store
   missing  the weights are in no store that this repository knows and can reach
+
+GLOBS are separated by commas, as in theta.fetchInclude: '*.gguf,models'. Versions in the history (--all) are listed
+with the digits that their digests begin with.
 """
 
 
@@ -32,34 +37,45 @@ def ls_files(arguments: list[str]) -> int:
     options, names = _parse(arguments)
     with open_repository() as repository:
         revision, paths = _split(repository, names, arguments)
-        files = tracked_in_tree(repository, revision) if revision else tracked_in_index(repository)
-        files = select(repository, files, paths)
-        if not files and not paths and revision is None:
+        files = select(repository, _files(repository, revision, options.all), paths)
+        profile = Profile((), split_globs(options.include), split_globs(options.exclude))
+        files = [file for file in files if profile.wants_path(file.path)]
+        if not files and not paths and revision is None and profile.is_whole:
             _explain_nothing(repository)
         if options.nul:
             sys.stdout.buffer.write(b"".join(os.fsencode(file.path) + b"\0" for file in files))
             return 0
         if options.name_only:
-            sys.stdout.write("".join(f"{_name(file)}\n" for file in files))
+            sizes = [f" ({size_text(file.file_bytes)})" if options.size else "" for file in files]
+            sys.stdout.write("".join(f"{_name(file)}{size}\n" for file, size in zip(files, sizes, strict=True)))
             return 0
-        states = (revision_states if revision else work_tree_states)(repository, files)
+        states = (revision_states if revision or options.all else work_tree_states)(repository, files)
         rows = list(zip(files, states, strict=True))
         if options.json:
             _print_json(repository, rows, options.tensors)
+        elif options.tensors:
+            _print_tensors(repository, rows, options.long)
         else:
-            _print_text(repository, rows, options.tensors)
+            # Without the whole digest, ten digits tell the versions of a file apart.
+            _print_text(rows, _WHOLE if options.long else _SHORT if options.all else 0)
     return 0
 
 
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = Parser(
         prog="git theta ls-files",
-        usage="git theta ls-files [REV] [--tensors] [--json | -n | -z] [--] [PATH...]",
+        usage="git theta ls-files [REV | --all] [-I GLOBS] [-X GLOBS] [-l] [--tensors] [--json | -n [-s] | -z] "
+        "[--] [PATH...]",
         description="List tracked files, of the index or of a revision, and where their weights are.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="*", metavar="REV, PATH", help=argparse.SUPPRESS)
+    parser.add_argument("-a", "--all", action="store_true", help="all versions in the history, of REV or of all refs")
+    parser.add_argument("-I", "--include", action="append", default=[], metavar="GLOBS", help="only these files")
+    parser.add_argument("-X", "--exclude", action="append", default=[], metavar="GLOBS", help="not these files")
+    parser.add_argument("-l", "--long", action="store_true", help="the whole digest of each file, and of each tensor")
+    parser.add_argument("-s", "--size", action="store_true", help="the size of each file: always shown, but for -n")
     parser.add_argument("--tensors", action="store_true", help="list the tensors of each file")
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="for programs; schema 1")
@@ -67,6 +83,15 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     output.add_argument("-z", dest="nul", action="store_true", help="paths only, each ended by a NUL byte")
     options = parser.parse_intermixed_args(arguments)
     return options, options.names
+
+
+def _files(repository: Repository, revision: str | None, has_history: bool) -> list[TrackedFile]:
+    """Return the tracked files of the index, of a revision, or all that the history has at any path."""
+    if has_history:
+        return list(
+            tracked_in_history(repository, [resolve(repository, revision)] if revision else all_refs(repository))
+        )
+    return tracked_in_tree(repository, revision) if revision else tracked_in_index(repository)
 
 
 def _split(repository: Repository, names: list[str], arguments: list[str]) -> tuple[str | None, list[str]]:
@@ -125,23 +150,36 @@ def _print_json(repository: Repository, rows: Sequence[tuple[TrackedFile, str]],
     print_json({"files": files})
 
 
-def _print_text(repository: Repository, rows: Sequence[tuple[TrackedFile, str]], with_tensors: bool) -> None:
-    if not with_tensors:
-        lines = [
-            (state, size_text(file.file_bytes), count_text(file.tensor_count, "tensor"), file.format, _name(file))
-            for file, state in rows
-        ]
-        sys.stdout.write(table(lines, right=(1, 2)))
-        return
+def _print_text(rows: Sequence[tuple[TrackedFile, str]], digit_count: int) -> None:
+    lines = [
+        (
+            *([str(file.file_digest)[:digit_count]] if digit_count else []),
+            state,
+            size_text(file.file_bytes),
+            count_text(file.tensor_count, "tensor"),
+            file.format,
+            _name(file),
+        )
+        for file, state in rows
+    ]
+    sys.stdout.write(table(lines, right=(2, 3) if digit_count else (1, 2)))
+
+
+_SHORT, _WHOLE = 10, 64
+"""How many digits of a file's digest are shown."""
+
+
+def _print_tensors(repository: Repository, rows: Sequence[tuple[TrackedFile, str]], is_long: bool) -> None:
     for position, (file, state) in enumerate(rows):
         sys.stdout.write("\n" if position else "")
-        sys.stdout.write(f"{_name(file)}: {file.format}, {size_text(file.file_bytes)}, {state}\n")
+        digest = f", {file.file_digest}" if is_long else ""
+        sys.stdout.write(f"{_name(file)}: {file.format}, {size_text(file.file_bytes)}, {state}{digest}\n")
         tensors = [
             (
                 t.dtype,
                 shape_text(t.shape),
                 size_text(raw_bytes_of(t.dtype, math.prod(t.shape))),
-                str(t.digest)[:16],
+                str(t.digest)[: _WHOLE if is_long else 16],
                 printable(t.name),
             )
             for t in file.pointer(repository).tensors

@@ -237,10 +237,10 @@ def _say(message: str, hint: str) -> None:
 def _save_traceback() -> str:
     """Write the current traceback below the git directory, keep the newest few; return the file's path."""
     import tempfile
-    import traceback
 
     from gitbridge.errors import BridgeError
     from gitbridge.repository import Repository
+    from thetastore.command_line import save_traceback
 
     try:
         directory = os.path.join(Repository.discover().theta_dir, "logs")
@@ -251,10 +251,7 @@ def _save_traceback() -> str:
         logs = sorted((os.path.join(directory, name) for name in os.listdir(directory)), key=os.path.getmtime)
         for old in logs[: max(0, len(logs) - _KEPT_LOGS + 1)]:
             os.unlink(old)
-    descriptor, path = tempfile.mkstemp(prefix="git-theta-", suffix=".log", dir=directory)
-    with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as stream:
-        stream.write(f"{sys.argv}\n{sys.version}\n\n{traceback.format_exc()}")
-    return path
+    return save_traceback(directory)
 
 
 if __name__ == "__main__":

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import os
-from typing import Any
 
 from gitbridge.render import PROGRESS_VARIABLE
+from thetastore import command_line
 
 
 def add_progress_options(parser: argparse.ArgumentParser) -> None:
-    """Give a command `-q` and `--progress`."""
-    parser.add_argument("-q", "--quiet", action=_Quiet, nargs=0, default=False, help="show no progress")
-    parser.add_argument(
-        "--progress",
-        action=_Progress,
-        choices=("auto", "json", "none"),
-        default="auto",
-        help="how progress is shown: on a terminal as git does, else a line every ten seconds; or as JSON lines",
-    )
+    """Give a command `-q` and `--progress`; what git runs of ours goes by them, too."""
+    command_line.add_progress_options(parser, PROGRESS_VARIABLE)
 
 
 def add_color_option(parser: argparse.ArgumentParser) -> None:
@@ -32,19 +24,3 @@ def add_color_option(parser: argparse.ArgumentParser) -> None:
         metavar="WHEN",
         help="auto (on a terminal, unless NO_COLOR is set), always or never",
     )
-
-
-class _Progress(argparse.Action):
-    """Says how progress is shown, to our own code and to what git runs of ours."""
-
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
-        setattr(namespace, self.dest, values)
-        os.environ[PROGRESS_VARIABLE] = values
-
-
-class _Quiet(argparse.Action):
-    """The same as `--progress none`, and the command leaves out what only says that all went well."""
-
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: Any) -> None:
-        setattr(namespace, self.dest, True)
-        os.environ[PROGRESS_VARIABLE] = "none"

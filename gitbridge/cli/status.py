@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from gitbridge.absent import remark_on_absent
 from gitbridge.attributes import tracked_patterns
@@ -165,16 +166,45 @@ def _hints(repository: Repository, found: Status) -> list[str]:
         hints.append("this clone keeps only a part of the weights: git config --get-regexp theta.fetch says which")
     elif "pointer only" in remarks:
         hints.append("git theta pull fills pointers with their weights")
+    hints += _hints_on_lost(repository, found)
     if "not pushed" in remarks:
         hints.append("git push sends weights with their commits")
     if found.plain:
-        names = " ".join(quote(path) for path in found.plain[:3]) if len(found.plain) <= 3 else "."
-        hints.append(f"git add --renormalize {names} moves plain files to the store")
+        hints.append(f"git add --renormalize {_arguments(repository, found.plain)} moves plain files to the store")
     if found.large:
         patterns = " ".join(quote(one) for one in dict.fromkeys(file.pattern for file in found.large))
         hints.append(f"git theta track {patterns} keeps large files out of git itself")
     if found.files and found.known.place is None and not found.known.trouble:
-        hints.append("git config theta.url /path/to/store says where git push sends weights")
+        hints.append("git config theta.url /path/to/store says where git push sends weights, and where they come from")
+    return hints
+
+
+def _arguments(repository: Repository, paths: Sequence[str]) -> str:
+    """Return paths from the top as git takes them in this directory; all files instead of more than three."""
+    import os
+    from shlex import quote
+
+    top = os.path.realpath(repository.work_tree or os.curdir)
+    here = [os.path.relpath(os.path.join(top, path), os.path.realpath(os.curdir)) for path in paths[:4]]
+    return " ".join(map(quote, here)) if len(here) <= 3 else ":/"
+
+
+def _hints_on_lost(repository: Repository, found: Status) -> list[str]:
+    """Return what brings back weights that no store has which can be reached."""
+    lost = [row for row in found.files if _is_lost(row.state, row.is_stored, row.is_pushed)]
+    hints = []
+    here = [row.file.path for row in lost if row.state == FULL and not row.change]
+    if here:
+        again = f"git add --renormalize {_arguments(repository, here)}"
+        hints.append(f"{again} stores again what is missing, from the files here")
+    if all(row.state == FULL for row in lost):
+        return hints
+    if found.known.trouble:
+        hints.append("git theta doctor says why the remote store cannot be asked; then git theta pull")
+    elif found.known.place is None:
+        hints.append("whoever committed the pointers knows where their weights are: 'git theta env' says it there")
+    else:
+        hints.append(f"'{found.known.place.url}' lacks them: git theta push where they were committed, then pull here")
     return hints
 
 

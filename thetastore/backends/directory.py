@@ -6,6 +6,10 @@ reader sees half a file. Temporary names start with `~`, which no name of the st
 a killed process leaves under one is never listed.
 
 Files in the making are locked with `flock`, which ends with the process, however it dies.
+
+A directory that its group may write to, and that hands its group on (mode `g+ws`, as git makes those of a shared
+repository), is shared: what is made in it lets the group in as well, whatever the umask says. Otherwise the umask says
+who may do what.
 """
 
 from __future__ import annotations
@@ -311,6 +315,7 @@ class _Lock:
             except FileNotFoundError:
                 _make_directory(os.path.dirname(self._path))
                 self._fd = os.open(self._path, _WRITE_FLAGS | os.O_CREAT, _NEW_FILE_MODE)
+            _share(self._fd, self._path)
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return True
@@ -339,6 +344,17 @@ class _Refusals:
             raise BackendError(error.errno, error.strerror, self._path) from error
 
 
+def share_directory(path: str) -> None:
+    """Make a directory, if there is none, and let its group write to it and to all that comes into it.
+
+    One that is somebody else's stays as it is: only its owner, or root, can do that.
+    """
+    os.makedirs(path, exist_ok=True)
+    found = os.stat(path)
+    if found.st_mode & _GROUP_OF_DIRECTORY != _GROUP_OF_DIRECTORY and found.st_uid == os.geteuid():
+        os.chmod(path, stat.S_IMODE(found.st_mode) | _GROUP_OF_DIRECTORY)
+
+
 def _temporary_name() -> str:
     return f"~{os.urandom(12).hex()}"
 
@@ -356,10 +372,30 @@ def _delete_if_older(path: str, latest: float) -> bool:
 def _create(path: str) -> int:
     flags = _WRITE_FLAGS | os.O_CREAT | os.O_EXCL
     try:
-        return os.open(path, flags, _NEW_FILE_MODE)
+        fd = os.open(path, flags, _NEW_FILE_MODE)
     except FileNotFoundError:
         _make_directory(os.path.dirname(path))
-        return os.open(path, flags, _NEW_FILE_MODE)
+        fd = os.open(path, flags, _NEW_FILE_MODE)
+    _share(fd, path)
+    return fd
+
+
+def _share(fd: int, path: str) -> None:
+    """Let the group into a file of ours, if its directory is shared."""
+    if not _is_shared(os.path.dirname(path)):
+        return
+    found = os.fstat(fd)
+    if found.st_mode & _GROUP_OF_FILE != _GROUP_OF_FILE and found.st_uid == os.geteuid():
+        os.fchmod(fd, stat.S_IMODE(found.st_mode) | _GROUP_OF_FILE)
+
+
+def _is_shared(directory: str) -> bool:
+    return os.stat(directory).st_mode & _SHARED == _SHARED
+
+
+_SHARED = stat.S_ISGID | stat.S_IWGRP
+_GROUP_OF_FILE = stat.S_IRGRP | stat.S_IWGRP
+_GROUP_OF_DIRECTORY = stat.S_ISGID | stat.S_IRWXG
 
 
 def _make_directory(path: str) -> None:
@@ -378,6 +414,8 @@ def _make_directory_in(parent: str, path: str) -> None:
         os.mkdir(path)
     except FileExistsError:
         return
+    if _is_shared(parent):
+        os.chmod(path, stat.S_IMODE(os.stat(path).st_mode) | _GROUP_OF_DIRECTORY)
     _sync_directory(parent)
 
 

@@ -54,6 +54,8 @@ def repaired_text(repaired: Repaired) -> str:
         kept = count_text(mended.kept_count, "sound object was kept", "sound objects were kept")
         lines.append(f"set aside: {mended.file_name}; {kept}")
     for brought in repaired.brought:
+        if not brought.object_count and not brought.failure:
+            continue
         what = count_text(brought.object_count, "object")
         failed = f" ({brought.failure})" if brought.failure else ""
         lines.append(f"brought back: {what} from '{printable(brought.source_name)}'{failed}")

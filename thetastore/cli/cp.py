@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from thetastore.cli.naming import add_message_options, draft_of, find_model, model_text
-from thetastore.cli.opening import EXIT_DONE, add_json_option, storage_options
+from thetastore.cli.naming import add_message_options, draft_of, find_model, find_target, model_text
+from thetastore.cli.opening import EXIT_DONE, add_json_option, add_progress_options
 from thetastore.command_line import Parser, print_json
 from thetastore.progress import Progress
 from thetastore.tables import count_text, size_text
@@ -23,22 +23,22 @@ def run(arguments: list[str]) -> int:
     """Copy a version."""
     parser = Parser(
         prog="thetastore cp",
-        usage="thetastore cp [-m MESSAGE] [--json] PLACE/NAME[@VERSION] PLACE[/NAME]",
+        usage="thetastore cp [-m MESSAGE] [--json] [-q] PLACE/NAME[@VERSION] PLACE[/NAME]",
         description="Copy a version of a model to another store, or to another name.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_message_options(parser)
     add_json_option(parser)
+    add_progress_options(parser)
     parser.add_argument("model", metavar="PLACE/NAME[@VERSION]", help="no version: the newest")
     parser.add_argument("target", metavar="PLACE[/NAME]", help="a store; without a name, the same one")
     options = parser.parse_args(arguments)
     from thetastore.versions.copying import copy_version
-    from thetastore.versions.names import find
 
     source, wanted = find_model(options.model)
     with source:
-        target, name = find(options.target, storage_options)
+        target, name = find_target(options.target)
         with target:
             draft = draft_of(options) if options.message or options.author else None
             progress = Progress("sending")
@@ -52,5 +52,6 @@ def run(arguments: list[str]) -> int:
         print_json({"store": target.url, **values})
         return EXIT_DONE
     print(model_text(put.entry))
-    print(f"thetastore: {sent if put.is_new else 'it is the newest version there already'}", file=sys.stderr)
+    if not options.quiet:
+        print(f"thetastore: {sent if put.is_new else 'it is the newest version there already'}", file=sys.stderr)
     return EXIT_DONE

@@ -43,6 +43,7 @@ COMMANDS = {
     "du": Command("thetastore.cli.du", "say what takes how many bytes, file by file"),
     "stats": Command("thetastore.cli.stats", "say the same of the whole store, by codec"),
     "completion": Command("thetastore.cli.completion", "print what completes thetastore in a shell"),
+    "version": Command("thetastore.cli.version", "print the version"),
 }
 
 
@@ -63,20 +64,13 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
         The exit status.
     """
-    name = arguments[0] if arguments else "help"
-    rest = list(arguments[1:])
-    if name in ("help", "-h", "--help"):
-        if not rest:
-            sys.stdout.write(_overview())
-            return 0
-        name, rest = rest[0], ["--help"]
-    if name not in COMMANDS:
-        return _unknown(name)
     from thetastore.errors import ThetaError
 
     try:
-        module = __import__(COMMANDS[name].module, fromlist=["run"])
-        status: int = module.run(rest)
+        try:
+            status = _dispatch(arguments)
+        except SystemExit as stop:  # the parser: 0 after --help, 129 for usage
+            status = stop.code if isinstance(stop.code, int) else _FAILED
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -85,7 +79,27 @@ def main(arguments: Sequence[str]) -> int:
         print(f"thetastore: {_words(error)}", file=sys.stderr)
         return _FAILED
     except KeyboardInterrupt:
+        print("thetastore: interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        return _explain_bug(error)
+    return status
+
+
+def _dispatch(arguments: Sequence[str]) -> int:
+    name = arguments[0] if arguments else "help"
+    rest = list(arguments[1:])
+    if name in ("help", "-h", "--help"):
+        if not rest:
+            sys.stdout.write(_overview())
+            return 0
+        name, rest = rest[0], ["--help"]
+    if name in ("--version", "-V"):
+        name = "version"
+    if name not in COMMANDS:
+        return _unknown(name)
+    module = __import__(COMMANDS[name].module, fromlist=["run"])
+    status: int = module.run(rest)
     return status
 
 
@@ -117,6 +131,20 @@ def _overview() -> str:
         f"{lines}\nFirst: thetastore init PLACE; thetastore put PLACE/NAME FILE...; then get PLACE/NAME[@VERSION].\n"
         "'thetastore help <command>' explains a command.\n"
     )
+
+
+def _explain_bug(error: Exception) -> int:
+    import tempfile
+
+    from thetastore.command_line import save_traceback
+
+    try:
+        place = save_traceback(tempfile.gettempdir())
+    except OSError as trouble:
+        place = f"(it could not be saved: {trouble})"
+    print(f"thetastore: this is a bug in thetastore: {type(error).__name__}: {error}"[:500], file=sys.stderr)
+    print(f"hint: please report it with {place}", file=sys.stderr)
+    return _FAILED
 
 
 def _words(error: BaseException) -> str:

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from thetastore.cli.opening import storage_options
-from thetastore.errors import MalformedError
+from thetastore.errors import MalformedError, StoreMissingError
 
 if TYPE_CHECKING:
     from thetastore.ref_entries import Draft, Entry
@@ -18,7 +18,21 @@ if TYPE_CHECKING:
 AUTHOR_VARIABLE = "THETASTORE_AUTHOR"
 
 
-def find_model(text: str) -> tuple[Store, ModelName]:
+def find_target(text: str) -> tuple[Store, str]:
+    """Open the store that a command is to write to; return it, and the rest of the text, which may be empty.
+
+    Raises:
+        StoreMissingError: none is there; says how one is made.
+    """
+    from thetastore.versions.names import find
+
+    try:
+        return find(text, storage_options)
+    except StoreMissingError as error:
+        raise StoreMissingError(f"{error}; to make one: thetastore init PLACE") from None
+
+
+def find_model(text: str, is_target: bool = False) -> tuple[Store, ModelName]:
     """Open the store of `PLACE/NAME[@VERSION]`, and read the rest.
 
     Raises:
@@ -27,7 +41,7 @@ def find_model(text: str) -> tuple[Store, ModelName]:
     """
     from thetastore.versions.names import find, parse_name
 
-    store, rest = find(text, storage_options)
+    store, rest = find_target(text) if is_target else find(text, storage_options)
     if not rest:
         store.close()
         place = text.rstrip("/")

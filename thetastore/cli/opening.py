@@ -6,6 +6,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
+from thetastore import command_line
 from thetastore.command_line import Parser
 
 if TYPE_CHECKING:
@@ -38,11 +39,18 @@ def add_json_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="for programs; schema 1")
 
 
-def open_store(options: argparse.Namespace, create: bool = False) -> Store:
+def add_progress_options(parser: argparse.ArgumentParser) -> None:
+    """Give a command `-q` and `--progress`."""
+    from thetastore.progress import VARIABLE
+
+    command_line.add_progress_options(parser, VARIABLE)
+
+
+def open_store(options: argparse.Namespace, create: bool = False, is_shared: bool = False) -> Store:
     """Open the store that a command's arguments name. Raises as `Store.open`."""
     from thetastore.store import Store
 
-    return Store.open(options.store, create=create, options=storage_options(options.store))
+    return Store.open(options.store, create=create, options=storage_options(options.store), is_shared=is_shared)
 
 
 def storage_options(place: str) -> dict[str, object]:

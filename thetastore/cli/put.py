@@ -7,8 +7,8 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from thetastore.cli.naming import add_message_options, draft_of, find_model, model_text
-from thetastore.cli.opening import EXIT_DONE, add_json_option, storage_options
+from thetastore.cli.naming import add_message_options, draft_of, find_model, find_target, model_text
+from thetastore.cli.opening import EXIT_DONE, add_json_option, add_progress_options
 from thetastore.command_line import Parser, print_json
 from thetastore.errors import MalformedError
 from thetastore.progress import Progress
@@ -39,7 +39,7 @@ def run(arguments: list[str]) -> int:
     """Store files as the next version of a model."""
     parser = Parser(
         prog="thetastore put",
-        usage="thetastore put [-m MESSAGE] [--base NAME[@VERSION]] [--json] PLACE/NAME FILE...",
+        usage="thetastore put [-m MESSAGE] [--base NAME[@VERSION]] [--json] [-q] PLACE/NAME FILE...",
         description="Store files, or directories, as the next version of a model.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -48,18 +48,18 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--base", metavar="NAME[@VERSION]", help="store differences from this version of this store")
     parser.add_argument("--as", dest="name", metavar="PATH", help="what the only file is called in the version")
     add_json_option(parser)
+    add_progress_options(parser)
     parser.add_argument("model", metavar="PLACE/NAME", help="a store, and the name of a model in it")
     parser.add_argument("files", nargs="+", metavar="FILE", help="files or directories; - is standard input")
     options = parser.parse_args(arguments)
-    from thetastore.versions.names import find
     from thetastore.versions.sources import cached_models
 
     snapshots = cached_models(options.files[0]) if len(options.files) == 1 else []
     if snapshots:
-        store, prefix = find(options.model, storage_options)
+        store, prefix = find_target(options.model)
         with store:
             return _put_all(store, prefix, snapshots, options)
-    store, wanted = find_model(options.model)
+    store, wanted = find_model(options.model, is_target=True)
     if wanted.version:
         raise MalformedError(f"'{wanted}' names a version: a new one gets the next number")
     with store:
@@ -83,7 +83,7 @@ def _put_one(store: Store, name: str, options: argparse.Namespace) -> int:
     if options.json:
         print_json(_values(store, put, stored_bytes))
     else:
-        _say(put, stored_bytes)
+        _say(put, stored_bytes, options.quiet)
     return EXIT_DONE
 
 
@@ -102,7 +102,7 @@ def _put_all(store: Store, prefix: str, snapshots: list[Snapshot], options: argp
         put, stored_bytes = _put(versions, name, sources, options, None)
         values.append(_values(store, put, stored_bytes))
         if not options.json:
-            _say(put, stored_bytes)
+            _say(put, stored_bytes, options.quiet)
     if options.json:
         print_json({"models": values})
     return EXIT_DONE
@@ -140,8 +140,10 @@ def _values(store: Store, put: Put, stored_bytes: int) -> dict[str, object]:
     }
 
 
-def _say(put: Put, stored_bytes: int) -> None:
+def _say(put: Put, stored_bytes: int, is_quiet: bool) -> None:
     print(model_text(put.entry))
+    if is_quiet:
+        return
     files = f"{count_text(len(put.entry.files), 'file')}, {size_text(put.entry.file_bytes)}"
     if put.is_new:
         print(f"thetastore: {files}, stored in {size_text(stored_bytes)} more", file=sys.stderr)

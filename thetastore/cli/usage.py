@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING
 
 from thetastore.cli.opening import EXIT_DONE, open_store
 from thetastore.command_line import print_json
+from thetastore.tables import count_text, size_text
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from thetastore.digest import Digest
     from thetastore.store import Store
+    from thetastore.upkeep.usage_report import Report
 
 FIGURES = """\
 figures:
@@ -47,6 +51,19 @@ def _names(store: Store) -> dict[Digest, _Name]:
     return names
 
 
+def _labels(store: Store, names: Mapping[Digest, _Name], report: Report) -> dict[str, str]:
+    """Return what is shown for each manifest of a report; of one that has no name, what kind of file it is."""
+    from thetastore.digest import Digest
+
+    labels = {str(digest): _label(name) for digest, name in names.items()}
+    shown = {row.name for rows in report.tables.values() for row in rows} | {name for name, _ in report.bases if name}
+    for name in shown - labels.keys():
+        manifest = store.get_manifest(Digest.parse(name))
+        what = f"{manifest.format}, {size_text(manifest.file_bytes)}, {count_text(len(manifest.tensors), 'tensor')}"
+        labels[name] = f"{name} ({what})"
+    return labels
+
+
 def _label(name: _Name) -> str:
     return f"{name[1]}@v{name[2]} {name[3]}"
 
@@ -73,8 +90,9 @@ def show_usage(options: argparse.Namespace, has_files: bool, has_tensors: bool) 
         if has_tensors:
             tables["tensors"] = usage.tensor_rows(groups)
         report = report_of(usage, totals, tables, groups)._replace(contents=contents, unreached=usage.unreached())
+        labels = {} if options.json else _labels(store, names, report)
     if options.json:
         print_json({**report_values(report), "names": {str(digest): _label(names[digest]) for digest in names}})
     else:
-        sys.stdout.write(report_text(report, {str(digest): _label(names[digest]) for digest in names}))
+        sys.stdout.write(report_text(report, labels))
     return EXIT_DONE

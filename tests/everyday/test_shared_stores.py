@@ -1,0 +1,96 @@
+"""A store that several users of a machine write to: what one makes, the others may write to, whatever the umask."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from thetastore.errors import MalformedError
+from thetastore.store import Store
+
+SHARED = stat.S_ISGID | stat.S_IWGRP
+GROUP_WRITES = stat.S_IRGRP | stat.S_IWGRP
+
+
+def modes(store: Path) -> dict[str, int]:
+    """The modes of a store's directories, and of the files in those that all writers write to."""
+    found = {".": store.stat().st_mode}
+    for name in ("incoming", "index", "packs", "repositories"):
+        if (store / name).is_dir():
+            found[name] = (store / name).stat().st_mode
+            found |= {f"{name}/{one.name}": one.stat().st_mode for one in (store / name).iterdir()}
+    assert "packs" in found
+    return found
+
+
+def lets_the_group_in(store: Path) -> bool:
+    return all(
+        mode & (SHARED | stat.S_IXGRP if stat.S_ISDIR(mode) else GROUP_WRITES)
+        == (SHARED | stat.S_IXGRP if stat.S_ISDIR(mode) else GROUP_WRITES)
+        for mode in modes(store).values()
+    )
+
+
+@pytest.fixture(autouse=True)
+def _closed_umask() -> Iterator[None]:
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
+def test_what_comes_into_a_shared_directory_lets_its_group_in(place) -> None:
+    place.write("a.safetensors", place.checkpoint("a"))
+
+    place.run("thetastore", "init", "--shared", "zoo")
+    place.run("thetastore", "put", "zoo/model", "a.safetensors")
+
+    assert lets_the_group_in(place.path / "zoo")
+
+
+def test_elsewhere_the_umask_says_who_may_do_what(place) -> None:
+    place.write("a.safetensors", place.checkpoint("a"))
+
+    place.run("thetastore", "init", "zoo")
+    (place.path / "zoo").chmod(0o770)  # writable, but nothing says whose group what comes into it has
+    place.run("thetastore", "put", "zoo/model", "a.safetensors")
+
+    inside = {name: mode for name, mode in modes(place.path / "zoo").items() if name != "."}
+    assert not any(mode & (stat.S_IRWXG | stat.S_IRWXO) for mode in inside.values())
+
+
+@pytest.mark.parametrize(("word", "is_shared"), [("group", True), ("0660", True), ("umask", False), ("0640", False)])
+def test_a_repository_that_git_shares_has_a_store_that_is_shared(place, word: str, is_shared: bool) -> None:
+    place.git("init", "-q", f"--shared={word}", "p") if word != "umask" else place.git("init", "-q", "p")
+    work = place.at(place.path / "p")
+    work.theta("track", "*.safetensors")
+    work.commit("first", m_safetensors=place.checkpoint("a", "b"))
+
+    assert lets_the_group_in(work.path / ".git" / "theta") == is_shared
+
+
+def test_the_doctor_names_what_not_everybody_may_write_to(place) -> None:
+    place.run("thetastore", "init", "--shared", "zoo")
+    place.git("init", "-q", "p")
+    work = place.at(place.path / "p")
+    work.git("config", "theta.storage", str(place.path / "zoo"))
+    work.theta("track", "*.safetensors")
+    work.commit("first", m_safetensors=place.checkpoint("a", "b"))
+    assert "local-store" not in work.theta("doctor", "-q", check=False).stdout
+
+    (place.path / "zoo" / "packs").chmod(0o700)
+    said = work.theta("doctor", "-q", check=False)
+
+    assert said.returncode == 1
+    assert f"'{place.path}/zoo/packs' cannot be written by all who share it" in said.stdout
+    mend = next(line for line in said.stdout.splitlines() if "chmod" in line).partition("mend: ")[2]
+    work.run("sh", "-c", mend)
+    assert "local-store" not in work.theta("doctor", "-q", check=False).stdout
+
+
+def test_a_bucket_has_no_group() -> None:
+    with pytest.raises(MalformedError, match="has no group to share it with"):
+        Store.open("s3://bucket/zoo", create=True, is_shared=True)
