@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING
 from gitbridge.cli.opening import open_repository
 from gitbridge.errors import UsageError
 from gitbridge.render import Progress
-from gitbridge.revisions import parse_name, tracked_file
+from gitbridge.revisions import FileName, parse_name
 from thetastore.command_line import Parser
 
 if TYPE_CHECKING:
     from gitbridge.repository import Repository
-    from gitbridge.trees import TrackedFile
-    from thetastore.store import Store
 
 
 def cat(arguments: list[str]) -> int:
@@ -34,10 +32,9 @@ def cat(arguments: list[str]) -> int:
         raise UsageError("weights are not for a terminal", "git theta cat … > FILE, or git theta show --stats …")
     name = parse_name(options.name)
     with open_repository() as repository:
-        file = tracked_file(repository, name, os.getcwd())
-        with repository.open_store() as store:
-            for piece in _held_back(_pieces(repository, store, file, name.tensor)):
-                _print(piece)
+        pieces = _pieces_of_file if name.tensor is None else _pieces_of_tensor
+        for piece in _held_back(pieces(repository, name)):
+            _print(piece)
     return 0
 
 
@@ -50,24 +47,35 @@ def _print(raw: bytes) -> None:
         raise OSError(error.errno, error.strerror, "standard output") from error
 
 
-def _pieces(repository: Repository, store: Store, file: TrackedFile, tensor: str | None) -> Iterator[memoryview]:
+def _pieces_of_file(repository: Repository, name: FileName) -> Iterator[memoryview]:
     from gitbridge.profile import EVERYTHING
-    from gitbridge.reading import open_reader
+    from gitbridge.revisions import tracked_file
     from gitbridge.sync import fetch_manifests
-    from thetastore.selection import named_wants
 
+    file = tracked_file(repository, name, os.getcwd())
     progress = Progress("fetching weights")
-    try:
-        if tensor is None:
+    with repository.open_store() as store:
+        try:
             fetch_manifests(repository, store, [file], None, report=progress, profile=EVERYTHING)
-        else:
-            reader = open_reader(repository, store, file, named_wants([tensor]), report=progress)
-    finally:
-        progress.done()
-    if tensor is None:
-        manifest = store.get_manifest(file.manifest_digest)
-        yield from store.read_file(manifest, file.manifest_digest)
-    else:
+        finally:
+            progress.done()
+        yield from store.read_file(store.get_manifest(file.manifest_digest), file.manifest_digest)
+
+
+def _pieces_of_tensor(repository: Repository, name: FileName) -> Iterator[memoryview]:
+    from gitbridge.joining import named_model, open_tensors
+    from thetastore.errors import NoSuchTensorError
+
+    model = named_model(repository, name, os.getcwd())
+    tensor, names = name.tensor or "", tuple(one.name for one in model.tensors(repository))
+    if tensor not in names:
+        raise NoSuchTensorError(tensor, names)
+    progress = Progress("fetching weights")
+    with repository.open_store() as store:
+        try:
+            reader = open_tensors(repository, store, model, [tensor], progress)[tensor]
+        finally:
+            progress.done()
         yield from (piece for _, piece in reader.pieces(tensor))
 
 
