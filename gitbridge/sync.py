@@ -450,6 +450,9 @@ def _absent(local: Store, target: Store, lacking: list[Digest]) -> dict[Digest, 
 
 
 def _fetch_from_others(repository: Repository, local: Store, place: Place, files: list[TrackedFile]) -> None:
+    with open_place(place) as condemned:  # what a writer must not rely on can be read, and is stored again then
+        lacking = _incomplete(local, [file.manifest_digest for file in files])
+        _send_what_is_there(condemned, local, lacking, None, None)
     for name in remote_names(repository):
         try:
             if any(other.location != place.location for other in places(repository, name)):
