@@ -69,8 +69,14 @@ class Updated(NamedTuple):
     tensor_count: int
     fixed_count: int
     """Chunks that are stored as updates and are not exactly what these make."""
+    differing_count: int
+    """Elements of these chunks that are not: what differs is stored too."""
     update_bytes: int
-    """What they take in the store."""
+    """What updates take in the store."""
+    difference_bytes: int
+    """What other chunks take that the base does not have, as differences or copies: sparse changes, for instance."""
+    whole_bytes: int
+    """And those that are stored without another one."""
     file_bytes: int
     was_there: bool
     """Whether the file in the work tree is the user's own."""
@@ -157,7 +163,7 @@ def _store(
         if own is None:
             _check(changes, base, ingested.manifest)
         kind, count = adapter.kind, sum(name in base.tensors for name in changes)
-        updated = _report(file, kind, count, ingested.manifest, updates, own is not None)
+        updated = _report(store, file, kind, count, base.manifest, ingested.manifest, updates, own is not None)
         return _Stored(file, updated, render_pointer(ingested.manifest, ingested.manifest_digest))
 
 
@@ -178,12 +184,19 @@ def _store_found(
     updates = RecipeUpdates(store.objects, base.manifest, search.recipe)
     with open(place, "rb", buffering=0) as stream:
         ingested = store.put_file(stream, file.base, updates)
-    updated = _report(file, AUTO, search.found_count, ingested.manifest, updates, True)
+    updated = _report(store, file, AUTO, search.found_count, base.manifest, ingested.manifest, updates, True)
     return _Stored(file, updated, render_pointer(ingested.manifest, ingested.manifest_digest))
 
 
 def _report(
-    file: ToUpdate, kind: str, count: int, manifest: Manifest, updates: RecipeUpdates, was_there: bool
+    store: Store,
+    file: ToUpdate,
+    kind: str,
+    count: int,
+    base: Manifest,
+    manifest: Manifest,
+    updates: RecipeUpdates,
+    was_there: bool,
 ) -> Updated:
     return Updated(
         file.path,
@@ -191,10 +204,29 @@ def _report(
         count,
         len(manifest.tensors),
         updates.fixed_count,
-        updates.stored_bytes,
+        updates.differing_count,
+        *_stored_bytes(store, base, manifest),
         manifest.file_bytes,
         was_there,
     )
+
+
+def _stored_bytes(store: Store, base: Manifest, manifest: Manifest) -> tuple[int, int, int]:
+    """Return what the chunks take that the base does not have: as updates, as differences, whole."""
+    known = {chunk.digest for chunk in base.chunks}
+    taken = {"update": 0, "difference": 0, "copies": 0}
+    whole = 0
+    for digest in {chunk.digest for chunk in manifest.chunks} - known:
+        entry = store.objects.entry(digest)
+        if entry.codec in taken:
+            taken[entry.codec] += entry.stored_bytes
+        else:
+            whole += entry.stored_bytes
+        if entry.codec == "update":
+            shared = set(entry.bases[1:]) - known
+            known |= shared
+            taken["update"] += sum(store.objects.entry(one).stored_bytes for one in shared)
+    return taken["update"], taken["difference"] + taken["copies"], whole
 
 
 def _by_file(bases: Mapping[str, StoredCheckpoint], adapter: Adapter) -> dict[str, dict[str, Change]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import subprocess
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from gitbridge.attributes import paths_with_filter
 from gitbridge.bases import ADD_SETTING, manifest_at
@@ -15,6 +15,9 @@ from gitbridge.repository import Repository
 from gitbridge.trees import tracked_in_tree
 from thetastore.command_line import Parser
 from thetastore.digest import Digest
+
+if TYPE_CHECKING:
+    from gitbridge.updates import Updated
 
 _EPILOG = """\
 REV:PATH is a file of a revision, PATH from the top of the work tree (or ./PATH). REV alone is, for each file, the file
@@ -118,14 +121,28 @@ def _update(repository: Repository, options: argparse.Namespace, kind: str, side
 
         print(json.dumps({"schema": 1, "files": [one._asdict() for one in updated]}))
         return 0
-    from gitbridge.render import count_text, size_text
+    from gitbridge.render import count_text
 
     for one in updated:
         what = f"{one.kind}, {one.changed_count} of {count_text(one.tensor_count, 'tensor')}"
-        takes = f"{size_text(one.update_bytes)} stored for {size_text(one.file_bytes)}"
-        fixed = f"; {count_text(one.fixed_count, 'chunk')} with other roundings, kept" if one.fixed_count else ""
-        print(f"{one.path}: {what}, {takes}{fixed}")
+        differing = f"; {count_text(one.differing_count, 'element')} of your file differ from that, and are kept"
+        fixed = differing if one.differing_count else ""
+        print(f"{one.path}: {what}, {_stored_text(one)}{fixed}")
     return 0
+
+
+def _stored_text(updated: Updated) -> str:
+    """Return how much is stored, and as what, where that is not updates alone."""
+    from gitbridge.render import size_text
+
+    forms = {"as updates": updated.update_bytes, "as differences": updated.difference_bytes}
+    forms = {form: count for form, count in (forms | {"whole": updated.whole_bytes}).items() if count}
+    text = f"{size_text(sum(forms.values()))} stored for {size_text(updated.file_bytes)}"
+    if list(forms) in ([], ["as updates"]):
+        return text
+    if len(forms) == 1:
+        return f"{text}, {next(iter(forms))}"
+    return f"{text} ({', '.join(f'{size_text(count)} {form}' for form, count in forms.items())})"
 
 
 def _paths(repository: Repository, arguments: list[str], may_be_new: bool = False) -> list[str]:

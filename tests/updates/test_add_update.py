@@ -161,6 +161,20 @@ def test_a_bad_update_is_an_error_and_changes_neither_work_tree_nor_index(
     assert snapshot(work) == before
 
 
+def test_what_is_no_update_in_the_store_says_as_what_it_is_stored(work: GitWork, tmp_path: Path) -> None:
+    key = "a.w1"
+    parts = {"data": np.ones(2, "f4"), "indices": np.array([5, 9]), "indptr": np.array([0, 2])}
+    write_model(
+        tmp_path / "side.safetensors",
+        {f"{key}/{part}": array for part, array in (parts | {"shape": np.array([ROWS, COLUMNS])}).items()},
+    )
+
+    done = work.theta("add", MODEL, "--update-type", "sparse", "--update-path", str(tmp_path / "side.safetensors"))
+
+    assert done.status == 0, done
+    assert ", as differences\n" in done.out
+
+
 def test_a_missing_base_side_file_or_type_is_an_error_that_says_what_there_is(work: GitWork, tmp_path: Path) -> None:
     write_model(tmp_path / "side.safetensors", low_rank())
     side, before = str(tmp_path / "side.safetensors"), snapshot(work)

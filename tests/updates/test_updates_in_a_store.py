@@ -79,6 +79,21 @@ def test_a_matrix_of_several_chunks_takes_little_more_than_its_factors(tmp_path:
         assert read(store, second.manifest_digest) == new
 
 
+@pytest.mark.parametrize("shape", [(ROWS, COLUMNS), (600, COLUMNS)], ids=["several chunks", "one chunk"])
+def test_elements_that_an_update_does_not_make_are_counted_and_kept(shape: tuple[int, int], tmp_path: Path) -> None:
+    by = recipe()._replace(left=weights(2, shape[0], RANK), row_factors=weights(5, shape[0], scale=1))
+    base = weights(1, *shape)
+    own = merged(base, by)
+    own.view("u4").ravel()[[0, 7, 200_000, own.size - 1]] += 1
+    with Store.open(str(tmp_path / "s"), create=True) as store:
+        first, _ = put(store, file_of(w=base))
+        second, updates = put(store, file_of(w=own), first.manifest_digest, by)
+
+        assert updates is not None
+        assert (updates.differing_count, updates.other_count) == (4, 0)
+        assert read(store, second.manifest_digest) == file_of(w=own)
+
+
 def test_updates_go_to_another_store_and_back_as_they_are(tmp_path: Path, base: np.ndarray) -> None:
     by = recipe()
     new = file_of(w=merged(base, by))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Container
 from math import prod
 
 from thetastore.bases.candidates import Candidate, PlacedTensor
-from thetastore.codecs.update import Shared, has_fix_up
+from thetastore.codecs.update import Shared, differing_count
 from thetastore.digest import Digest, Kind
 from thetastore.dtypes import DTYPES, raw_bytes_of
 from thetastore.manifest import Manifest
@@ -49,12 +49,12 @@ class RecipeUpdates:
         """Chunks that are stored as updates."""
         self.fixed_count = 0
         """Those of them that are not exactly what the recipe makes."""
+        self.differing_count = 0
+        """Elements of these that are not: they were rounded in another order, say, and are stored too."""
         self.other_count = 0
         """Chunks for which an update was no use."""
         self.present_count = 0
         """Chunks that the store had already as updates."""
-        self.stored_bytes = 0
-        """What updates take, and what their chunks share."""
 
     def proposal(self, tensor: PlacedTensor, offset: int, nbytes: int) -> Proposal | None:
         """Return how a chunk may be made; see `ingest.Updates`."""
@@ -79,7 +79,6 @@ class RecipeUpdates:
             shared = Shared(recipe.right, recipe.column_factors, recipe.columns)
             dtype = "float64" if tensor.dtype == "float64" else "float32"
             self._shared = self._objects.put(Kind.CHUNK, shared.raw, dtype)
-            self.stored_bytes += self._objects.entry(self._shared).stored_bytes
         # What is about to go is nobody's base; where a base is not read, nothing else would tell.
         is_certain = start > 0 and tensor.name in self._certain and self._objects.contains(base)
         return Proposal(base, window, self._shared, recipe.columns, start % recipe.columns, is_certain)
@@ -92,5 +91,6 @@ class RecipeUpdates:
             self.other_count += 1
         else:
             self.update_count += 1
-            self.stored_bytes += prepared.entry.stored_bytes
-            self.fixed_count += has_fix_up(memoryview(prepared.stored))
+            differing = differing_count(memoryview(prepared.stored))
+            self.fixed_count += differing > 0
+            self.differing_count += differing

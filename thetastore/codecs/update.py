@@ -215,6 +215,16 @@ class _Sections:
         return matrix
 
 
-def has_fix_up(stored: memoryview) -> bool:
-    """Tell whether a payload has more than its parts make."""
-    return bool(stored[2] & _FIX_UP)
+def differing_count(stored: memoryview) -> int:
+    """Return how many elements of a chunk are not just what the parts of its payload make: those of the fix-up."""
+    _, number, parts, _, raw_bytes, _, _, width, _, _, _ = _HEADER.unpack_from(stored)
+    if not parts & _FIX_UP:
+        return 0
+    own = (_PRODUCT, _ROWS) if width else (_PRODUCT, _PRODUCT, _ROWS, _COLUMNS)
+    position = _HEADER.size
+    for _ in range(sum(bool(parts & part) for part in own)):
+        position += _SECTION.size + _SECTION.unpack_from(stored, position)[3]
+    elements = np.zeros(raw_bytes // _WIDTHS[DTYPES[number]], f"u{_WIDTHS[DTYPES[number]]}")
+    raw: memoryview = elements.view("u1").data
+    difference.decode(stored[position:], raw, raw)  # of zeros: what is equal stays zero
+    return int(np.count_nonzero(elements))
