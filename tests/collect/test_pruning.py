@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from collectable import Place, model
 
+from thetastore.collecting import marking, pruning
 from thetastore.collecting.pruning import prune
 from thetastore.collecting.roots import Root
 from thetastore.digest import Digest, Kind
@@ -274,3 +275,30 @@ def test_a_base_stays_for_what_is_stored_while_another_store_is_asked(place: Pla
     assert pruned.is_swept
     with place.open() as store:
         assert [bytes(store.objects.get(Kind.CHUNK, digest)) for digest in later] == [bytes(changed[-(256 << 10) :])]
+
+
+def test_what_is_only_here_stays_although_it_begins_as_something_does_that_another_store_has(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (marking, pruning):
+        monkeypatch.setattr(module, "word_of", lambda digest: digest[0] & 7)  # so that most begin as others do
+    roots = [Root(str(seed), place.put(seed, kbytes=64)) for seed in range(12)]
+    with place.open() as store:
+        held = {root.name: set(store.iter_objects(root.manifest_digest)) for root in roots}
+        elsewhere = set().union(*(held[root.name] for root in roots[:3]))
+        prune(store.objects, [], roots, elsewhere.__contains__)
+
+    with place.open() as store:
+        for root in roots[3:]:
+            assert store.missing_objects([root.manifest_digest]) == [], "this is nowhere else"
+
+
+def test_what_another_store_has_goes_where_nothing_else_begins_like_it(place: Place) -> None:
+    here, there = (Root(str(seed), place.put(seed)) for seed in range(2))
+    with place.open() as store:
+        elsewhere = set(store.iter_objects(there.manifest_digest))
+        prune(store.objects, [], [here, there], elsewhere.__contains__)
+
+    with place.open() as store:
+        assert store.missing_objects([here.manifest_digest]) == []
+        assert store.missing_objects([there.manifest_digest]) != []

@@ -1,8 +1,8 @@
 """What is needed, and where it lies: the digests that roots lead to, and what all packs hold, in 8 bytes a digest.
 
 Two digests whose first 8 bytes are the same are taken for one. What that keeps for nothing is one object in many
-billions. Collecting lets go of nothing because of it; pruning would, if an object that only this store has began as one
-does that a remote store has: by chance in 2^64 a pair, and on purpose only in a store of one's own.
+billions, and nothing goes because of it: collecting keeps the one for the other, and pruning compares whole digests
+where another store says that it has an object.
 
 Time and memory: every manifest and page that is named is read, and the table of every pack; some 30 bytes are held for
 each object of the store. No chunk is read.

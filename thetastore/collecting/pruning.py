@@ -7,7 +7,7 @@ only for who asks for that, and never beside a writer: nobody else would have wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from thetastore.collecting.marking import has, needed_by, read_tables, union, with_bases, word_of, words_of
@@ -135,14 +135,20 @@ class _Pruning:
         self._staying = with_bases(staying, tables)
 
     def _proven(self, needed: Words, is_elsewhere: Callable[[Digest], bool]) -> Words:
-        """Return what another store was asked for, and has."""
+        """Return what another store was asked for, and has, by whole digests: no other object here has such a word."""
         found: set[Digest] = set()
+        for digest in self._digests():
+            if digest not in found and not has(needed, words_of([digest])).any() and is_elsewhere(digest):
+                found.add(digest)
+        words = words_of(found)
+        alike = [digest for digest in self._digests() if digest not in found and has(words, words_of([digest])).any()]
+        return words[~has(words_of(alike), words)]
+
+    def _digests(self) -> Iterator[Digest]:
+        """Yield what all packs hold, some of it more than once."""
         for name in sorted(self._tables):
             for record in records_of(self._objects.packs.get(name)):
-                digest = record.entry.digest
-                if digest not in found and not has(needed, words_of([digest])).any() and is_elsewhere(digest):
-                    found.add(digest)
-        return words_of(found)
+                yield record.entry.digest
 
     def wanted(self, going: frozenset[str]) -> Wanted:
         """Return what has to stay of packs that are written anew, as far as the tables told that were read."""
