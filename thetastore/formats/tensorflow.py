@@ -20,7 +20,7 @@ from thetastore.formats.forward import Forward
 from thetastore.formats.outside import Outside, checked_outside
 from thetastore.formats.protobuf import BYTES, VARINT, Field, Messages
 from thetastore.formats.sorted_table import Value, values
-from thetastore.layout import MAX_DIMENSIONS, Layout, Tensor, checked_layout
+from thetastore.layout import MAX_DIMENSIONS, MAX_TENSORS, Layout, Tensor, checked_layout
 
 INDEX_ENDING = ".index"
 MAX_SHARDS = 99_999
@@ -118,6 +118,7 @@ def _outside(file: RandomAccess, prefix: str) -> Iterator[Outside]:
     if header is None or header.key:
         raise NotThisFormat("an index that does not begin with its header")
     shard_count = _read_header(messages, header)
+    tensor_count = 0
     for name, entry in _named(messages, table):
         if entry.shard >= shard_count:
             raise NotThisFormat(f"a tensor in file {entry.shard} of {shard_count}")
@@ -125,6 +126,9 @@ def _outside(file: RandomAccess, prefix: str) -> Iterator[Outside]:
             continue
         if entry.nbytes != raw_bytes_of(entry.dtype, math.prod(entry.shape)):
             raise NotThisFormat(f"tensor '{name[:80]}' has {entry.nbytes} bytes for {entry.dtype} {entry.shape}")
+        tensor_count += 1
+        if tensor_count > MAX_TENSORS:
+            raise NotThisFormat(f"more than {MAX_TENSORS} tensors")
         file_name = f"{prefix}.data-{entry.shard:05d}-of-{shard_count:05d}"
         yield Outside(file_name, Tensor(name, entry.dtype, entry.shape, entry.offset))
 
