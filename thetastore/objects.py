@@ -235,6 +235,8 @@ class Objects:
         is_writer = self.begin()
         has = self.contains(digest)
         if has:
+            if self._copying is not None and dtype is not None:
+                self._copying.hope()
             better = None if update is None or not is_writer else self._better(digest, raw, dtype, update)
             if better is None:
                 return Prepared(digest, None, b"")

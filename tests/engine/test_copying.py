@@ -123,6 +123,16 @@ def test_copies_that_begin_late_in_a_long_new_file_are_found_nevertheless(path) 
     assert got(path, digest) == file_of(new | parts)
 
 
+def test_after_many_new_chunks_the_one_copy_of_a_file_is_found_since_the_chunks_before_it_are_there(path) -> None:
+    stranger = {f"new {n}": drawn(80, WIDTH, seed=1000 + n) for n in range(33)}
+    raws = [file_of(weights) for weights in (base(), stranger, with_rows(base(), 3001, 16))]
+    with Store.open(path, create=True) as store:
+        digest = [store.put_file(io.BytesIO(raw)).manifest_digest for raw in raws][-1]
+
+    assert [entry.codec for entry in entries_of(path, digest)].count("copies") == 1
+    assert got(path, digest) == raws[-1]
+
+
 def test_copies_of_copies_stay_within_the_depth(path) -> None:
     weights = base()
     for step in range(5):
