@@ -116,6 +116,33 @@ def test_pointers_in_and_out_need_no_numpy(versions: Worktree) -> None:
     assert text in done.stdout
 
 
+def test_adding_weights_imports_nothing_of_taking_them_out_or_sending_them(versions: Worktree) -> None:
+    header = b'{"w":{"dtype":"F32","shape":[1000,1000],"data_offsets":[0,4000000]}}'
+    raw = len(header).to_bytes(8, "little") + header + os.urandom(4_000_000)
+    fields = b"".join(b"%04x%b\n" % (len(line) + 5, line) for line in (b"command=clean", b"pathname=x.safetensors"))
+    hello = b"0016git-filter-client\n000eversion=2\n0000" + b"0015capability=clean\n0000"
+    pieces = (raw[start : start + 65_516] for start in range(0, len(raw), 65_516))
+    content = b"".join(b"%04x%b" % (len(piece) + 4, piece) for piece in pieces)
+    script = (
+        "import sys\nfrom gitbridge.filter_process import run\nassert run() == 0\n"
+        "assert 'numpy' in sys.modules\n"
+        "found = {'logging', 'concurrent.futures', 'gitbridge.materialize', 'gitbridge.sync'} & set(sys.modules)\n"
+        "assert not found, found"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=versions.path,
+        env=versions.environment,
+        input=hello + fields + b"0000" + content + b"0000",
+        capture_output=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert b"status=success" in done.stdout
+
+
 def test_one_bad_file_does_not_spoil_the_next(filter_of: Filter, versions: Worktree) -> None:
     damaged = versions.blob("v1:m.bin")[:-1] + b"x" * 5_000_000
 
