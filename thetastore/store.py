@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from thetastore.backends import Backend
 from thetastore.backends.directory import DirectoryBackend, share_directory
@@ -32,7 +32,7 @@ from thetastore.descriptor import (
     read_descriptor,
 )
 from thetastore.digest import Digest, Kind
-from thetastore.errors import MalformedError, ObjectMissingError, StoreMissingError, ThetaError
+from thetastore.errors import MalformedError, ObjectMissingError, StoreMissingError, ThetaError, UnsupportedError
 from thetastore.manifest import Manifest, parse_manifest
 from thetastore.merge_records import send_records
 from thetastore.objects import Objects
@@ -352,11 +352,27 @@ def backend_at(url: str, options: Mapping[str, object] | None) -> Backend:
         from thetastore.backends.opening import fsspec_knows
 
         if plugins.has(plugins.BACKENDS, scheme) or not fsspec_knows(scheme):
-            backend: Backend = plugins.load(plugins.BACKENDS, scheme, ("file", *SCHEMES))(url)
-            return backend
+            return _opened_by_plugin(scheme, plugins.load(plugins.BACKENDS, scheme, ("file", *SCHEMES)), url)
     from thetastore.backends.opening import open_remote
 
     return open_remote(parse_url(url), options)
+
+
+def _opened_by_plugin(scheme: str, open_backend: Any, url: str) -> Backend:
+    """Return what a plug-in opens, if it is a backend. What it gives later is proven by digests, as everywhere."""
+    try:
+        opened = open_backend(url)
+    except (ThetaError, OSError):
+        raise
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}"[:500]
+        raise UnsupportedError(f"the plug-in for '{scheme}://' failed: {said}") from error
+    wanted = {*Backend.__annotations__, *(name for name in vars(Backend) if not name.startswith("_"))}
+    lacking = sorted(name for name in wanted if not hasattr(opened, name))
+    if lacking:
+        raise UnsupportedError(f"what the plug-in for '{scheme}://' opens is no backend: it has no '{lacking[0]}'")
+    backend: Backend = opened
+    return backend
 
 
 def _create_descriptor(backend: Backend) -> Descriptor:

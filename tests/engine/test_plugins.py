@@ -19,6 +19,10 @@ def backwards(params, stored, out, bases):
     if bytes(stored) == b"raise":
         raise ValueError("no")
     out[:] = bytes(stored)[::-1]
+def lies(url):
+    return {"url": url}
+def fails(url):
+    return 1 / 0
 def open_backend(url):
     return DirectoryBackend(url.partition("://")[2])
 """
@@ -27,6 +31,8 @@ backwards = example_codec_plugin:backwards
 broken = example_codec_plugin:missing
 [thetastore.backends]
 example = example_codec_plugin:open_backend
+fails = example_codec_plugin:fails
+lies = example_codec_plugin:lies
 """
 
 
@@ -77,6 +83,13 @@ def test_a_store_opens_by_the_url_of_a_plugins_scheme_or_of_a_file(plugin, tmp_p
 
     with Store.open(f"file://{path}") as store:
         assert store.get_manifest(digest).file_bytes == 10
+
+
+def test_a_backend_that_fails_to_open_or_is_none_is_an_error_that_names_it(plugin):
+    with pytest.raises(UnsupportedError, match="plug-in for 'fails://' failed: ZeroDivisionError"):
+        Store.open("fails://place")
+    with pytest.raises(UnsupportedError, match="'lies://' opens is no backend: it has no "):
+        Store.open("lies://place", create=True)
 
 
 def test_an_unknown_scheme_lists_those_that_are_known(plugin):
