@@ -14,8 +14,8 @@ ATTACKS = {
         "table([HEADER, *(entry(min(n, 60_000), b'a', b'') for n in range(1_000_000))])",
         "bytes of keys",
     ),
-    "keys of three bytes": (
-        "table([HEADER, *(entry(0, n.to_bytes(3, 'big'), b'') for n in range(1 << 16, 3_000_000))])",
+    "many keys of what is no tensor": (
+        "table([HEADER, *(entry(0, b'%06d' % n, b'') for n in range(600_000))])",
         "more than 500000 entries",
     ),
     "as many tensors as fit, by one": (
