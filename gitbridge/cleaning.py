@@ -18,6 +18,7 @@ from gitbridge.pointers import MAX_POINTER_BYTES, is_pointer, parse_pointer, ren
 from gitbridge.repository import Repository
 from thetastore.digest import Digest
 from thetastore.errors import ThetaError
+from thetastore.pool import import_beside
 
 if TYPE_CHECKING:
     from thetastore.store import Store
@@ -94,7 +95,10 @@ class Cleaner:
     def _parent(self, path: bytes) -> Digest | None:
         """Return the manifest of what Git holds at a path already."""
         oid = self._blobs.oid(path)
-        return None if oid is None else self._blobs.manifest_digest(oid)
+        if oid is None:
+            return None
+        import_beside("numpy")  # for the difference: it takes 60 ms, and git some to start
+        return self._blobs.manifest_digest(oid)
 
     def _check_part(self, path: bytes, head: bytes) -> None:
         """Refuse a part that we wrote of a file, where it would take the place of the whole."""

@@ -26,7 +26,6 @@ from thetastore.packs.records import Entry
 from thetastore.packs.upkeep import Upkeep
 from thetastore.packs.whereabouts import Whereabouts
 from thetastore.packs.writer import PackWriter, Row
-from thetastore.pool import import_beside
 from thetastore.representations.choice import Choice, choose, plain
 from thetastore.representations.reading import Representations
 from thetastore.representations.suspects import acquit, list_suspects, suspect
@@ -297,7 +296,6 @@ class Objects:
     def _opened_copying(self) -> Copying:
         with self._lock:
             if self._copying is None:
-                import_beside("numpy")  # 60 ms; until it is needed, there is git to be asked, and the store to be read
                 from thetastore.representations.copying import Copying
 
                 self._copying = Copying(self.backend, self.representations)
