@@ -141,7 +141,7 @@ def _difference(
         stored_bytes = memoryview(coded.stored).nbytes
         read_bytes = stored_bytes + decoded.read_bytes
         # A sample said that the chunk takes more by itself; about how much, the root of the base's chain tells. To code
-        # it as well would take a third of the time of all. Where that is not clear enough, it is done.
+        # it as well takes a ninth of the time of all. Where that is not clear enough, it is done.
         if read_bytes <= most * decoded.root_bytes and stored_bytes <= _CLEARLY_LESS * decoded.root_bytes:
             return delta, alone
         alone = alone or plain(raw, dtype)
