@@ -19,6 +19,7 @@ from thetastore.objects import Objects
 from thetastore.packs.records import Entry
 from thetastore.representations.copying import MISSES_A_LOOK
 from thetastore.store import Store
+from thetastore.upkeep.verify import Level, verify
 
 WIDTH = 712
 Weights = dict[str, np.ndarray]
@@ -247,3 +248,4 @@ def test_a_record_that_does_not_give_its_object_is_refused_by_name(name, path) -
 
         with pytest.raises(ObjectCorruptError, match=str(digest_of(raw))[:16]):
             objects.get(Kind.CHUNK, digest_of(raw))
+        assert [finding.digest for finding in verify(objects, Level.RAW)] == [digest_of(raw)]

@@ -15,6 +15,8 @@ from checkpoints import safetensors_bytes
 
 from thetastore import codecs
 from thetastore.backends.directory import DirectoryBackend
+from thetastore.backends.memory import MemoryBackend
+from thetastore.bases.families import form_keys
 from thetastore.cli import main as cli
 from thetastore.codecs.copies import Patch, Range, Recipe
 from thetastore.digest import Digest, Kind, checksum_of, digest_of
@@ -27,6 +29,7 @@ from thetastore.packs.writer import PackWriter, SealedPack
 from thetastore.store import Store
 from thetastore.upkeep.holdings import Holdings
 from thetastore.upkeep.repack import AGGRESSIVE, HOT, Effort, Repacked, repack
+from thetastore.upkeep.repack_report import repack_text
 from thetastore.upkeep.verify import Level, verify
 
 
@@ -52,6 +55,11 @@ def put_unrelated(path: str, models: list[dict[str, np.ndarray]]) -> dict[Digest
     for store in stores:
         store.close()
     return stored
+
+
+def form_keys_of(weights: dict[str, np.ndarray]) -> tuple[str, ...]:
+    with Store.at(MemoryBackend(), create=True) as store:
+        return form_keys(store.put_file(io.BytesIO(safetensors_bytes(weights))).manifest.tensors)
 
 
 def content(store: Store, digest: Digest) -> bytes:
@@ -113,6 +121,22 @@ def test_a_fine_tune_whose_tensors_have_other_names_becomes_differences(store_pa
     repacked = run(store_path, effort)
 
     assert repacked.after.by_codec["difference"].object_count == 8
+    check(store_path, stored)
+
+
+def test_models_that_share_neither_names_nor_all_forms_are_joined_by_their_numbers(store_path):
+    own = tuned(model(), 1)
+    embedding = np.random.default_rng(7).normal(0, 0.02, (100, 700)).astype(np.float32)
+    first = {**model(), "vocabulary": embedding}
+    second = {f"text.{name}": array for name, array in own.items()} | {
+        f"other.{n}": embedding[:, n:] for n in range(1, 4)
+    }
+    stored = put_unrelated(store_path, [first, second])
+    assert not set(form_keys_of(first)) & set(form_keys_of(second))
+
+    repacked = run(store_path)
+
+    assert repacked.after.by_codec["difference"].object_count >= 4
     check(store_path, stored)
 
 
@@ -418,6 +442,18 @@ def test_the_command_reports_before_and_after(store_path, capsys):
     assert report["saved_bytes"] == report["before"]["pack_bytes"] - report["after"]["pack_bytes"] > 0
     assert cli.main(["repack", store_path, "--aggressive", "-n"]) == 0
     assert "nothing to save" in capsys.readouterr().out
+
+
+def test_where_others_wrote_more_than_was_saved_the_report_says_that_the_store_grew(store_path):
+    put_unrelated(store_path, family(2))
+    repacked = run(store_path)
+    grown = repacked._replace(after=repacked.after._replace(pack_bytes=repacked.before.pack_bytes + 5_000_000))
+
+    summary = repack_text(grown, False, 1.0).splitlines()[-1]
+
+    assert (
+        summary == "4 objects stored anew in 1.0 s; the store grew by 5.00 MB meanwhile, as somebody else wrote to it"
+    )
 
 
 CHILD = """

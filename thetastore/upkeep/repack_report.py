@@ -56,7 +56,7 @@ def _from_to(before: int, after: int) -> str:
 
 def _summary(repacked: Repacked, is_dry: bool, elapsed_s: float) -> str:
     saved = repacked.before.pack_bytes - repacked.after.pack_bytes
-    share = f" ({100 * saved / repacked.before.pack_bytes:.1f} %)" if repacked.before.pack_bytes else ""
+    share = f" ({100 * max(saved, 0) / repacked.before.pack_bytes:.1f} %)" if repacked.before.pack_bytes else ""
     objects = count_text(repacked.rewritten_count, "object")
     if is_dry and (saved or repacked.rewritten_count):
         return (
@@ -69,7 +69,10 @@ def _summary(repacked: Repacked, is_dry: bool, elapsed_s: float) -> str:
             f"{objects} stored anew in {elapsed_s:.1f} s; the old packs go when the processes that are writing to this "
             "store have ended: with the next one that writes, or with another repack\n"
         )
-    return f"saved {size_text(max(saved, 0))}{share}: {objects} stored anew in {elapsed_s:.1f} s\n"
+    if saved < 0:
+        grew = f"the store grew by {size_text(-saved)} meanwhile, as somebody else wrote to it"
+        return f"{objects} stored anew in {elapsed_s:.1f} s; {grew}\n"
+    return f"saved {size_text(saved)}{share}: {objects} stored anew in {elapsed_s:.1f} s\n"
 
 
 def _codecs(state: State) -> list[tuple[str, Amount]]:
