@@ -38,7 +38,7 @@ from thetastore.packs.records import Entry
 from thetastore.representations.anchor_table import MAX_RUN_ANCHORS, MOST_RUNS, AnchorTable, write_run
 from thetastore.store import Store
 
-RECIPE = 1
+RECIPE = 2
 CHUNKS = TENSORS = 100
 CHUNK_BYTES = 1 << 20
 ANCHORS = 2500

@@ -86,11 +86,13 @@ class AnchorRun:
 
     def find(self, anchors: Sequence[Anchor], identities: Any) -> list[Hit]:
         """Return where else the anchors are; `identities` are theirs, ascending, as an array."""
+        import numpy
+
         if not self.count:
             return []
         first = self._first(identities)
-        inside = first.clip(max=self.count - 1)
-        matches = (self.identities[inside] == identities).nonzero()[0]
+        inside = numpy.minimum(first, self.count - 1)
+        matches = (self.identities.take(inside) == identities).nonzero()[0]
         return [hit for index in matches.tolist() for hit in self._hits(anchors[index], int(first[index]))]
 
     def _first(self, identities: Any) -> Any:
@@ -106,12 +108,13 @@ class AnchorRun:
             return self.identities.searchsorted(identities)
         density = self.count / 2.0**64
         last = self.count - 1
-        at = (identities * density).astype(numpy.int64).clip(0, last)
+        at = numpy.minimum((identities * density).astype(numpy.int64), last)
         for _ in range(3):
-            distance = (identities - self.identities[at]).view(numpy.int64)
-            at = (at + (distance * density).astype(numpy.int64)).clip(0, last)
-        starts = (at - _WINDOW // 2).clip(0, self.count - _WINDOW)
-        windows = numpy.lib.stride_tricks.sliding_window_view(self.identities, _WINDOW)[starts]
+            distance = (identities - self.identities.take(at)).view(numpy.int64)
+            at += (distance * density).astype(numpy.int64)
+            numpy.minimum(numpy.maximum(at, 0, out=at), last, out=at)
+        starts = numpy.minimum(numpy.maximum(at - _WINDOW // 2, 0), self.count - _WINDOW)
+        windows = self.identities.take(starts[:, None] + numpy.arange(_WINDOW))
         return starts + (windows == identities[:, None]).argmax(axis=1)
 
     def _hits(self, anchor: Anchor, at: int) -> list[Hit]:

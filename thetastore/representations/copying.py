@@ -35,8 +35,8 @@ found. In a store of 10,000 models the search costs a third of an add; of a file
 4 % of the bytes are missed at most."""
 MISSES_A_LOOK = 4
 ANCHORS_A_GLANCE = 4
-"""And of such a chunk only one anchor in so many is looked up at first. One that is a copy has 30 and more, of which one
-in five is remembered; in a large table each is a page that was not touched before."""
+"""And of such a chunk only one anchor in so many is looked up at first: of a copy of 1 MiB 32, of which one in five is
+remembered."""
 
 
 class Found(NamedTuple):
