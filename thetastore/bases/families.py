@@ -35,7 +35,7 @@ MOST_MEMBERS = 8
 LEAST_FAMILY_BYTES = 256 << 10
 """Smaller models are not worth the two files."""
 LEAST_TENSOR_BYTES = 4096
-"""Shorter tensors say little, and are never stored as differences."""
+"""Shorter tensors say little."""
 _NAME_LENGTH = 32 + 1 + 64
 
 
