@@ -85,8 +85,7 @@ def large_files(repository: Repository) -> list[LargeFile]:
 def staged_large_files(repository: Repository) -> list[LargeFile]:
     """Return the checkpoints that the next commit adds to what git keeps whole; what is left to LFS is none."""
     at_least = warned_size(repository)
-    head = repository.git("rev-parse", "-q", "--verify", "HEAD", check=False).decode().strip()
-    head = head or repository.git("hash-object", "-t", "tree", "--stdin").decode().strip()
+    head = repository.head_oid() or repository.git("hash-object", "-t", "tree", "--stdin").decode().strip()
     listed = repository.git("diff-index", "--cached", "-z", "--diff-filter=AM", "--no-renames", head).split(b"\0")
     oids = [line.split(b" ")[3] for line in listed[0:-1:2]]
     answers = repository.git("cat-file", "--batch-check=%(objectsize)", input=b"".join(oid + b"\n" for oid in oids))

@@ -156,6 +156,10 @@ class Repository:
             raise GitError(f"'git {command}' failed with status {done.returncode}: {words or 'it says nothing'}")
         return done.stdout
 
+    def head_oid(self) -> str | None:
+        """Return the commit that HEAD is at; None before the first one of a branch."""
+        return self.git("rev-parse", "--verify", "--quiet", "HEAD", check=False).decode().strip() or None
+
     def read_object(self, oid: str) -> bytes:
         """Return the content of a Git object by oid (or any name that git resolves).
 

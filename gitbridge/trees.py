@@ -234,7 +234,7 @@ def _from_head(entry: Entry, head: bytes) -> TrackedFile | None:
 
 def no_revision(repository: Repository, name: str) -> RevisionError:
     """Return an error that says what is near, or that there is nothing yet."""
-    if name in ("HEAD", "@") and not repository.git("rev-parse", "--verify", "--quiet", "HEAD", check=False):
+    if name in ("HEAD", "@") and repository.head_oid() is None:
         return RevisionError("there is no commit here yet", "git add the files, then git commit")
     near = near_revisions(repository, name)
     return RevisionError(f"'{name}' is not a commit, tag or tree of this repository{near}", "git branch --all; git tag")

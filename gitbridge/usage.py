@@ -39,8 +39,8 @@ def of_revisions(repository: Repository, revisions: Sequence[str]) -> Counted:
 def of_history(repository: Repository) -> Counted:
     """Return the files of all that refs and HEAD reach; a shallow history ends where it was cut."""
     refs = repository.git("for-each-ref", "--format=%(objectname)").decode().split()
-    head = repository.git("rev-parse", "--quiet", "--verify", "HEAD", check=False).decode().split()
-    tips = list(dict.fromkeys(refs + head))
+    head = repository.head_oid()
+    tips = list(dict.fromkeys([*refs, head] if head else refs))
     if not tips:
         return Counted([], [], {})
     pointers = {file.oid: _version(file) for file in tracked_in_history(repository, tips)}

@@ -36,7 +36,7 @@ def merge_base(repository: Repository, revision: str, base: str) -> str:
     Raises:
         RevisionError: there is no such base.
     """
-    if base == "HEAD" and not repository.git("rev-parse", "--verify", "--quiet", "HEAD", check=False):
+    if base == "HEAD" and repository.head_oid() is None:
         return ""
     oid = resolve(repository, base, "commit")
     shared = repository.git("merge-base", resolve(repository, revision or "HEAD", "commit"), oid, check=False)

@@ -103,7 +103,7 @@ def _split(repository: Repository, names: list[str], arguments: list[str]) -> tu
         return (names[0] if before else None), names[before:]
     if not names:
         # A bare repository has no index, and its work tree is nowhere.
-        return (None if repository.work_tree or not _has_commits(repository) else "HEAD"), []
+        return (None if repository.work_tree or repository.head_oid() is None else "HEAD"), []
     is_revision = not names[0].startswith("-") and bool(
         repository.git("rev-parse", "--verify", "--quiet", f"{names[0]}^{{tree}}", check=False)
     )
@@ -119,10 +119,6 @@ def _explain_nothing(repository: Repository) -> None:
     remark = remark_on_absent(repository, ())
     if remark:
         print(f"git theta: {remark}", file=sys.stderr)
-
-
-def _has_commits(repository: Repository) -> bool:
-    return bool(repository.git("rev-parse", "--verify", "--quiet", "HEAD", check=False))
 
 
 def _print_json(repository: Repository, rows: Sequence[tuple[TrackedFile, str]], with_tensors: bool) -> None:
