@@ -172,6 +172,12 @@ class Tensor:
         """
         return str(self._entry.digest or self._with_reader(lambda reader: reader.digest(self.name)))
 
+    @property
+    def attributes(self) -> dict[str, str]:
+        """What Zarr keeps beside the array: what the elements are, and the digest, if it is known without reading."""
+        known = {"theta.digest": str(self._entry.digest)} if self._entry.digest else {}
+        return {"theta.dtype": self.dtype_name, **known}
+
     def __len__(self) -> int:
         if not self.shape:
             raise TypeError("a tensor without axes has no length")

@@ -152,11 +152,7 @@ class _Writer:
         codec = self._chosen(found)
         node = node_name(tensor.name)
         self._refs[f"{node}/.zarray"] = _array(grid, self._configuration(codec, tensor.dtype_name))
-        self._refs[f"{node}/.zattrs"] = {
-            "_ARRAY_DIMENSIONS": grid.dimensions,
-            "theta.dtype": tensor.dtype_name,
-            "theta.digest": tensor.digest,
-        }
+        self._refs[f"{node}/.zattrs"] = {"_ARRAY_DIMENSIONS": grid.dimensions, **tensor.attributes}
         for cell, (places, why_not) in found.items():
             key = f"{node}/{'.'.join(map(str, cell)) or '0'}"
             stored = next((one for one in places if one.codec == codec), None)

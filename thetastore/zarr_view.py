@@ -301,7 +301,7 @@ class _Array:
             "fill_value": fill,
             "codecs": [codec],
             "dimension_names": self._grid.dimensions,
-            "attributes": {"theta.dtype": self._tensor.dtype_name, "theta.digest": self._tensor.digest},
+            "attributes": self._tensor.attributes,
         }
 
     def chunk_keys(self) -> Iterator[str]:
