@@ -21,7 +21,7 @@ from gitbridge.repository import Repository
 from gitbridge.store_options import StorageOptions, options_for
 from thetastore.backends.requests import PassingError
 from thetastore.backends.urls import SCHEMES, is_url, parse_url
-from thetastore.errors import MalformedError, StoreMissingError, ThetaError, UnsupportedError
+from thetastore.errors import MalformedError, StoreMissingError, ThetaError, UnsupportedError, did_you_mean, near_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -191,6 +191,20 @@ def default_remote(repository: Repository) -> str | None:
 def remote_names(repository: Repository) -> list[str]:
     """Return the names of all configured Git remotes."""
     return [name[7:-4] for name in repository.config_names() if name.startswith("remote.") and name.endswith(".url")]
+
+
+def check_is_remote(repository: Repository, name: str | None) -> None:
+    """Refuse the name of a Git remote that there is not; paths and URLs may be any.
+
+    Raises:
+        ConfigError: there is none; says what was probably meant.
+    """
+    known = remote_names(repository)
+    if not name or name in known or "/" in name or ":" in name:
+        return
+    is_revision = repository.git("rev-parse", "--verify", "--quiet", "--end-of-options", name, check=False)
+    hint = f"the remote comes first: git theta push {known[0]} {name}" if is_revision and known else ""
+    raise ConfigError(f"there is no remote '{name}'{did_you_mean(near_names(name, known))}", hint or "git remote -v")
 
 
 def store_location(url: str, root: str) -> str:

@@ -185,7 +185,8 @@ def _plainly(message: str, parser: argparse.ArgumentParser) -> tuple[str, str]:
         what, word, listed = choice.groups()
         known = [name.strip(" '") for name in listed.split(",")]
         if what.split()[0].isupper():
-            return f"'{word}' is not a {what.lower()}", nearest(word, known)
+            article = "an" if what[0] in "AEIOU" else "a"
+            return f"'{word}' is not {article} {what.lower()}", nearest(word, known)
         return f"{what}: '{word}' is not one of {', '.join(known)}", nearest(word, known)
     if message.startswith("the following arguments are required: "):
         return f"missing: {message.partition(': ')[2]}", ""

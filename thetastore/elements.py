@@ -87,7 +87,8 @@ def values_of(raw: Buffer, dtype: str, out: Floats) -> None:
     if dtype in _FLOAT8 or dtype == "float8_e8m0fnu":
         numpy.take(float8_values(dtype), numpy.frombuffer(raw, "u1"), out=out, mode="clip")
     else:
-        out[:] = numbers_of(raw, dtype)
+        with numpy.errstate(invalid="ignore"):  # a NaN that signals: numpy would warn of it on the terminal
+            out[:] = numbers_of(raw, dtype)
 
 
 def numbers_of(raw: Buffer, dtype: str) -> Bits:

@@ -13,6 +13,7 @@ from gitbridge.cli.opening import open_repository
 from gitbridge.errors import RepositoryMissingError, UsageError
 from gitbridge.repository import Repository
 from thetastore.command_line import Parser, print_json, split_at_dashes
+from thetastore.errors import did_you_mean, near_names
 
 if TYPE_CHECKING:
     from gitbridge.diffing import FileDiff
@@ -149,10 +150,12 @@ def _run(repository: Repository | None, names: list[str], paths: list[str], opti
     from gitbridge.versions import Versions, joined
 
     ignored = frozenset(filter(None, (options.ignore or "").split(",")))
-    if not ignored <= set(CLASSES):
-        raise UsageError(f"'{options.ignore}' is no class to ignore", f"--ignore {','.join(CLASSES)}")
+    for unknown in sorted(ignored - set(CLASSES)):
+        near = did_you_mean(near_names(unknown, CLASSES))
+        raise UsageError(f"'{unknown}' is no class to ignore{near}", f"--ignore {','.join(CLASSES)}")
     if options.sort not in ORDERS:
-        raise UsageError(f"tensors cannot be sorted by '{options.sort}'", f"--sort {'|'.join(ORDERS)}")
+        near = did_you_mean(near_names(options.sort, list(ORDERS)))
+        raise UsageError(f"tensors cannot be sorted by '{options.sort}'{near}", f"--sort {'|'.join(ORDERS)}")
     if options.top is not None and options.top < 0:
         raise UsageError(f"--top {options.top} is no number of tensors")
     metrics = [*(options.metric or []), *["spectrum"] * options.spectrum, *["histogram"] * bool(options.html)]

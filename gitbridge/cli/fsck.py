@@ -12,7 +12,7 @@ from itertools import chain
 from gitbridge.cli.fsck_repair import Known, sources
 from gitbridge.cli.opening import open_local_store, open_repository
 from gitbridge.errors import ConfigError
-from gitbridge.remotes import Place, open_place, places
+from gitbridge.remotes import Place, check_is_remote, open_place, places
 from gitbridge.render import Progress, count_text, printable
 from gitbridge.repository import Repository
 from thetastore.checking.budget import parse_budget
@@ -86,7 +86,11 @@ def _parser() -> Parser:
         help="how deep (default: raw; of a remote store that is not to be repaired: tables)",
     )
     parser.add_argument(
-        "--remote", nargs="?", const="", metavar="REMOTE", help="the store of a git remote, not the local one"
+        "--remote",
+        nargs="?",
+        const="",
+        metavar="REMOTE",
+        help="the store of a git remote, not the local one; --level raw reads all of it, stored all of its packs",
     )
     parser.add_argument("--repair", action="store_true", help="set damage aside and bring back what is lost")
     parser.add_argument(
@@ -107,6 +111,7 @@ def _parser() -> Parser:
 def _store(repository: Repository, remote: str | None) -> Iterator[tuple[Store, Place | None]]:
     """Open the store that is meant, and say where it is if it is not the local one."""
     if remote is not None:
+        check_is_remote(repository, remote)
         found = places(repository, remote or None)
         if not found:
             raise ConfigError("no remote store is known here", "git config theta.url <where the weights are>")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gitbridge.cli.opening import open_repository
 from gitbridge.errors import ConfigError, UsageError
-from gitbridge.remotes import default_remote, open_place, places
+from gitbridge.remotes import check_is_remote, default_remote, open_place, places
 from gitbridge.repository import Repository
 from thetastore.cli.gc import EPILOG, add_gc_options, collect_in
 from thetastore.command_line import Parser
@@ -41,6 +41,7 @@ def gc(arguments: list[str]) -> int:
 
 
 def _store(repository: Repository, remote: str | None) -> Store:
+    check_is_remote(repository, remote)
     found = places(repository, remote)
     if not found:
         name = remote or default_remote(repository) or "(there is none)"

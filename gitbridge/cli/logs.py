@@ -9,6 +9,7 @@ from gitbridge.errors import ConfigError
 from gitbridge.render import table
 from gitbridge.repository import Repository
 from thetastore.command_line import Parser
+from thetastore.errors import did_you_mean, near_names
 
 
 def logs(arguments: list[str]) -> int:
@@ -57,7 +58,8 @@ def _when(path: str) -> str:
 
 def _print(directory: str, found: list[str], name: str | None) -> None:
     if name is not None and name not in found:
-        raise ConfigError(f"there is no log '{name}'", "git theta logs lists them")
+        near = did_you_mean(near_names(name, found))
+        raise ConfigError(f"there is no log '{name}'{near}", "git theta logs lists them")
     if not found:
         raise ConfigError("there is no log: nothing failed here as it must not")
     with open(os.path.join(directory, name or found[0]), encoding="utf-8", errors="replace") as stream:

@@ -9,6 +9,7 @@ from gitbridge.cli.opening import make_ready, open_work_tree
 from gitbridge.errors import UsageError
 from gitbridge.repository import Repository
 from thetastore.command_line import Parser
+from thetastore.errors import did_you_mean, near_names
 
 
 def track(arguments: list[str]) -> int:
@@ -58,7 +59,10 @@ def _untrack(repository: Repository, arguments: list[str]) -> int:
             print(f"no longer tracking '{pattern}'")
     absent = [pattern for pattern in patterns if pattern not in removed]
     if absent:
-        raise UsageError(f"'{absent[0]}' is not tracked by {path}", "git theta track lists patterns and their files")
+        known = [one.pattern for one in attributes.tracked_patterns(repository)]
+        near = did_you_mean(near_names(absent[0], known))
+        words = f"'{absent[0]}' is not tracked by {path}{near}"
+        raise UsageError(words, "git theta track lists patterns and their files")
     _name_pointers(repository)
     return 0
 

@@ -7,10 +7,10 @@ import os
 
 from gitbridge.cli.opening import open_repository, open_work_tree
 from gitbridge.cli.options import add_progress_options
-from gitbridge.errors import ConfigError, PathMissingError, RevisionError
+from gitbridge.errors import PathMissingError, RevisionError
 from gitbridge.profile import Profile, profile_of, split_globs
 from gitbridge.reading import select_names
-from gitbridge.remotes import default_remote, remote_names
+from gitbridge.remotes import check_is_remote, default_remote
 from gitbridge.render import Progress, count_text, size_text
 from gitbridge.repository import Repository
 from gitbridge.revisions import resolve
@@ -84,7 +84,7 @@ def push(arguments: list[str]) -> int:
 
     with open_repository() as repository:
         remote = options.remote or _push_remote(repository)
-        _check_is_remote(repository, options.remote)
+        check_is_remote(repository, options.remote)
         refs = _named(repository, [] if options.all else options.refs or ["HEAD"])
         if options.all:
             refs = dict.fromkeys(all_refs(repository), ())
@@ -157,7 +157,7 @@ def _fetch(
     from gitbridge.space import remark_on_fetch
     from gitbridge.sync import fetch_manifests
 
-    _check_is_remote(repository, remote)
+    check_is_remote(repository, remote)
     wanted = _wanted(repository, refs, everything)
     files = [file for file in wanted if profile.wants_path(file.path)]
     if must_include and not files and wanted:
@@ -188,15 +188,6 @@ def _check_globs(repository: Repository, files: list[TrackedFile], profile: Prof
     if profile.tensors and files:
         names = {tensor.name for file in files for tensor in file.pointer(repository).tensors}
         select_names(sorted(names), profile.tensors)
-
-
-def _check_is_remote(repository: Repository, remote: str | None) -> None:
-    if remote is None or remote in remote_names(repository) or "/" in remote or ":" in remote:
-        return
-    known = remote_names(repository)
-    is_revision = repository.git("rev-parse", "--verify", "--quiet", "--end-of-options", remote, check=False)
-    hint = f"the remote comes first: git theta push {known[0]} {remote}" if is_revision and known else ""
-    raise ConfigError(f"there is no remote '{remote}'", hint or "git remote lists them")
 
 
 def _wanted(repository: Repository, refs: list[str], everything: bool) -> list[TrackedFile]:
