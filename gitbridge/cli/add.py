@@ -12,6 +12,7 @@ from gitbridge.bases import ADD_SETTING, manifest_at
 from gitbridge.cli.opening import make_ready, open_work_tree
 from gitbridge.errors import GitError, RevisionError, UsageError
 from gitbridge.repository import Repository
+from gitbridge.revisions import resolve
 from gitbridge.trees import tracked_in_tree
 from thetastore.command_line import Parser
 from thetastore.digest import Digest
@@ -170,10 +171,11 @@ def _resolve(repository: Repository, name: str) -> str:
     try:
         oid = repository.git("rev-parse", "--verify", "--end-of-options", name, cwd=os.getcwd()).decode().strip()
     except GitError:
-        revision, colon, path = name.partition(":")
-        what = f"there is no '{path}' in '{revision}'" if colon else f"'{name}' is no revision"
-        hint = f"git theta ls-files {revision} lists what it tracks" if colon else "git log --all"
-        raise RevisionError(f"no base '{name}': {what}", hint) from None
+        revision, _, path = name.partition(":")
+        if revision:
+            resolve(repository, revision)  # or an error that says what is near
+        hint = f"git theta ls-files {revision} lists what it tracks"
+        raise RevisionError(f"no base '{name}': there is no '{path}' in '{revision}'", hint) from None
     return oid
 
 

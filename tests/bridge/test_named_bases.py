@@ -110,7 +110,7 @@ def test_a_revision_alone_means_the_same_path_there(model):
 @pytest.mark.parametrize(
     ("base", "words"),
     [
-        ("v2", "'v2' is no revision"),
+        ("v2", "'v2' is not a commit, tag or tree"),
         ("v1:other.safetensors", "there is no 'other.safetensors' in 'v1'"),
         ("v1:.gitattributes", "not a file that git theta tracks"),
         ("v1", f"'v1' tracks no '{TUNE}'"),

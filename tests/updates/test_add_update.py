@@ -179,7 +179,7 @@ def test_a_missing_base_side_file_or_type_is_an_error_that_says_what_there_is(wo
     write_model(tmp_path / "side.safetensors", low_rank())
     side, before = str(tmp_path / "side.safetensors"), snapshot(work)
     cases = {
-        ("--base", "v9", "--update-path", side): "no base 'v9'",
+        ("--base", "v9", "--update-path", side): "'v9' is not a commit",
         ("--base", "HEAD:none", "--update-path", side): "no base 'HEAD:none'",
         ("--update-path", str(tmp_path / "none")): f"there is no '{tmp_path / 'none'}' to read an update from",
         ("--update-type", "spectral", "--update-path", side): "(dense, sparse, low-rank, ia3, auto)",
