@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -157,6 +158,25 @@ def test_whatever_comes_between_nothing_is_lost_in_many_more_runs(
     explored = try_out(bodies, is_remote, most_runs=20_000, most_events=3)
 
     assert explored.loss is None, explored
+
+
+class Unlocked(Hides):
+    """A place as somebody sees it who gets every lock: a lease in a bucket may end while its holder sleeps."""
+
+    @contextmanager
+    def try_lock(self, name: str) -> Iterator[bool]:
+        yield True
+
+
+@PAUSES
+@PLACES
+def test_two_collectors_without_a_lock_lose_nothing(is_remote: bool, pause_s: float) -> None:
+    collectors = [collector(pause_s, rounds=2, view=Unlocked) for _ in range(2)]
+
+    explored = try_out([writer("one", DEAD), *collectors], is_remote, most_runs=60)
+
+    assert explored.loss is None, explored
+    assert explored.state_count > 1000
 
 
 def test_a_collector_that_honours_no_sessions_is_found_out() -> None:

@@ -124,7 +124,7 @@ def collect(objects: Objects, roots: Roots, terms: Terms | None = None, is_dry: 
     upkeep = Upkeep(objects.backend, objects.catalog, objects.packs, objects.pack_bytes)
     with objects.backend.try_lock(MERGE_LOCK) as is_ours:
         if not is_ours:
-            words = "another process is merging, repacking or collecting"
+            words = "another process is merging, repacking or collecting (in a bucket, one that was killed: for a day)"
             raise BackendError(errno.EAGAIN, words, objects.backend.url)
         objects.backend.delete_litter(LITTER_AGE_S)
         objects.count_only_durable()

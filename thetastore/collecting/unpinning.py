@@ -89,7 +89,7 @@ def unpin(backend: Backend, repository: str, look: Look, grace_s: float, is_dry:
         return _round(backend, repository, look, grace_s, is_dry)
     with backend.try_lock(MERGE_LOCK) as is_ours:
         if not is_ours:
-            words = "another process is merging, repacking or collecting"
+            words = "another process is merging, repacking or collecting (in a bucket, one that was killed: for a day)"
             raise BackendError(errno.EAGAIN, words, backend.url)
         done = _round(backend, repository, look, grace_s, is_dry)
         for _ in range(_MOST_ROUNDS - 1):
