@@ -5,14 +5,12 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, islice
-from math import prod
 from typing import Protocol
 
 from thetastore import codecs
-from thetastore.bases.families import Described
+from thetastore.bases.families import Described, nbytes_of
 from thetastore.bases.sketches import LEAST_SKETCHED_BYTES, sketch_keys
 from thetastore.digest import Digest, Kind
-from thetastore.dtypes import raw_bytes_of
 from thetastore.errors import ThetaError
 from thetastore.manifest import Chunk, Manifest, parse_manifest, parse_page
 from thetastore.objects import Objects
@@ -39,7 +37,7 @@ class TensorMap:
 
     def __init__(self, tensors: Iterable[PlacedTensor]) -> None:
         places = sorted(
-            (tensor.offset, -raw_bytes_of(tensor.dtype, prod(tensor.shape)), number, tensor)
+            (tensor.offset, -nbytes_of(tensor), number, tensor)
             for number, tensor in enumerate(tensors)
             if tensor.strides is None
         )
@@ -90,7 +88,7 @@ class Candidate:
     def chunk_of(self, own: PlacedTensor, tensor: PlacedTensor, offset: int, nbytes: int) -> Digest | None:
         """Return the chunk of a tensor here at the place that `offset` is of another file's tensor; as `chunk_like`."""
         start = offset - tensor.offset
-        if start + nbytes > raw_bytes_of(own.dtype, prod(own.shape)):
+        if start + nbytes > nbytes_of(own):
             return None
         place = own.offset + start
         chunk = self._page_at(place).get(place)
@@ -118,7 +116,7 @@ class Candidate:
 
     def _with_samples(self) -> Iterator[PlacedTensor]:
         """Yield what is long enough for a sketch, in the order of the file."""
-        placed = (tensor for tensor in self.tensors if _raw_bytes(tensor) >= LEAST_SKETCHED_BYTES)
+        placed = (tensor for tensor in self.tensors if nbytes_of(tensor) >= LEAST_SKETCHED_BYTES)
         return iter(sorted(placed, key=lambda tensor: tensor.offset))
 
     def _page_at(self, place: int) -> dict[int, Chunk]:
@@ -138,10 +136,6 @@ class Candidate:
         except ThetaError:
             return {}
         return _by_offset(chunks, self._page_starts[number])
-
-
-def _raw_bytes(tensor: Described) -> int:
-    return raw_bytes_of(tensor.dtype, prod(tensor.shape))
 
 
 def _by_offset(chunks: Sequence[Chunk], start: int) -> dict[int, Chunk]:

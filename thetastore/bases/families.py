@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import chain
+from math import prod
 from typing import Protocol
 
 import xxhash
@@ -55,6 +56,11 @@ class Described(Protocol):
         """Its lengths."""
 
 
+def nbytes_of(tensor: Described) -> int:
+    """Return the length of a tensor."""
+    return raw_bytes_of(tensor.dtype, prod(tensor.shape))
+
+
 def family_keys(tensors: Iterable[Described]) -> tuple[str, ...]:
     """Return the keys of a model; none where it is too small. 1.5 us a tensor."""
     checksums = _checksums(tensors, lambda tensor: f"{tensor.dtype} {tensor.shape} {tensor.name}")
@@ -72,10 +78,7 @@ def _checksums(tensors: Iterable[Described], describe: Callable[[Described], str
     total_bytes = 0
     checksums = []
     for tensor in tensors:
-        element_count = 1
-        for length in tensor.shape:
-            element_count *= length
-        raw_bytes = raw_bytes_of(tensor.dtype, element_count)
+        raw_bytes = nbytes_of(tensor)
         if raw_bytes >= LEAST_TENSOR_BYTES:
             total_bytes += raw_bytes
             checksums.append(xxhash.xxh3_128_hexdigest(describe(tensor).encode("utf-8", "surrogateescape")))

@@ -17,11 +17,10 @@ from typing import NamedTuple
 
 from thetastore import codecs
 from thetastore.bases.candidates import SAMPLE_BYTES, Candidate, beginning, read_manifest, resembles
-from thetastore.bases.families import family_keys, form_keys
+from thetastore.bases.families import family_keys, form_keys, nbytes_of
 from thetastore.bases.finding import MOST_SKETCHES
 from thetastore.bases.renamed import Renamed
 from thetastore.digest import Digest
-from thetastore.dtypes import raw_bytes_of
 from thetastore.manifest import Chunk, Manifest, Tensor
 from thetastore.objects import Objects
 
@@ -194,18 +193,7 @@ def _difference_bytes(own: tuple[memoryview, str], base: tuple[memoryview, str])
 def _spread(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Return a few tensors of some size, evenly spread; the largest ones where there are none."""
     placed = [tensor for tensor in tensors if tensor.strides is None]
-    some = [tensor for tensor in placed if _raw_bytes(tensor) >= SAMPLE_BYTES]
-    some = some or sorted(placed, key=_raw_bytes)[-SAMPLES:]
+    some = [tensor for tensor in placed if nbytes_of(tensor) >= SAMPLE_BYTES]
+    some = some or sorted(placed, key=nbytes_of)[-SAMPLES:]
     step = max(1, len(some) // SAMPLES)
     return some[step // 2 :: step][:SAMPLES]
-
-
-def _raw_bytes(tensor: Tensor) -> int:
-    return raw_bytes_of(tensor.dtype, _count(tensor.shape))
-
-
-def _count(shape: Iterable[int]) -> int:
-    count = 1
-    for length in shape:
-        count *= length
-    return count
