@@ -85,7 +85,7 @@ def test_gits_own_completion_asks_us(complete) -> None:
 
 
 def test_the_store_alone_is_completed(complete) -> None:
-    assert complete("thetastore", "_thetastore", "thetastore", "ver") == ["verify"]
+    assert complete("thetastore", "_thetastore", "thetastore", "ver") == ["verify", "version"]
     assert complete("thetastore", "_thetastore", "thetastore", "verify", "--level", "ta") == ["tables"]
 
 
