@@ -14,6 +14,7 @@ from benchmarks.reliability.damage import CUT, FLIPPED, KINDS, damaged
 from benchmarks.reliability.document import write_page
 from benchmarks.reliability.injecting import REFUSALS, misled, refused
 from benchmarks.reliability.memory import taken
+from benchmarks.reliability.serving import EVERY, SERVED, Misdeed, misserved, served
 from benchmarks.reliability.tally import Tally
 from benchmarks.reliability.worlds import FAR, NEAR
 from thetastore.testing import Fault
@@ -37,6 +38,10 @@ def tallies(every: int) -> Iterator[Tally]:
     for deed in FAR:
         for fault in Fault:
             yield misled(deed, fault, every)
+    with served() as server:
+        for deed in SERVED.values():
+            for number, misdeed in enumerate(Misdeed):
+                yield misserved(server, deed, misdeed, every * EVERY[deed.name], number * 2)
     for kind in KINDS:
         for how in (CUT, FLIPPED):
             yield damaged(kind, how, every)

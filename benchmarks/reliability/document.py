@@ -59,6 +59,13 @@ _OUTRO = """\
   one place, which `tests/faults/test_statuses.py` tries with what client libraries raise.
 """
 
+_SERVED = """\
+A real server of S3 (moto, in a process of its own), and in front of it one that hands requests on and misbehaves at one
+of them: one request in 5 of a push and of a fetch, one in 29 of a collection, others for each fault (`make test-deep`
+tries all). The client is the one that people use. Silence is given up after 2 seconds here (else after 60); *503 from
+here on* is a server that does not come back.
+"""
+
 _COLUMNS = ("runs", "succeeded", "failed", "wrong_bytes", "lost_refs", "lost_objects", "false_successes", "hangs")
 _HEADS = ("runs", "succeeded", "refused", "wrong bytes", "lost versions", "lost objects", "false successes", "hangs")
 
@@ -84,6 +91,9 @@ def page(values: dict[str, Any]) -> str:
         "## Networks and servers\n",
         "Each request that the operation makes to a bucket, in turn.\n",
         _table(tallies, ", bucket"),
+        "## A server that misbehaves\n",
+        _SERVED,
+        _table(tallies, ", over HTTP"),
         "## Damage\n",
         _DAMAGE,
         _table(tallies, "reading, "),

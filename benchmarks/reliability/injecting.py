@@ -35,10 +35,10 @@ def _refuse(tally: Tally, deed: Deed, fault: str, at: int, where: str) -> None:
     world = _prepared(place, clock, deed)
     faulty = FaultyBackend(place, at, REFUSALS[fault] or errno.EIO, dies=fault == KILLED)
     with tally.watched(where):
-        has_succeeded = _done(tally, where, lambda: deed.act(world, faulty))
+        has_succeeded = done(tally, where, lambda: deed.act(world, faulty))
         if fault == KILLED:
             place.crash()
-        _judge(tally, where, world, deed, has_succeeded, lambda: place)
+        judge(tally, where, world, deed, has_succeeded, lambda: place)
 
 
 def misled(deed: Deed, fault: Fault, every: int = 1, first: int = 0) -> Tally:
@@ -57,11 +57,11 @@ def _mislead(tally: Tally, deed: Deed, fault: Fault, at: int, where: str) -> Non
     requests = _requests(place, clock)
     faulty = FaultyRequests(requests, {at: fault})
     with tally.watched(where):
-        has_succeeded = _done(tally, where, lambda: deed.act(world, _remote(faulty)))
+        has_succeeded = done(tally, where, lambda: deed.act(world, _remote(faulty)))
         faulty.settle()
         if fault is Fault.DEAD:
             clock.now_s += LEASE_S + 1  # a dead collector's lock is held for so long
-        _judge(tally, where, world, deed, has_succeeded, lambda: _remote(requests))
+        judge(tally, where, world, deed, has_succeeded, lambda: _remote(requests))
 
 
 def _far(deed: Deed) -> tuple[Clock, dict[str, bytes], World]:
@@ -86,7 +86,7 @@ def _prepared(backend: Backend, clock: Clock, deed: Deed) -> World:
     return world
 
 
-def _done(tally: Tally, where: str, act: Callable[[], None]) -> bool:
+def done(tally: Tally, where: str, act: Callable[[], None]) -> bool:
     """Do it; tell whether it reported success."""
     try:
         act()
@@ -98,7 +98,7 @@ def _done(tally: Tally, where: str, act: Callable[[], None]) -> bool:
         return False
 
 
-def _judge(
+def judge(
     tally: Tally, where: str, world: World, deed: Deed, has_succeeded: bool, reopened: Callable[[], Backend]
 ) -> None:
     """Look at what is there afterwards, then do it again without faults, and look once more."""
