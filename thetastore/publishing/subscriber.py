@@ -72,7 +72,8 @@ class Subscriber:
             url: of the store; or an open one, which `close` closes.
             name: of the model.
             into: numpy arrays or torch tensors by name, to be changed in place; those that the model does not have
-                stay as they are. None: tensors are made, see `tensors`.
+                stay as they are. None: tensors are made, see `tensors`. It is their memory that is changed: after
+                torch's `model.to(...)`, which may have moved the parameters, subscribe again.
             framework: of those: `numpy` or `torch`.
             poll_s: how often to ask for a new version.
             storage_options: credentials and the like, as fsspec has them.
