@@ -81,7 +81,7 @@ def page(values: dict[str, Any]) -> str:
     """Return the page."""
     tallies = values["tallies"]
     runs, bad = sum(one["runs"] for one in tallies), sum(_bad(one) for one in tallies)
-    share = "all of them" if values["every"] == 1 else f"one in {values['every']}"
+    share = "all, but for the server that misbehaves" if values["every"] == 1 else f"one in {values['every']}"
     parts = [
         _INTRODUCTION,
         f"**{runs:,} runs ({share}), {bad} bad.** {values['when']}\n",
