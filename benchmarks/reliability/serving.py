@@ -63,7 +63,12 @@ class Server(NamedTuple):
 
     def backend(self, url: str, port: int, stall_s: int = 60) -> RemoteBackend:
         """Open a place in it, by way of a port."""
-        options = {**self.options, "endpoint_url": f"http://127.0.0.1:{port}", "stall_seconds": stall_s}
+        options = {
+            **self.options,
+            "endpoint_url": f"http://127.0.0.1:{port}",
+            "stall_seconds": stall_s,
+            "config_kwargs": {"read_timeout": stall_s},  # of silence; a large range may take longer than a stall
+        }
         backend = open_remote(parse_url(url), options)
         backend._pause = lambda seconds: None
         return backend
