@@ -26,5 +26,5 @@ def test_what_a_push_and_a_fetch_take_grows_with_the_new_work_and_not_with_the_s
     for what in ("push of a model", "push of its next version"):
         assert large[what]["round_trips"] <= small[what]["round_trips"] + 4
         assert large[what]["read_bytes"] <= small[what]["read_bytes"] + (2 << 20)  # the whole index has 5 MB
-        assert large[what]["listings"] == small[what]["listings"] <= 10
+        assert large[what]["listings"] == small[what]["listings"] <= 10 + 35  # of these 35 at once, for relatives
     assert small["fetch of 2 tensors"]["round_trips"] == 2

@@ -119,6 +119,7 @@ def test_an_interrupt_ends_it_with_130(place) -> None:
     process = subprocess.Popen(
         [PROGRAMS / "thetastore", "put", "zoo/m", "-"],
         cwd=place.path, env=place.environment, stdin=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
     )  # fmt: skip
     assert process.stdin is not None
     process.stdin.write(b"x" * (1 << 20))  # more than a pipe holds: somebody is reading

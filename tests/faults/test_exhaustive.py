@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,6 @@ def test_the_page_tells_of_no_run_that_went_wrong():
     page = (Path(__file__).parents[2] / "docs" / "reliability.md").read_text()
     lines = [line for line in page.splitlines() if line.startswith("| ") and line.count("|") == 12]
 
-    assert " runs (all of them), 0 bad." in page
+    assert re.search(r"runs \(all[^)]*\), 0 bad\.", page)
     assert len(lines) > 80
     assert all(line.endswith("| 0 |") for line in lines if not line.startswith(("| what", "| ---")))
