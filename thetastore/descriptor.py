@@ -94,7 +94,9 @@ def parse_descriptor(stored: bytes, url: str) -> Descriptor:
             str(values.get("needs", "")),
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise MalformedError(f"'{url}/{DESCRIPTOR}' is not the descriptor of a thetastore") from None
+        raise MalformedError(
+            f"'{url}/{DESCRIPTOR}' is not the descriptor of a thetastore; if it was one: thetastore mend {url}"
+        ) from None
 
 
 def _names(listed: object) -> tuple[str, ...]:
@@ -111,6 +113,29 @@ def read_descriptor(backend: Backend) -> Descriptor:
         MalformedError: there is something else in its place.
     """
     return parse_descriptor(backend.read(DESCRIPTOR, 0, MAX_DESCRIPTOR_BYTES + 1), backend.url)
+
+
+def create_descriptor(backend: Backend, version: int = VERSION) -> Descriptor:
+    """Make a store of a place that has none, and return what it says; a place far away is tried with some 10 MiB.
+
+    Raises:
+        BackendError: the place cannot be written to.
+        MalformedError, UnsupportedError: another process was faster, and its store is none for us.
+    """
+    descriptor = NEW if version == VERSION else Descriptor(version)
+    if backend.is_remote:
+        from thetastore.backends.probe import keeps_what_is_there
+
+        many = keeps_what_is_there(backend)
+        if not many:
+            backend.look_before_creating()
+        descriptor = descriptor._replace(writers="many" if many else "one")
+    try:
+        backend.create(DESCRIPTOR, encode_descriptor(descriptor))
+    except FileExistsError:
+        descriptor = read_descriptor(backend)
+        check_descriptor(descriptor, backend.url)
+    return descriptor
 
 
 def check_descriptor(descriptor: Descriptor, url: str) -> None:

@@ -22,13 +22,11 @@ from thetastore.checkpoints.locating import write_locators
 from thetastore.checkpoints.rebuild import iter_chunks, read_file, write_file
 from thetastore.checkpoints.tensors import TensorReader
 from thetastore.descriptor import (
-    DESCRIPTOR,
     NEW,
-    Descriptor,
     check_descriptor,
     check_is_still,
     check_nothing_is_under_way,
-    encode_descriptor,
+    create_descriptor,
     read_descriptor,
 )
 from thetastore.digest import Digest, Kind
@@ -118,7 +116,7 @@ class Store:
             check_nothing_is_under_way(backend)
             if not create:
                 raise StoreMissingError(f"there is no thetastore at '{backend.url}'") from None
-            descriptor = _create_descriptor(backend)
+            descriptor = create_descriptor(backend)
         many = descriptor.is_for_many(backend.is_remote)
         if not many:
             backend.look_before_creating()
@@ -373,21 +371,3 @@ def _opened_by_plugin(scheme: str, open_backend: Any, url: str) -> Backend:
         raise UnsupportedError(f"what the plug-in for '{scheme}://' opens is no backend: it has no '{lacking[0]}'")
     backend: Backend = opened
     return backend
-
-
-def _create_descriptor(backend: Backend) -> Descriptor:
-    """Make a store of an empty place."""
-    descriptor = NEW
-    if backend.is_remote:
-        from thetastore.backends.probe import keeps_what_is_there
-
-        many = keeps_what_is_there(backend)
-        if not many:
-            backend.look_before_creating()
-        descriptor = NEW._replace(writers="many" if many else "one")
-    try:
-        backend.create(DESCRIPTOR, encode_descriptor(descriptor))
-    except FileExistsError:  # another process was faster
-        descriptor = read_descriptor(backend)
-        check_descriptor(descriptor, backend.url)
-    return descriptor

@@ -19,11 +19,13 @@ from thetastore.cli.opening import (
 from thetastore.command_line import print_json
 
 if TYPE_CHECKING:
+    from thetastore.checking.descriptors import MendedDescriptor
     from thetastore.checking.repair import Source
 
 _EPILOG = """\
 Everything is read. Damaged packs and index runs move to 'damaged/' in the store, after their sound records went into
-new packs; the index is made anew; what is lost is brought back from each --from in turn. Nothing is deleted.
+new packs; the index is made anew; what is lost is brought back from each --from in turn. A thetastore.json that is
+damaged or gone is made anew from what the other files say. Nothing is deleted.
 Exit status 1 if something was damaged, or is still lost.
 """
 
@@ -51,17 +53,31 @@ def _mend(options: argparse.Namespace) -> int:
     from thetastore.checking.report import lost_text, names_in, repaired_text, repaired_values
 
     sources = [_source(place) for place in options.places]
+    written = _mend_descriptor(options.store)
     with open_store(options) as store:
         named = list(named_files(store))
         repaired = repair(store, None, sources, whole=[file.manifest_digest for file in named])
     name_of = names_in(named)
     if options.json:
-        print_json({"store": store.url, **repaired_values(repaired, name_of)})
+        values = None if written is None else {"set_aside": written.set_aside, "version": written.version}
+        print_json({"store": store.url, "descriptor": values, **repaired_values(repaired, name_of)})
     else:
         sys.stdout.write(repaired_text(repaired) + lost_text(repaired.lost, name_of))
-        if not (repaired.set_aside or repaired.brought or repaired.lost_count):
+        if not (written or repaired.set_aside or repaired.brought or repaired.lost_count):
             print(f"'{store.url}': nothing is damaged", file=sys.stderr)
-    return EXIT_FOUND if repaired.set_aside or repaired.lost_count else EXIT_DONE
+    return EXIT_FOUND if written or repaired.set_aside or repaired.lost_count else EXIT_DONE
+
+
+def _mend_descriptor(place: str) -> MendedDescriptor | None:
+    """Make what opens the store readable first; say so where that had to be."""
+    from thetastore.checking.descriptors import mend_descriptor
+    from thetastore.store import backend_at
+
+    written = mend_descriptor(backend_at(place, storage_options(place)))
+    if written is not None:
+        was = f"damaged; it lies in '{written.set_aside}'" if written.set_aside else "gone"
+        print(f"'{place}': its thetastore.json was {was} and was written anew", file=sys.stderr)
+    return written
 
 
 def _source(place: str) -> Source:

@@ -43,6 +43,13 @@ def check_preamble(head: Buffer, magic: bytes, name: str) -> None:
         )
 
 
+def version_of(head: Buffer, magic: bytes, name: str) -> int:
+    """Return the version that a file says it has; errors as of `check_preamble`."""
+    check_preamble(head, magic, name)
+    version: int = _PREAMBLE.unpack_from(head)[1]
+    return version
+
+
 def checksum64(part: Buffer) -> bytes:
     """Return XXH3-64 in canonical (big-endian) order, 8 bytes: the checksum of heads and trailers."""
     return xxhash.xxh3_64(part).digest()
