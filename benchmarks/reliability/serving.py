@@ -67,7 +67,6 @@ class Server(NamedTuple):
             **self.options,
             "endpoint_url": f"http://127.0.0.1:{port}",
             "stall_seconds": stall_s,
-            "config_kwargs": {"read_timeout": stall_s},  # of silence; a large range may take longer than a stall
         }
         backend = open_remote(parse_url(url), options)
         backend._pause = lambda seconds: None

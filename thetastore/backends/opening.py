@@ -35,7 +35,7 @@ class Kind(NamedTuple):
     """What is particular to a kind of place."""
 
     requests: Callable[[Any, str, Limits], FsspecRequests]
-    options: Callable[[dict[str, Any]], dict[str, Any]]
+    options: Callable[[dict[str, Any], Limits], dict[str, Any]]
 
 
 def open_remote(url: Url, options: Mapping[str, object] | None = None) -> RemoteBackend:
@@ -53,7 +53,7 @@ def open_remote(url: Url, options: Mapping[str, object] | None = None) -> Remote
     chosen = dict(options or {})
     _keep_libraries_quiet()
     limits = _limits(url, chosen)
-    fs, kind = _file_system(url, chosen)
+    fs, kind = _file_system(url, chosen, limits)
     root = fs._strip_protocol(str(url))
     requests = kind.requests(fs, root, limits)
     requests.place = str(url)
@@ -90,11 +90,11 @@ def _limits(url: Url, options: dict[str, Any]) -> Limits:
     return Limits(stall_s)
 
 
-def _file_system(url: Url, options: dict[str, Any]) -> tuple[Any, Kind]:
+def _file_system(url: Url, options: dict[str, Any], limits: Limits) -> tuple[Any, Kind]:
     try:
         kind = _kind(url)
         file_system = _file_system_class(url)
-        made = {**file_system._get_kwargs_from_urls(str(url)), **kind.options(options)}
+        made = {**file_system._get_kwargs_from_urls(str(url)), **kind.options(options, limits)}
         # fsspec keeps one for all who ask for the same: making a client of S3 takes half a second.
         return file_system(**made), kind
     except ImportError as error:
@@ -124,7 +124,7 @@ def _file_system_class(url: Url) -> Any:
     return fsspec.get_filesystem_class(_PROTOCOLS.get(url.kind or "", url.scheme))
 
 
-def _uncached(options: dict[str, Any]) -> dict[str, Any]:
+def _uncached(options: dict[str, Any], _: Limits) -> dict[str, Any]:
     return {"use_listings_cache": False, **options}
 
 

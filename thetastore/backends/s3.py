@@ -20,7 +20,6 @@ from thetastore.digest import Buffer
 _CLIENT = {
     "retries": {"total_max_attempts": 1},
     "connect_timeout": 15,
-    "read_timeout": 60,
     "max_pool_connections": 32,
     # The default adds trailing checksums, which older servers take for a part of the file.
     "request_checksum_calculation": "when_required",
@@ -28,12 +27,13 @@ _CLIENT = {
 }
 
 
-def options_for_s3fs(options: dict[str, Any]) -> dict[str, Any]:
-    """Return s3fs's options: the user's, and ours where the user has none."""
+def options_for_s3fs(options: dict[str, Any], limits: Limits) -> dict[str, Any]:
+    """Return s3fs's options: the user's, and ours where the user has none. Silence is a stall, however long a range."""
     region = options.pop("region", None)
     if region is not None:
         options["client_kwargs"] = {"region_name": region, **options.get("client_kwargs", {})}
-    return {"use_listings_cache": False, **options, "config_kwargs": {**_CLIENT, **options.get("config_kwargs", {})}}
+    client = {**_CLIENT, "read_timeout": limits.stall_s, **options.get("config_kwargs", {})}
+    return {"use_listings_cache": False, **options, "config_kwargs": client}
 
 
 class S3Requests(FsspecRequests):

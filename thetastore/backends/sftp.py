@@ -16,7 +16,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from thetastore.backends.fsspec_requests import FsspecRequests
+from thetastore.backends.fsspec_requests import FsspecRequests, Limits
 from thetastore.backends.requests import DEEPEST_DIRECTORY, Listed, ListingLimit, PassingError
 from thetastore.digest import Buffer
 from thetastore.errors import BackendError
@@ -25,7 +25,7 @@ _TEMPORARY = "~"
 """In no name of a store."""
 
 
-def options_for_sshfs(options: dict[str, Any]) -> dict[str, Any]:
+def options_for_sshfs(options: dict[str, Any], _: Limits) -> dict[str, Any]:
     """Return sshfs's options: host keys are checked against the user's known hosts."""
     return {"known_hosts": (), **options}
 
