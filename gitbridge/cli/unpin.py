@@ -101,8 +101,7 @@ def _text(place: Place, url: str, unpinned: Unpinned, is_dry: bool) -> str:
     lines.append(table(rows, right=(0,)))
     if unpinned.manifest_count:
         versions = count_text(unpinned.manifest_count, "version of a file", "versions of files")
-        then = "are named by no other pin; git theta gc --remote frees what nothing else needs"
-        lines.append(f"{versions}, once these pins are gone, {then}\n")
+        lines.append(f"no other pin names {versions}: git theta gc --remote frees what nothing else needs\n")
     if unpinned.held_by:
         lines.append(f"waiting for whoever is at work: {', '.join(unpinned.held_by)}\n")
     if unpinned.next_s is not None and unpinned.next_s > 0:

@@ -78,7 +78,7 @@ def test_what_a_deleted_branch_had_goes_in_two_steps_and_gc_frees_it(work, share
 
     said = work.theta("unpin", "--dry-run")
     assert "1  would be marked: nobody leans on them any more (side)" in said.out
-    assert "1 version of a file, once these pins are gone" in said.out
+    assert "no other pin names 1 version of a file" in said.out
     assert marks(shared) == []
 
     first = unpin(work)
