@@ -32,6 +32,8 @@ _PASSING_ERRNO = frozenset(
         errno.ETIMEDOUT,
     }
 )
+_SILENCE_NAMES = frozenset({"FSTimeoutError", "ReadTimeoutError"})
+"""Of fsspec and of botocore: nothing came for as long as may be."""
 _PASSING_NAMES = (
     "ClientConnectionError",
     "ClientError",
@@ -193,9 +195,9 @@ class FsspecRequests:
                 return PassingError(errno.EIO, f"the server answers with status {status} {words}".rstrip(), place)
             number = errno.EACCES if status in (401, 403) else errno.EIO
             return BackendError(number, f"the server answers with status {status} {words}".rstrip(), place)
-        if isinstance(error, TimeoutError) or type(error).__name__ == "FSTimeoutError":
-            return PassingError(errno.ETIMEDOUT, "no answer in time", place)
         names = {kind.__name__ for kind in type(error).__mro__}
+        if isinstance(error, TimeoutError) or names.intersection(_SILENCE_NAMES):
+            return PassingError(errno.ETIMEDOUT, "no answer in time", place)
         said: int | None = getattr(error, "errno", None)
         if names.intersection(_PASSING_NAMES) or said in _PASSING_ERRNO or isinstance(error, ConnectionError):
             words = harmless(error).rstrip(".") or type(error).__name__
