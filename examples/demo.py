@@ -8,6 +8,7 @@ or Ctrl-C. The exit status is 1 if a single byte comes back other than it was ad
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -301,13 +303,27 @@ def main(weights: Path) -> None:
         raise DemoError(f"{tempfile.gettempdir()} has {size(room)} free, of {size(NEEDED_BYTES)}; set TMPDIR")
     start = time.perf_counter()
     screen = Screen()
-    with tempfile.TemporaryDirectory(prefix="theta-demo-", ignore_cleanup_errors=True) as scratch:
+    with scratch_directory() as scratch:
         screen.title(
             "Model weights under plain Git, every byte back",
             f"all-MiniLM-L6-v2, {size(weights.stat().st_size)} of float32, in {scratch} (removed at the end)",
         )
         Demo(weights, Path(scratch), screen).run()
     print(f"\nDone in {time.perf_counter() - start:.0f} s. Every SHA-256 was equal; nothing is left behind.\n")
+
+
+@contextlib.contextmanager
+def scratch_directory() -> Iterator[str]:
+    """Make a directory that goes away at the end, also when a filter of an interrupted git still writes to it."""
+    path = tempfile.mkdtemp(prefix="theta-demo-")
+    try:
+        yield path
+    finally:
+        for _ in range(100):
+            shutil.rmtree(path, ignore_errors=True)
+            time.sleep(0.02)
+            if not os.path.exists(path):
+                break
 
 
 def leave(signal_number: int, _: object) -> None:
