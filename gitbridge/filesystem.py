@@ -17,12 +17,12 @@ from urllib.parse import quote, unquote
 from fsspec import AbstractFileSystem
 from fsspec.spec import AbstractBufferedFile
 
+from gitbridge.fetching import fetch_manifests
 from gitbridge.joining import ModelFiles, files_of, may_be_several
 from gitbridge.models import GitOrigin
 from gitbridge.profile import EVERYTHING
 from gitbridge.repository import Repository
 from gitbridge.revisions import TENSOR_MARK, resolve
-from gitbridge.sync import fetch_manifests
 from gitbridge.trees import TrackedFile, tracked_in_tree
 from thetastore.checkpoints.tensors import TensorReader
 from thetastore.descriptor import DESCRIPTOR

@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from gitbridge.errors import PathMissingError, RevisionError
+from gitbridge.fetching import Report, fetch_manifests
 from gitbridge.pointers import PointerTensor
 from gitbridge.profile import EVERYTHING
 from gitbridge.reading import open_reader
 from gitbridge.revisions import FileName, path_from_top, resolve, tracked_file
-from gitbridge.sync import Report, fetch_manifests
 from gitbridge.trees import TrackedFile, tracked_in_index, tracked_in_tree
 from thetastore.checkpoints.joining import joined, may_name_others, names_others, tensors_outside
 from thetastore.digest import Digest
@@ -129,7 +129,7 @@ def open_tensors(
         store: the local store.
         model: what the model is made of.
         names: of tensors that it has.
-        report: see `sync.Report`.
+        report: see `fetching.Report`.
 
     Raises:
         MalformedError, RemoteError: as `open_joined`.

@@ -6,10 +6,10 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from gitbridge import sync
 from gitbridge.blobs import blob_oid
 from gitbridge.contexts import is_rebasing
 from gitbridge.errors import BridgeError, PointerError, words_for
+from gitbridge.fetching import fetch_manifests
 from gitbridge.fill import Failure, Filling, Wanted, patch_index_of, place
 from gitbridge.journal import FoundJournal, Placement, Records, found_journals, journal_directory
 from gitbridge.pointers import MAX_POINTER_BYTES, MIN_POINTER_BYTES, is_pointer
@@ -102,7 +102,7 @@ def fetch(repository: Repository, store: Store, wanted: list[Wanted], treeish: s
     remark_on_fetch(store, repository.store_path(), wanted)
     progress = Shown("fetching weights")
     try:
-        sync.fetch_manifests(repository, store, wanted, None, treeish, report=progress)
+        fetch_manifests(repository, store, wanted, None, treeish, report=progress)
     except (ThetaError, OSError) as error:
         return error
     finally:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gitbridge.clones import clone_of, is_url
 from gitbridge.errors import PathMissingError, PointerInPlaceError, RepositoryMissingError, RevisionError
+from gitbridge.fetching import fetch_manifests
 from gitbridge.joining import (
     ModelFiles,
     files_of,
@@ -25,7 +26,6 @@ from gitbridge.joining import (
 from gitbridge.pointers import is_pointer
 from gitbridge.repository import Repository
 from gitbridge.revisions import FileName, path_from_top, tracked_file
-from gitbridge.sync import fetch_manifests
 from gitbridge.trees import TrackedFile
 from thetastore.checkpoints.tensors import TensorReader
 from thetastore.models import Handle, Model, Session

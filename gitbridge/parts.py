@@ -16,7 +16,7 @@ from thetastore.digest import Digest
 from thetastore.errors import MalformedError
 
 if TYPE_CHECKING:
-    from gitbridge.sync import HasManifest
+    from gitbridge.fetching import HasManifest
     from thetastore.checkpoints.compose import NewTensor, SafetensorsSource
     from thetastore.checkpoints.tensors import TensorReader
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from gitbridge.blobs import blob_oid
 from gitbridge.errors import PointerError
+from gitbridge.fetching import Report, fetch_manifests
 from gitbridge.pointers import render_pointer
-from gitbridge.sync import Report, fetch_manifests
 from thetastore.errors import NoSuchTensorError
 from thetastore.selection import Wants, glob_wants, is_glob, named_wants
 
@@ -35,7 +35,7 @@ def open_reader(
         file: whose tensors.
         wants: tells which tensors are wanted; None fetches the manifest only.
         treeish: the commit that the file is of, which may say where its weights are.
-        report: see `sync.Report`.
+        report: see `fetching.Report`.
 
     Raises:
         RemoteError: a chunk is in no store that was asked.

@@ -14,11 +14,11 @@ from typing import Any
 
 from gitbridge.clones import cache_directory, clone_of, is_url
 from gitbridge.errors import PathMissingError, RevisionError, UsageError
+from gitbridge.fetching import fetch_manifests
 from gitbridge.journal import is_safe_path
 from gitbridge.profile import EVERYTHING
 from gitbridge.repository import Repository
 from gitbridge.revisions import resolve
-from gitbridge.sync import fetch_manifests
 from gitbridge.trees import TrackedFile, tracked_in_tree
 from thetastore.digest import new_hasher
 from thetastore.open_file import Replacing

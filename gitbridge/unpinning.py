@@ -11,10 +11,11 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from gitbridge.errors import GitError, RemoteError, UsageError
+from gitbridge.fetching import Report
 from gitbridge.pins import git_urls, identity, is_shallow
+from gitbridge.pushing import push
 from gitbridge.remotes import Place, default_remote, open_place, places
 from gitbridge.repository import Repository
-from gitbridge.sync import Report, push
 from gitbridge.unpushed import independent, peeled, scan
 from thetastore.collecting.unpinning import Seen, Unpinned, reaches_nothing, unpin
 from thetastore.digest import Digest

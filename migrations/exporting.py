@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 
+from gitbridge.fetching import fetch_manifests
 from gitbridge.profile import EVERYTHING
 from gitbridge.render import Progress, count_text, size_text
 from gitbridge.repository import Repository
-from gitbridge.sync import fetch_manifests
 from gitbridge.trees import TrackedFile
 from migrations.conversions import LFS, OURS, Change, files_below
 from migrations.git_objects import NewObjects

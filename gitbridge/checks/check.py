@@ -28,7 +28,7 @@ from thetastore.dtypes import BIG_ENDIAN, DTYPES, raw_bytes_of
 from thetastore.selection import named_wants
 
 if TYPE_CHECKING:
-    from gitbridge.sync import Report
+    from gitbridge.fetching import Report
     from thetastore.checkpoints.tensors import TensorReader
     from thetastore.digest import Digest
 
@@ -73,7 +73,7 @@ class Check:
 
         Args:
             treeish: the commit that the new files are of; None for the index.
-            report: see `sync.Report`.
+            report: see `fetching.Report`.
         """
         for problem in self._all(treeish, report):
             if not self._allowed(problem.rule, problem.path, problem.tensor):

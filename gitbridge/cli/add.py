@@ -207,8 +207,8 @@ def _manifest(repository: Repository, name: str, oid: str) -> Digest:
 
 
 def _fetch(repository: Repository, bases: list[_Base]) -> None:
+    from gitbridge.fetching import fetch_manifests
     from gitbridge.render import Progress
-    from gitbridge.sync import fetch_manifests
 
     progress = Progress("fetching the base")
     try:

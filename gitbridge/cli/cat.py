@@ -48,9 +48,9 @@ def _print(raw: bytes) -> None:
 
 
 def _pieces_of_file(repository: Repository, name: FileName) -> Iterator[memoryview]:
+    from gitbridge.fetching import fetch_manifests
     from gitbridge.profile import EVERYTHING
     from gitbridge.revisions import tracked_file
-    from gitbridge.sync import fetch_manifests
 
     file = tracked_file(repository, name, os.getcwd())
     progress = Progress("fetching weights")

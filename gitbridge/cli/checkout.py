@@ -101,9 +101,9 @@ def _check_target(target: str, force: bool) -> None:
 
 
 def _write_whole(repository: Repository, file: TrackedFile, target: str) -> None:
+    from gitbridge.fetching import fetch_manifests
     from gitbridge.profile import EVERYTHING
     from gitbridge.render import Progress, size_text
-    from gitbridge.sync import fetch_manifests
     from thetastore.open_file import Replacing
 
     progress = Progress("fetching weights")

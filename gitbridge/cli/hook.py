@@ -32,8 +32,8 @@ def run(name: str, arguments: list[str]) -> int:
 
 def _pre_push(repository: Repository, arguments: list[str], lines: bytes) -> int:
     from gitbridge.cli.transfer import summary
+    from gitbridge.pushing import parse_updates, push
     from gitbridge.render import Progress
-    from gitbridge.sync import parse_updates, push
 
     remote, git_url = [*arguments, "", ""][:2]
     refs: dict[str, list[str]] = {}

@@ -9,12 +9,12 @@ from gitbridge.cli.opening import open_repository, open_work_tree
 from gitbridge.cli.options import add_progress_options
 from gitbridge.errors import PathMissingError, RevisionError
 from gitbridge.profile import Profile, profile_of, split_globs
+from gitbridge.pushing import Pushed
 from gitbridge.reading import select_names
 from gitbridge.remotes import check_is_remote, default_remote
 from gitbridge.render import Progress, count_text, size_text
 from gitbridge.repository import Repository
 from gitbridge.revisions import resolve
-from gitbridge.sync import Pushed
 from gitbridge.trees import TrackedFile, all_refs, tracked_in_history, tracked_in_index, tracked_in_tree
 from thetastore.command_line import Parser
 from thetastore.errors import did_you_mean, near_names
@@ -80,7 +80,7 @@ def push(arguments: list[str]) -> int:
     parser.add_argument("--all", action="store_true", help="of all branches and tags; looks at the whole history again")
     parser.add_argument("-n", "--dry-run", action="store_true", help="say what would be sent")
     options = parser.parse_args(arguments)
-    from gitbridge.sync import push as send
+    from gitbridge.pushing import push as send
 
     with open_repository() as repository:
         remote = options.remote or _push_remote(repository)
@@ -154,8 +154,8 @@ def _fetch(
     profile: Profile,
     must_include: bool = False,
 ) -> CopyReport:
+    from gitbridge.fetching import fetch_manifests
     from gitbridge.space import remark_on_fetch
-    from gitbridge.sync import fetch_manifests
 
     check_is_remote(repository, remote)
     wanted = _wanted(repository, refs, everything)

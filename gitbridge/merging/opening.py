@@ -6,11 +6,11 @@ import os
 from collections.abc import Callable
 
 from gitbridge.errors import BridgeError
+from gitbridge.fetching import fetch_manifests
 from gitbridge.pointers import MAX_POINTER_BYTES, is_pointer, parse_pointer
 from gitbridge.profile import EVERYTHING
 from gitbridge.repository import Repository
 from gitbridge.revisions import parse_name, tracked_file
-from gitbridge.sync import fetch_manifests
 from gitbridge.trees import TrackedFile
 from thetastore.merging import MergeError
 from thetastore.merging.checkpoints import Checkpoint, StoredCheckpoint, open_path

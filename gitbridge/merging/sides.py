@@ -6,10 +6,10 @@ import io
 from typing import NamedTuple
 
 from gitbridge.errors import PointerError
+from gitbridge.fetching import fetch_manifests
 from gitbridge.pointers import is_pointer, parse_pointer
 from gitbridge.profile import EVERYTHING
 from gitbridge.repository import Repository
-from gitbridge.sync import fetch_manifests
 from thetastore.digest import Digest
 from thetastore.merging import MergeError
 from thetastore.merging.checkpoints import Checkpoint, Nothing, StoredCheckpoint
@@ -18,7 +18,7 @@ from thetastore.store import Store
 
 
 class _Needed(NamedTuple):
-    """What `sync` wants to know of a file."""
+    """What `fetch_manifests` wants to know of a file."""
 
     path: str
     manifest_digest: Digest

@@ -670,7 +670,7 @@ def test_a_push_killed_in_the_middle_is_completed_by_the_next(pushing, shared):
     digest = pushing.put("w", weights(1, 5_000_000))
     commit = pushing.commit()
     code = (
-        "import os, signal, sys; from gitbridge.repository import Repository; from gitbridge.sync import push\n"
+        "import os, signal, sys; from gitbridge.repository import Repository; from gitbridge.pushing import push\n"
         "die = lambda objects, nbytes: os.kill(os.getpid(), signal.SIGKILL)\n"
         f"push(Repository.discover(), 'origin', None, {{'{commit}': ()}}, report=die)\n"
     )

@@ -9,8 +9,8 @@ import shutil
 import pytest
 
 from gitbridge.errors import ConfigError, ConsentError, RemoteError
+from gitbridge.fetching import fetch_manifests
 from gitbridge.remotes import Place, consent, default_remote, places, store_location
-from gitbridge.sync import fetch_manifests
 from gitbridge.trees import tracked_in_index, tracked_in_tree
 from thetastore.store import Store
 

@@ -1,4 +1,4 @@
-"""Weights between the local store and a remote one: fetch what files need, push what commits hold.
+"""Weights that commits hold, from the local store to a remote one.
 
 What a push must send is judged against the store that it sends to: the history of commits that are pinned
 there is left out, and of the rest everything that the store lacks is sent. Git's remote-tracking refs are
@@ -9,18 +9,27 @@ pin before git sends the commits.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
 
 from gitbridge.errors import ConfigError, RemoteError, how_to_replace
 from gitbridge.excludes import exclude_directory
+from gitbridge.fetching import (
+    NOTHING,
+    Report,
+    fetch_manifests,
+    how_to_name_a_store,
+    incomplete,
+    send_what_is_there,
+    sum_of,
+)
 from gitbridge.pins import git_urls, identity
-from gitbridge.profile import EVERYTHING, Profile, profile_of
+from gitbridge.profile import EVERYTHING
 from gitbridge.remotes import (
     COMMITTED_NAME,
     Place,
     consent,
-    default_remote,
     name_in_bare_remote,
     open_place,
     open_place_if_there,
@@ -31,31 +40,12 @@ from gitbridge.repository import Repository
 from gitbridge.trees import TrackedFile
 from gitbridge.unpushed import Scan, independent, peeled, remember_without_pointers, scan
 from thetastore.digest import Digest
-from thetastore.errors import (
-    MalformedError,
-    ObjectCorruptError,
-    ObjectMissingError,
-    StoreMissingError,
-    ThetaError,
-    UnsupportedError,
-)
+from thetastore.errors import ObjectCorruptError, StoreMissingError, ThetaError
 from thetastore.pins import Pin, leanable, pin_history, repository_of
 from thetastore.transfers.transfer import CopyReport
 
 if TYPE_CHECKING:
-    from thetastore.selection import Wants
     from thetastore.store import Store
-
-Report = Callable[[int, int], None]
-"""Called with the objects and the stored bytes copied so far."""
-
-
-class HasManifest(Protocol):
-    """A pointer, a tracked file: what names a manifest."""
-
-    @property
-    def manifest_digest(self) -> Digest:
-        """Digest of the manifest."""
 
 
 class RefUpdate(NamedTuple):
@@ -90,10 +80,6 @@ class Pushed(NamedTuple):
     """Whether others may push to the store at the same time."""
 
 
-_NOTHING = CopyReport(0, 0, 0)
-_UNREADABLE = (ObjectCorruptError, MalformedError, UnsupportedError)
-
-
 def parse_updates(lines: bytes) -> list[RefUpdate]:
     """Read what git gives a pre-push hook on standard input."""
     updates = []
@@ -102,131 +88,6 @@ def parse_updates(lines: bytes) -> list[RefUpdate]:
         if len(parts) == 4:
             updates.append(RefUpdate(*parts))
     return updates
-
-
-# Fetching
-
-
-def fetch_manifests(
-    repository: Repository,
-    local: Store,
-    pointers: Sequence[HasManifest],
-    remote: str | None,
-    treeish: str | None = None,
-    report: Report | None = None,
-    profile: Profile | None = None,
-    wants: Wants | None = None,
-) -> CopyReport:
-    """Bring what is kept of files into the local store; opens no remote where nothing is missing.
-
-    Args:
-        repository: whose remotes are asked.
-        local: the local store.
-        pointers: what names the files; a `path` attribute makes better messages.
-        remote: the Git remote whose stores are asked; None is the one that `git fetch` would use.
-        treeish: the tree being checked out, where it is known.
-        report: see `Report`.
-        profile: which files and tensors; None for what this clone is set to keep.
-        wants: which tensors, whatever the profile says of files and tensors.
-
-    Raises:
-        RemoteError: something is in no store that was asked; what could be had was fetched.
-    """
-    profile = EVERYTHING if wants is not None else profile_of(repository) if profile is None else profile
-    kept = [pointer for pointer in pointers if profile.wants_path(getattr(pointer, "path", ""))]
-    wants = wants or profile.wants()
-    wanted = list(dict.fromkeys(pointer.manifest_digest for pointer in kept))
-    lacking = _incomplete(local, wanted, wants)
-    copied = _NOTHING
-    tried: list[str] = []
-    closed: list[RemoteError] = []
-    damaged: Place | None = None
-    if lacking:
-        for place in places(repository, remote, treeish):
-            try:
-                with open_place(place, expected=lacking) as source:
-                    arrived, failure = _send_what_is_there(source, local, lacking, report, wants)
-                copied = _sum(copied, arrived)
-                tried.append(f"'{place.url}'" + (f" ({failure})" if failure else ""))
-                damaged = damaged or (place if failure else None)
-            except RemoteError as error:
-                closed.append(error)
-            lacking = _incomplete(local, lacking, wants)
-            if not lacking:
-                return copied
-        missing = local.missing_objects(lacking, wants)
-        raise _not_found(repository, missing, pointers, remote, tried, closed, damaged)
-    return copied
-
-
-def _send_what_is_there(
-    source: Store, target: Store, lacking: list[Digest], report: Report | None, wants: Wants | None
-) -> tuple[CopyReport, ThetaError | None]:
-    """Copy what a store has of some files, what it has wholly at once; tell what is wrong with the rest."""
-    copied = _NOTHING
-    partly = lacking
-    try:
-        partly = _incomplete(source, lacking, wants)
-        copied = source.send_to(target, [digest for digest in lacking if digest not in partly], report, wants)
-    except _UNREADABLE:
-        partly = lacking
-    failure: ThetaError | None = None
-    for digest in partly:
-        try:
-            copied = _sum(copied, source.send_to(target, [digest], report, wants))
-        except ObjectMissingError:
-            continue  # another place may have it, and `_incomplete` is asked again
-        except _UNREADABLE as error:
-            failure = failure or error  # so it is here, and one damaged file must not keep the others from coming
-    return copied, failure
-
-
-def _incomplete(store: Store, manifests: Iterable[Digest], wants: Wants | None = None) -> list[Digest]:
-    return list(dict.fromkeys(manifest for manifest, _ in store.missing_objects(manifests, wants)))
-
-
-def _sum(one: CopyReport, other: CopyReport) -> CopyReport:
-    return CopyReport(*(a + b for a, b in zip(one, other, strict=True)))
-
-
-def _not_found(
-    repository: Repository,
-    missing: list[tuple[Digest, Digest]],
-    pointers: Sequence[HasManifest],
-    remote: str | None,
-    tried: list[str],
-    closed: list[RemoteError],
-    damaged: Place | None,
-) -> RemoteError:
-    from shlex import quote
-
-    manifest, digest = missing[0]
-    others_count = len({other for other, _ in missing}) - 1
-    paths = [getattr(p, "path", None) for p in pointers if p.manifest_digest == manifest]
-    what = f"the weights of '{paths[0]}'" if paths and paths[0] else f"the weights of manifest '{str(manifest)[:16]}…'"
-    if others_count:
-        what += f" (and of {others_count} more)"
-    name = remote or default_remote(repository)
-    lacks = f"object '{str(digest)[:16]}…' is not in the local store"
-    if not tried and not closed:
-        whose = f"remote '{name}'" if name else "this repository, which has no remote"
-        return RemoteError(f"{what} are missing: {lacks}, and no store is known for {whose}", _how_to_name_a_store())
-    told = [f"nor to be had from {', '.join(tried)}"] if tried else []
-    told += [error.message for error in closed]
-    if closed:  # what is missing may be there
-        return RemoteError(f"{what} are missing: {lacks}; {'; '.join(told)}", closed[0].hint)
-    mend = f"thetastore mend {quote(damaged.location)}; then, " if damaged else ""
-    return RemoteError(
-        f"{what} are missing: {lacks}, {told[0]}",
-        f"{mend}where they were committed, run: git theta push --all",
-    )
-
-
-def _how_to_name_a_store() -> str:
-    return f"git config theta.url /path/to/store (or, for everybody: git config -f {COMMITTED_NAME} theta.url …)"
-
-
-# Pushing
 
 
 def push(
@@ -258,7 +119,7 @@ def push(
     """
     tips = independent(repository, refs)
     if not tips:
-        return Pushed(None, 0, 0, _NOTHING)
+        return Pushed(None, 0, 0, NOTHING)
     found = places(repository, remote, tips[0], git_url)
     place = found[0] if found else None
     url = identity(repository, git_url or git_urls(repository, remote)[0])
@@ -267,19 +128,24 @@ def push(
     files = _files_of(scans)
     if not files and not known:
         remember_without_pointers(repository, scans)
-        return Pushed(place, 0, 0, _NOTHING)
+        return Pushed(place, 0, 0, NOTHING)
     if place is None:
         raise _no_store(repository, remote, list(files.values()))
     _check_is_elsewhere(repository, place)
-    if not dry_run:
-        consent(repository, place)
+    if dry_run:
+        with _refusals_told(place):
+            return _would_send(place, files)
+    consent(repository, place)
+    with _refusals_told(place), repository.open_store() as local, _made(repository, place) as target:
+        pushed = _Sending(repository, place, local, target, tips, scans, report).send(url, refs, everything, may_lack)
+    return pushed._replace(told=name_in_bare_remote(repository, git_url or remote, place))
+
+
+@contextmanager
+def _refusals_told(place: Place) -> Iterator[None]:
+    """Say of what the system refuses that the weights were not all sent."""
     try:
-        opened = _opened(repository, place, dry_run)
-        if opened is None:
-            return Pushed(place, len(files), len(files), _NOTHING)
-        with repository.open_store() as local, opened as target:
-            sending = _Sending(repository, place, local, target, tips, scans, report)
-            pushed = sending.would_send() if dry_run else sending.send(url, refs, everything, may_lack)
+        yield
     except OSError as error:  # BackendError is one
         if isinstance(error, StoreMissingError):
             raise
@@ -287,9 +153,16 @@ def push(
             f"the weights could not all be sent to '{place.url}': {error.strerror or error}",
             "mend it and push again: what arrived stays, and the rest is sent then",
         ) from error
-    if not dry_run:
-        pushed = pushed._replace(told=name_in_bare_remote(repository, git_url or remote, place))
-    return pushed
+
+
+def _would_send(place: Place, files: dict[Digest, TrackedFile]) -> Pushed:
+    """Say what a push would send; a store that is not there yet is not made."""
+    opened = open_place_if_there(place)
+    if opened is None:
+        return Pushed(place, len(files), len(files), NOTHING)
+    with opened as target:
+        target.count_only_durable()
+        return Pushed(place, len(files), len(incomplete(target, files)), NOTHING)
 
 
 def _check_is_elsewhere(repository: Repository, place: Place) -> None:
@@ -303,9 +176,8 @@ def _check_is_elsewhere(repository: Repository, place: Place) -> None:
         )
 
 
-def _opened(repository: Repository, place: Place, dry_run: bool) -> Store | None:
-    if dry_run:
-        return open_place_if_there(place)
+def _made(repository: Repository, place: Place) -> Store:
+    """Open the store of a place, which the first push makes."""
     if place.directory and not os.path.exists(place.directory):
         exclude_directory(repository.common_dir, repository.root, place.directory)
     return open_place(place, create=True)
@@ -337,12 +209,7 @@ class _Sending:
         self._report = report
         self._files = _files_of(scans)
         self._sent: set[Digest] = set()
-        self._copied = _NOTHING
-
-    def would_send(self) -> Pushed:
-        """Say what would be sent."""
-        self._target.count_only_durable()
-        return Pushed(self._place, len(self._files), len(_incomplete(self._target, self._files)), _NOTHING)
+        self._copied = NOTHING
 
     def send(self, url: str, refs: Mapping[str, Sequence[str]], everything: bool, may_lack: bool) -> Pushed:
         """Send what the store lacks, and pin the tips."""
@@ -369,12 +236,12 @@ class _Sending:
 
     def _send_what_lacks(self, may_lack: bool) -> set[Digest]:
         """Make durable what the store lacks; return the manifests that cannot be had."""
-        lacking = _incomplete(self._target, self._files)
+        lacking = incomplete(self._target, self._files)
         absent = _made_available(self._repository, self._local, self._target, self._place, lacking, self._files)
         if absent and not may_lack and not self._repository.config_bool("theta.allowIncompletePush", False):
             raise _nowhere(self._repository, self._files, absent, self._place, self._tips)
         sendable = [manifest for manifest in lacking if manifest not in absent]
-        self._copied = _sum(self._copied, _send(self._local, self._target, sendable, self._files, self._report))
+        self._copied = sum_of(self._copied, _send(self._local, self._target, sendable, self._files, self._report))
         self._sent.update(sendable)
         if not sendable:
             # What is there may be what a push left that was killed: readable, and not yet durable.
@@ -403,7 +270,7 @@ def _send(
     local: Store, target: Store, lacking: list[Digest], files: dict[Digest, TrackedFile], report: Report | None
 ) -> CopyReport:
     if not lacking:
-        return _NOTHING
+        return NOTHING
     try:
         # What is in the local store was made here, or proven when it was fetched.
         return local.send_to(target, lacking, report, proves=False)
@@ -451,8 +318,8 @@ def _absent(local: Store, target: Store, lacking: list[Digest]) -> dict[Digest, 
 
 def _fetch_from_others(repository: Repository, local: Store, place: Place, files: list[TrackedFile]) -> None:
     with open_place(place) as condemned:  # what a writer must not rely on can be read, and is stored again then
-        lacking = _incomplete(local, [file.manifest_digest for file in files])
-        _send_what_is_there(condemned, local, lacking, None, None)
+        lacking = incomplete(local, [file.manifest_digest for file in files])
+        send_what_is_there(condemned, local, lacking, None, None)
     for name in remote_names(repository):
         try:
             if any(other.location != place.location for other in places(repository, name)):
@@ -487,7 +354,7 @@ def _no_store(repository: Repository, remote: str, files: list[TrackedFile]) -> 
     what = f"'{files[0].path}'" if files else "commits that follow pinned ones"
     what += f" (and {count - 1} more)" if count > 1 else ""
     uncommitted = os.path.join(repository.work_tree or repository.git_dir, COMMITTED_NAME)
-    hint = _how_to_name_a_store()
+    hint = how_to_name_a_store()
     if os.path.exists(uncommitted):
         hint = f"git add {COMMITTED_NAME} (it is there, but not added, or has no theta.url)"
     return RemoteError(f"the weights of {what} have nowhere to go: no store is known for remote '{remote}'", hint)
