@@ -1,38 +1,25 @@
 """Every way in which processes can come between each other's steps, tried with the real code.
 
-Processes run in threads, over one `MemoryBackend`, and exactly one of them takes a step at a time: a step is one
-operation that others can see (create, delete, list, seal, take over, lock), and what the process does until its next
-one. At each step something else may happen than that the process goes on: another one goes on instead, it is killed, or
-the operation takes place and its answer is lost. `explore` tries all schedules with so many of such events, or some.
+Processes run in threads (`stepping`), over one `MemoryBackend`, and exactly one of them takes a step at a time: a step
+is one operation that others can see (create, delete, list, seal, take over, lock), and what the process does until its
+next one. At each step something else may happen than that the process goes on: another one goes on instead, it is
+killed, or the operation takes place and its answer is lost. `explore` tries all schedules with so many of such events,
+or some.
 
 States are remembered: what files there are, and what each process has seen so far, which is all that its future depends
-on. What was tried from a state is not tried from it again, however it was reached.
+on. What was tried from a state is not tried from it again, however it was reached; a run ends where it comes to a state
+from which another one went on; and what is left of two runs that end alike is checked once.
 """
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import os
 import random
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-from thetastore.backends import Appender, Range, Reader
-from thetastore.backends.lease import Lease
-from thetastore.backends.memory import MemoryBackend
-from thetastore.backends.spool import Spool
-from thetastore.digest import Buffer
-from thetastore.errors import BackendError
+from thetastore.testing.stepping import Body, SteppedBackend, World, chance_and_time_repeat
 
-T = TypeVar("T")
-
-
-class Killed(BaseException):
-    """The process is no more."""
+__all__ = ["explore", "Explored", "Choice", "Body", "SteppedBackend", "World"]
 
 
 class Choice(NamedTuple):
@@ -42,303 +29,6 @@ class Choice(NamedTuple):
     """Whose step it is."""
     event: str
     """`step`, `kill`, or `lose` (the operation takes place, and its answer is lost)."""
-
-
-Body = Callable[["SteppedBackend"], None]
-"""What a process does."""
-
-
-class Process:
-    """One process: its thread stops before each step."""
-
-    def __init__(self, number: int, body: Body, world: World) -> None:
-        self.number = number
-        self.is_done = False
-        self.is_killed = False
-        self.failure: BaseException | None = None
-        self.waiting_for = ""
-        """The step that comes next, in words; empty when it is done."""
-        self.history = hashlib.blake2b(digest_size=16)
-        """Of all that it has seen."""
-        self.chance = random.Random(number)
-        self._go = threading.Semaphore(0)
-        self._stopped = threading.Semaphore(0)
-        self._event = "step"
-        self._body = body
-        self._world = world
-        self._thread = threading.Thread(target=self._run, name=f"process-{number}", daemon=True)
-
-    def start(self) -> None:
-        """Run up to the first step."""
-        self._thread.start()
-        self._stopped.acquire()
-
-    def resume(self, event: str) -> None:
-        """Take the step that comes next, and go on to the one after it."""
-        self._event = event
-        self._go.release()
-        self._stopped.acquire()
-        if self.is_done:
-            self._thread.join()
-
-    def pause(self, step: str) -> str:
-        """Wait, in the process's own thread, until it is its turn; return what is to happen."""
-        if self.is_killed:
-            raise Killed
-        self.waiting_for = step
-        self._stopped.release()
-        self._go.acquire()
-        if self._event == "kill":
-            self.is_killed = True
-            raise Killed
-        return self._event
-
-    def saw(self, *answer: object) -> None:
-        """Note what the process was told."""
-        self.history.update(repr(answer).encode())
-
-    def _run(self) -> None:
-        _here.process = self
-        try:
-            self._body(SteppedBackend(self._world, self))
-        except Killed:
-            pass
-        except BaseException as error:  # what it means is for the test to say
-            self.failure = error
-        finally:
-            self.is_done = True
-            self.waiting_for = ""
-            self._stopped.release()
-
-
-class World:
-    """Processes over one place, at one point of one schedule."""
-
-    def __init__(self, is_remote: bool) -> None:
-        """Make an empty place; see `Backend.is_remote`."""
-        self.now_s = 1.8e9
-        self.is_remote = is_remote
-        self.backend = MemoryBackend(lambda: self.now_s)
-        self.processes: list[Process] = []
-        self.reported: dict[str, object] = {}
-        """What processes have said that they did, before they ended."""
-
-    def run(self, bodies: Sequence[Body]) -> None:
-        """Begin with processes, up to the first step of each."""
-        self.processes = [Process(number, body, self) for number, body in enumerate(bodies)]
-        for process in self.processes:
-            process.start()
-
-    def alive(self) -> list[Process]:
-        """Return the processes that are not done."""
-        return [process for process in self.processes if not process.is_done]
-
-    def stop(self) -> None:
-        """Kill what is still running."""
-        for process in self.alive():
-            while not process.is_done:
-                process.resume("kill")
-
-    def state(self) -> bytes:
-        """Return what the future depends on, as a digest."""
-        whole = hashlib.blake2b(digest_size=16)
-        for name, body in sorted(self.backend._files.items()):
-            whole.update(f"{name} {self.backend._written_s.get(name)} {len(body)}\n".encode())
-            whole.update(hashlib.blake2b(body, digest_size=16).digest())
-        for process in self.processes:
-            whole.update(process.history.digest() + process.waiting_for.encode() + bytes([process.is_done]))
-        whole.update(repr((self.now_s, sorted(self.backend._locked), sorted(self.reported))).encode())
-        return whole.digest()
-
-
-_here = threading.local()
-
-
-def _process_here() -> Process | None:
-    return getattr(_here, "process", None)
-
-
-@contextmanager
-def _chance_and_time_repeat() -> Iterator[None]:
-    """Have processes draw the same numbers in each run, and see the clock of their world."""
-    real = os.urandom, time.time_ns, time.monotonic
-
-    def urandom(count: int) -> bytes:
-        process = _process_here()
-        return real[0](count) if process is None else process.chance.randbytes(count)
-
-    def time_ns() -> int:
-        process = _process_here()
-        return real[1]() if process is None else int(process._world.now_s * 1e9)
-
-    def monotonic() -> float:
-        process = _process_here()
-        return real[2]() if process is None else process._world.now_s
-
-    os.urandom, time.time_ns, time.monotonic = urandom, time_ns, monotonic
-    try:
-        yield
-    finally:
-        os.urandom, time.time_ns, time.monotonic = real
-
-
-class SteppedBackend:
-    """A place as one process sees it: each operation that others can see is a step. See `Backend`.
-
-    What is read of a file that is there is no step of its own: files do not change. That it is gone is noticed.
-    """
-
-    def __init__(self, world: World, process: Process) -> None:
-        self.url = world.backend.url
-        self.is_remote = world.is_remote
-        self.world = world
-        self._inner = world.backend
-        self._process = process
-        self._spools: dict[str, Spool] = {}
-
-    def step(self, verb: str, name: str, act: Callable[[], T]) -> T:
-        """Do something as one step."""
-        event = self._process.pause(f"{verb} {name}")
-        try:
-            result = act()
-        except OSError as error:
-            self._process.saw(verb, name, type(error).__name__)
-            raise
-        if event == "lose":
-            self._process.saw(verb, name, "lost")
-            raise BackendError(errno.ETIMEDOUT, "no answer", name)
-        self._process.saw(verb, name, result if isinstance(result, list | float | bool) else None)
-        return result
-
-    def wait(self, span_s: float) -> None:
-        """Let time go by for all."""
-        self.step("wait", "", lambda: setattr(self.world, "now_s", self.world.now_s + span_s))
-
-    def read(self, name: str, offset: int = 0, nbytes: int | None = None) -> bytes:
-        """See `Backend.read`."""
-        return self._noticed("read", name, lambda: self._inner.read(name, offset, nbytes))
-
-    def open(self, name: str) -> Reader:
-        """See `Backend.open`."""
-        if name in self._spools:
-            return self._spools[name]
-        file = self._inner.open(name)
-        self._process.saw("open", name, file.size())
-        return file
-
-    def view(self, name: str) -> memoryview:
-        """See `Backend.view`."""
-        return memoryview(self._noticed("view", name, lambda: bytes(self._inner.view(name))))
-
-    def size(self, name: str) -> int:
-        """See `Backend.size`."""
-        return self._noticed("size", name, lambda: self._inner.size(name))
-
-    def written_s(self, name: str) -> float:
-        """See `Backend.written_s`."""
-        return self._noticed("written_s", name, lambda: self._inner.written_s(name))
-
-    def _noticed(self, verb: str, name: str, act: Callable[[], T]) -> T:
-        if self._process.is_killed:
-            raise Killed
-        try:
-            result = act()
-        except FileNotFoundError:
-            self._process.saw(verb, name, None)
-            raise
-        self._process.saw(verb, name, result)
-        return result
-
-    def expect(self, ranges: Iterable[Range]) -> None:
-        """See `Backend.expect`."""
-
-    def expect_list(self, prefix: str) -> None:
-        """See `Backend.expect_list`."""
-
-    def list(self, prefix: str) -> Iterator[str]:
-        """See `Backend.list`."""
-        return iter(self.step("list", prefix, lambda: sorted(self._inner.list(prefix))))
-
-    def create(self, name: str, stored: Buffer, durable: bool = True) -> None:
-        """See `Backend.create`."""
-        self.step("create", name, lambda: self._inner.create(name, stored, durable))
-
-    def look_before_creating(self) -> None:
-        """See `Backend.look_before_creating`."""
-
-    def delete(self, name: str) -> None:
-        """See `Backend.delete`."""
-        self.step("delete", name, lambda: self._inner.delete(name))
-
-    def delete_litter(self, age_s: float) -> int:
-        """See `Backend.delete_litter`."""
-        return 0
-
-    def appender(self, name: str) -> Appender:
-        """See `Backend.appender`."""
-        if self.is_remote:
-            self._spools[name] = spool = Spool(name, self.create, lambda name: self._spools.__delitem__(name))
-            return spool
-        return _Appender(self.step("appender", name, lambda: self._inner.appender(name)), self)
-
-    def reopen(self, name: str) -> Appender:
-        """See `Backend.reopen`."""
-        if self.is_remote:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
-        return _Appender(self.step("reopen", name, lambda: self._inner.reopen(name)), self)
-
-    def try_lock(self, name: str) -> AbstractContextManager[bool]:
-        """See `Backend.try_lock`."""
-        return Lease(self, name) if self.is_remote else _Lock(self._inner.try_lock(name), self, name)
-
-
-class _Lock:
-    def __init__(self, inner: AbstractContextManager[bool], backend: SteppedBackend, name: str) -> None:
-        self._inner = inner
-        self._backend = backend
-        self._name = name
-
-    def __enter__(self) -> bool:
-        return self._backend.step("lock", self._name, self._inner.__enter__)
-
-    def __exit__(self, *error: object) -> None:
-        self._inner.__exit__(None, None, None)  # the dead give up their locks, too
-
-
-class _Appender:
-    """A file in the making; of what is done to it, beginning and sealing are steps. Its process's death unlocks it."""
-
-    def __init__(self, inner: Appender, backend: SteppedBackend) -> None:
-        self.name = inner.name
-        self._inner = inner
-        self._backend = backend
-
-    def size(self) -> int:
-        return self._inner.size()
-
-    def write(self, *parts: Buffer) -> None:
-        self._inner.write(*parts)
-
-    def truncate(self, keep_bytes: int) -> None:
-        self._inner.truncate(keep_bytes)
-
-    def sync(self) -> None:
-        self._inner.sync()
-
-    def seal(self, name: str) -> None:
-        self._backend.step("seal", name, lambda: self._inner.seal(name))
-
-    def close(self) -> None:
-        if self._backend._process.is_killed:
-            self._backend._inner._locked.discard(self.name)
-        else:
-            self._inner.close()
-
-    def discard(self) -> None:
-        if self._backend._process.is_killed:
-            self._backend._inner._locked.discard(self.name)
-        else:
-            self._inner.discard()
 
 
 class Explored(NamedTuple):
@@ -367,73 +57,125 @@ def explore(
     """Run processes in all orders with at most so many events that are not a process going on; stop at a loss.
 
     Args:
-        make: makes a world as it is at the beginning, always the same.
+        make: makes a world as it is at the beginning; called once.
         bodies: what the processes do.
-        check: looks at a world in which all processes have ended; returns what is wrong, or None.
+        check: looks at a world in which all processes have ended; returns what is wrong, or None. What is wrong
+            depends on the files, the time, and what was reported.
         most_events: how often a process is interrupted by another one, killed, or loses an answer.
         most_runs: how many schedules are tried; if that is not all, which ones is left to chance.
         seed: of that chance.
         faults: which of `kill` and `lose` may happen.
     """
     chance = random.Random(seed)
-    waiting: list[tuple[tuple[Choice, ...], int]] = [
-        ((Choice(number, "step"),), most_events) for number in range(len(bodies))
-    ]
-    tried: dict[tuple[bytes, Choice], int] = {}
-    """With how many events left something was tried from a state."""
-    states: set[bytes] = set()
-    run_count = 0
-    with _chance_and_time_repeat():
-        while waiting and run_count < most_runs:
-            at = chance.randrange(len(waiting))
-            waiting[at], waiting[-1] = waiting[-1], waiting[at]
-            prefix, events_left = waiting.pop()
-            run_count += 1
-            schedule, branches, loss = _run(make(), bodies, prefix, check, faults)
+    with chance_and_time_repeat():
+        search = _Search(make(), bodies, check, most_events, faults)
+        while search.waiting and search.run_count < most_runs:
+            at = chance.randrange(len(search.waiting))
+            search.waiting[at], search.waiting[-1] = search.waiting[-1], search.waiting[at]
+            schedule, loss = search.run(search.waiting.pop())
             if loss is not None:
-                return Explored(run_count, len(states), False, loss, schedule)
-            for length, state, others in branches:
-                states.add(state)
-                for other, cost in others:
-                    left = events_left - cost
-                    if left >= 0 and tried.get((state, other), -1) < left:
-                        tried[state, other] = left
-                        waiting.append(((*schedule[:length], other), left))
-    return Explored(run_count, len(states), not waiting, None, ())
+                return Explored(search.run_count, len(search.states), False, loss, schedule)
+    return Explored(search.run_count, len(search.states), not search.waiting, None, ())
 
 
-_Branch = tuple[int, bytes, list[tuple[Choice, int]]]
+class _Planned(NamedTuple):
+    """A schedule that begins like another one, and then goes on otherwise."""
+
+    schedule: tuple[Choice, ...]
+    """The other one, shared by all that begin like it."""
+    events_left: int
+    length: int = 0
+    """So much of it is the same."""
+    choice: Choice | None = None
+    """What comes next; None for whatever comes by itself."""
+
+    def choices(self) -> list[Choice]:
+        """Return what is planned."""
+        return [*self.schedule[: self.length], *([] if self.choice is None else [self.choice])]
 
 
-def _run(
-    world: World,
-    bodies: Sequence[Body],
-    prefix: tuple[Choice, ...],
-    check: Callable[[World], str | None],
-    faults: Sequence[str],
-) -> tuple[tuple[Choice, ...], list[_Branch], str | None]:
-    """Run one schedule to its end: as the prefix says, and then each process until it is done."""
-    schedule: list[Choice] = []
-    branches: list[_Branch] = []
-    world.run(bodies)
-    try:
+class _Search:
+    """What has been tried, and what is waiting to be."""
+
+    def __init__(
+        self,
+        beginning: World,
+        bodies: Sequence[Body],
+        check: Callable[[World], str | None],
+        most_events: int,
+        faults: Sequence[str],
+    ) -> None:
+        self.waiting = [_Planned((), most_events)]
+        self.states: set[bytes] = set()
+        self.run_count = 0
+        self._beginning = beginning
+        self._bodies = bodies
+        self._check = check
+        self._faults = faults
+        self._tried: dict[tuple[bytes, Choice], int] = {}
+        """With how many events left something was tried from a state."""
+        self._followed: dict[tuple[bytes, Choice, bool], int] = {}
+        """With how many events left a run went on from a state by itself: another one would do the same again."""
+        self._checked: dict[bytes, str | None] = {}
+        """What was found in what processes left behind."""
+
+    def run(self, planned: _Planned) -> tuple[tuple[Choice, ...], str | None]:
+        """Run a schedule as it is planned, then each process until it is done; return it, and what was lost."""
+        self.run_count += 1
+        world = self._beginning.copy()
+        world.run(self._bodies)
+        try:
+            schedule = planned.choices()
+            for choice in schedule:
+                _take(world, choice)
+            branches = self._go_on(world, schedule, planned.events_left)
+            found = None if world.alive() else self._checked_once(world)
+        finally:
+            world.stop()
+        self._plan(tuple(schedule), branches)
+        return tuple(schedule), found
+
+    def _go_on(self, world: World, schedule: list[Choice], events_left: int) -> list[tuple[int, bytes, Choice, int]]:
+        """Let each process go on until it is done, or until another run went on from here; return what else could be.
+
+        That is: after how many choices, in which state, which one, and how many events are left then.
+        """
+        branches = []
         while world.alive():
-            running = schedule[-1].process if schedule else -1
-            if len(schedule) < len(prefix):
-                choice = prefix[len(schedule)]
-            else:
-                goes_on = running >= 0 and not world.processes[running].is_done
-                choice = Choice(running if goes_on else world.alive()[0].number, "step")
-                branches.append((len(schedule), world.state(), _others(world, choice, goes_on, faults)))
+            running = world.processes[schedule[-1].process] if schedule else None
+            goes_on = running is not None and not running.is_done
+            choice = Choice((running if running and goes_on else world.alive()[0]).number, "step")
+            state = world.state()
+            if self._followed.get((state, choice, goes_on), -1) >= events_left:
+                break
+            self._followed[state, choice, goes_on] = events_left
+            self.states.add(state)
+            for other, cost in _others(world, choice, goes_on, self._faults):
+                branches.append((len(schedule), state, other, events_left - cost))
             schedule.append(choice)
-            process = world.processes[choice.process]
-            if not process.is_done:
-                process.resume(choice.event)
-            while choice.event == "kill" and not process.is_done:
-                process.resume("kill")
-        return tuple(schedule), branches, check(world)
-    finally:
-        world.stop()
+            _take(world, choice)
+        return branches
+
+    def _plan(self, schedule: tuple[Choice, ...], branches: list[tuple[int, bytes, Choice, int]]) -> None:
+        for length, state, other, left in branches:
+            if left >= 0 and self._tried.get((state, other), -1) < left:
+                self._tried[state, other] = left
+                self.waiting.append(_Planned(schedule, left, length, other))
+
+    def _checked_once(self, world: World) -> str | None:
+        outcome = world.outcome()
+        if outcome not in self._checked:
+            self._checked[outcome] = self._check(world)
+        return self._checked[outcome]
+
+
+def _take(world: World, choice: Choice) -> None:
+    """Let happen what is chosen."""
+    process = world.processes[choice.process]
+    if not process.is_done:
+        process.resume(choice.event)
+    while choice.event == "kill" and not process.is_done:
+        process.resume("kill")
 
 
 def _others(world: World, choice: Choice, goes_on: bool, faults: Sequence[str]) -> list[tuple[Choice, int]]:
