@@ -184,7 +184,7 @@ class ThetaFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has n
             if not isinstance(found, TrackedFile) and not mark:
                 raise
             if mark:
-                session.bring(number, [tensor])
+                session.bring({number: [tensor]})
             elif isinstance(found, TrackedFile):
                 self._bring(found)
             return _bytes_of(session.readers[number], tensor if mark else None, start, stop)

@@ -8,24 +8,24 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from gitbridge.errors import PathMissingError, RevisionError
 from gitbridge.fetching import Report, fetch_manifests
 from gitbridge.pointers import PointerTensor
-from gitbridge.profile import EVERYTHING
-from gitbridge.reading import open_reader
+from gitbridge.reading import reader_of
 from gitbridge.revisions import FileName, path_from_top, resolve, tracked_file
 from gitbridge.trees import TrackedFile, tracked_in_index, tracked_in_tree
 from thetastore.checkpoints.joining import joined, may_name_others, names_others, tensors_outside
 from thetastore.digest import Digest
 from thetastore.errors import did_you_mean, near_names
-from thetastore.selection import Ranges, named_wants
+from thetastore.selection import Ranges, Wants, named_wants
 
 if TYPE_CHECKING:
     from gitbridge.repository import Repository
     from thetastore.checkpoints.tensors import TensorReader
+    from thetastore.manifest import Tensor
     from thetastore.store import Store
 
 INDEX_SUFFIX = ".index.json"
@@ -134,13 +134,21 @@ def open_tensors(
     Raises:
         MalformedError, RemoteError: as `open_joined`.
     """
-    if len(model.files) == 1 and not model.outside:
-        return dict.fromkeys(names, open_reader(repository, store, model.files[0], named_wants(names), report=report))
+    wants: Wants = named_wants(names)
+    if model.outside:  # their names are in one file, and their bytes in others
+        wants = ranges_in((reader, names) for reader in open_joined(repository, store, model))
+    fetch_manifests(repository, store, model.files, None, model.revision or None, report, wants=wants)
     readers = open_joined(repository, store, model)
-    for file, reader in zip(model.files, readers, strict=False):
-        wants = Ranges(reader.manifest.tensors, named_wants(names))
-        fetch_manifests(repository, store, [file], None, model.revision or None, report, wants=wants)
     return {name: reader for reader in reversed(readers) for name in names if name in reader}
+
+
+def ranges_in(wanted: Iterable[tuple[TensorReader, Sequence[str]]]) -> dict[Digest, Ranges]:
+    """Return the bytes of files that tensors take, by the files' manifests: of a file that is there twice, all."""
+    tensors: dict[Digest, list[Tensor]] = {}
+    for reader, names in wanted:
+        found = tensors.setdefault(reader.manifest_digest, [])
+        found += (reader.tensor(name) for name in names if name in reader)
+    return {digest: Ranges(found, lambda _: True) for digest, found in tensors.items()}
 
 
 def open_joined(repository: Repository, store: Store, model: ModelFiles) -> list[TensorReader]:
@@ -157,11 +165,9 @@ def open_joined(repository: Repository, store: Store, model: ModelFiles) -> list
 
 
 def _open_readers(repository: Repository, store: Store, model: ModelFiles) -> list[TensorReader]:
-    treeish = model.revision or None
-    tables = [file for file in model.files if names_others(file.format)]
-    if tables:
-        fetch_manifests(repository, store, tables, None, treeish, profile=EVERYTHING)
-    readers = [open_reader(repository, store, file, treeish=treeish) for file in model.files]
+    tables = {file.manifest_digest: Ranges.whole() for file in model.files if names_others(file.format)}
+    fetch_manifests(repository, store, model.files, None, model.revision or None, wants=tables or named_wants(()))
+    readers = [reader_of(repository, store, file) for file in model.files]
     return readers + ([_put(repository, store, model.plain_oid)] if model.plain_oid else [])
 
 

@@ -20,6 +20,7 @@ from gitbridge.joining import (
     find_elsewhere,
     may_be_several,
     open_joined,
+    ranges_in,
     revision_of,
     tracked_files,
 )
@@ -29,7 +30,6 @@ from gitbridge.revisions import FileName, path_from_top, tracked_file
 from gitbridge.trees import TrackedFile
 from thetastore.checkpoints.tensors import TensorReader
 from thetastore.models import Handle, Model, Session
-from thetastore.selection import Ranges, named_wants
 from thetastore.store import Store
 
 if TYPE_CHECKING:
@@ -73,18 +73,17 @@ class _GitSession:
         store.seal()
         self._store = store
 
-    def bring(self, number: int, names: Sequence[str]) -> None:
-        """Fetch the chunks of some tensors of a file into the local store."""
-        files = self._origin.model.files
-        if number >= len(files):
-            return  # what git keeps itself was put there whole
-        file, wants = files[number], Ranges(self.readers[number].manifest.tensors, named_wants(names))
+    def bring(self, names: Mapping[int, Sequence[str]]) -> None:
+        """Fetch the chunks of some tensors of files into the local store, all at once."""
+        wants = ranges_in((self.readers[number], names[number]) for number in names)
         with self._lock:
-            if not self._store.missing_objects([file.manifest_digest], wants):
+            if not self._store.missing_objects(wants, wants):
                 return
+            # What git keeps itself was put there whole.
+            wanted = [file for file in self._origin.model.files if file.manifest_digest in wants]
             # A store of its own: the other one is being read by other threads.
             with Repository.at(self._origin.root) as repository, Store.open(self._store.url) as target:
-                fetch_manifests(repository, target, [file], None, self._origin.revision or None, wants=wants)
+                fetch_manifests(repository, target, wanted, None, self._origin.revision or None, wants=wants)
 
 
 class GitModel(Model):

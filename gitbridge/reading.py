@@ -42,6 +42,16 @@ def open_reader(
         PointerError: the pointer does not say what its manifest says.
     """
     fetch_manifests(repository, store, [file], None, treeish, report, wants=wants or named_wants(()))
+    return reader_of(repository, store, file)
+
+
+def reader_of(repository: Repository, store: Store, file: TrackedFile) -> TensorReader:
+    """Return what reads the tensors of a tracked file, of which the local store has the manifest.
+
+    Raises:
+        ObjectMissingError, ObjectCorruptError: it has not.
+        PointerError: the pointer does not say what its manifest says.
+    """
     manifest = store.get_manifest(file.manifest_digest)
     text = render_pointer(manifest, file.manifest_digest)
     if blob_oid(text, repository.object_format).hex() != file.oid:

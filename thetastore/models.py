@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar
 
 from thetastore.arrays import array_form, jax_form, parse_index, read_array, read_slice, torch_form
 from thetastore.checkpoints.joining import joined
-from thetastore.checkpoints.tensors import TensorReader
+from thetastore.checkpoints.tensors import TensorReader, in_turn
 from thetastore.digest import Digest
 from thetastore.errors import MalformedError, NoSuchTensorError, ObjectMissingError
 from thetastore.formats import MAX_HEADER_BYTES
@@ -47,8 +47,8 @@ class Session(Protocol):
     readers: Sequence[TensorReader]
     """One for each file of the model."""
 
-    def bring(self, number: int, names: Sequence[str]) -> None:
-        """Fetch the chunks of some tensors of a file; raise where they cannot be had."""
+    def bring(self, names: Mapping[int, Sequence[str]]) -> None:
+        """Fetch the chunks of some tensors of files, by the files' numbers; raise where they cannot be had."""
 
 
 class Origin(Protocol):
@@ -86,7 +86,7 @@ class StoreSession:
         readers = [store.tensors(manifest, digest) for manifest, digest in zip(manifests, wanted, strict=True)]
         self.readers: Sequence[TensorReader] = joined(readers, paths) if paths else readers
 
-    def bring(self, number: int, names: Sequence[str]) -> None:
+    def bring(self, names: Mapping[int, Sequence[str]]) -> None:
         """Do nothing: there is no other place to ask."""
 
 
@@ -229,13 +229,23 @@ class Tensor:
         try:
             return act(reader)
         except ObjectMissingError:
-            session.bring(self._number, [self.name])
+            session.bring({self._number: [self.name]})
             return act(reader)
 
 
 class _Place(NamedTuple):
     number: int
     entry: Entry
+
+    @property
+    def bytes_of_file(self) -> tuple[Any, ...]:
+        """What tied tensors have in common: all but their names."""
+        return self.number, *self.entry[1:]
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Where it lies in the model."""
+        return self.number, self.entry.offset
 
 
 class Model(Mapping[str, Tensor]):
@@ -317,20 +327,20 @@ class Model(Mapping[str, Tensor]):
         """
         framework_of(framework)
         self.bring()
+        distinct = {place.bytes_of_file: name for name, place in self._places.items()}
+        order = sorted(distinct.values(), key=lambda name: self._places[name].order)
+        readers = self._handle.session().readers
         shared: dict[tuple[Any, ...], Any] = {}
-        for number, reader in enumerate(self._handle.session().readers):
-            distinct = {place.entry[1:]: name for name, place in self._places.items() if place.number == number}
-            for name in reader.in_turn(sorted(distinct.values(), key=lambda name: self._places[name].entry.offset)):
-                shared[number, *self._places[name].entry[1:]] = self[name].to(framework, device)
-        return {name: shared[place.number, *place.entry[1:]] for name, place in self._places.items()}
+        for _, name in in_turn((readers[self._places[name].number], name) for name in order):
+            shared[self._places[name].bytes_of_file] = self[name].to(framework, device)
+        return {name: shared[place.bytes_of_file] for name, place in self._places.items()}
 
     def bring(self) -> None:
         """Fetch what a local store lacks of all tensors at once, where the model has a place to fetch from."""
-        session = self._handle.session()
-        for number in range(len(session.readers)):
-            names = [name for name, place in self._places.items() if place.number == number]
-            if names:
-                session.bring(number, names)
+        names: dict[int, list[str]] = {}
+        for name, place in self._places.items():
+            names.setdefault(place.number, []).append(name)
+        self._handle.session().bring(names)
 
     def reader_of(self, name: str) -> TensorReader:
         """Return what reads the raw bytes of a tensor, and tells where its chunks are."""

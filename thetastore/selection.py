@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Self, TypeAlias
 
+from thetastore.digest import Digest
 from thetastore.dtypes import raw_bytes_of
 from thetastore.errors import NoSuchTensorError
-from thetastore.manifest import Tensor
+from thetastore.layout import MAX_FILE_BYTES
+from thetastore.manifest import Manifest, Tensor
 
 NameTest = Callable[[str], bool]
 """Tells of a tensor's name whether the tensor is wanted."""
-Wants: TypeAlias = "NameTest | Ranges"
-"""What is wanted of files: tensors, by the names that manifests have for them; or bytes, where those name none."""
+Wants: TypeAlias = "NameTest | Ranges | Mapping[Digest, Ranges]"
+"""What is wanted of files: tensors, by the names that manifests have for them; or bytes, where those name none; or
+bytes of each file, by its manifest, and none of the others."""
 
 
 def is_glob(text: str) -> bool:
@@ -65,13 +68,10 @@ def named_wants(names: Iterable[str]) -> NameTest:
 class Ranges:
     """The bytes of a file that some of its tensors take, those between the elements of strided ones included."""
 
-    def __init__(self, tensors: Iterable[Tensor], wants: Wants) -> None:
-        """Take the tensors that are wanted; where bytes are, those bytes, whatever the tensors."""
+    def __init__(self, tensors: Iterable[Tensor], wants: NameTest) -> None:
+        """Take the tensors that are wanted."""
         self._starts: list[int] = []
         self._stops: list[int] = []
-        if isinstance(wants, Ranges):
-            self._starts, self._stops = wants._starts, wants._stops
-            return
         places = ((tensor.offset, tensor.offset + reach_bytes(tensor)) for tensor in tensors if wants(tensor.name))
         for start, stop in sorted(place for place in places if place[0] < place[1]):
             if self._stops and start <= self._stops[-1]:
@@ -79,6 +79,13 @@ class Ranges:
             else:
                 self._starts.append(start)
                 self._stops.append(stop)
+
+    @classmethod
+    def whole(cls) -> Self:
+        """Return all bytes of a file, however long."""
+        every = cls((), lambda _: True)
+        every._starts, every._stops = [0], [MAX_FILE_BYTES]
+        return every
 
     def places(self) -> list[tuple[int, int]]:
         """Return the runs of bytes, in order, that do not touch each other."""
@@ -88,6 +95,15 @@ class Ranges:
         """Tell whether any of the bytes `[start, stop)` of the file is among them."""
         at = bisect_right(self._stops, start)
         return at < len(self._starts) and self._starts[at] < stop
+
+
+def wanted_of(manifest_digest: Digest, manifest: Manifest, wants: Wants) -> Ranges:
+    """Return the bytes of a file that are wanted."""
+    if isinstance(wants, Ranges):
+        return wants
+    if isinstance(wants, Mapping):
+        return wants.get(manifest_digest) or Ranges((), lambda _: False)
+    return Ranges(manifest.tensors, wants)
 
 
 def reach_bytes(tensor: Tensor) -> int:

@@ -34,7 +34,7 @@ class Afar:
         self.readers = [store.tensors(store.get_manifest(self._digest), self._digest)]
         return self
 
-    def bring(self, number, names):
+    def bring(self, names):
         pass
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import NamedTuple
 
 from thetastore.buffers import Buffers
@@ -119,20 +119,8 @@ class TensorReader:
         return target
 
     def in_turn(self, names: Iterable[str]) -> Iterator[str]:
-        """Yield names as they are given, the chunks of the tensors announced: for reading several from far away.
-
-        Of long tensors, `read` announces the rest, piece by piece.
-        """
-
-        def chunks() -> Iterator[tuple[str | None, Digest | None]]:
-            for name in names:
-                tensor = self.tensor(name)
-                end = tensor.offset + min(reach_bytes(tensor), _FIRST_BYTES)
-                yield from ((None, one.chunk.digest) for one in self._placed(tensor, tensor.offset, end))
-                yield name, None
-
-        items = chunks() if self._objects.backend.is_remote else ((name, None) for name in names)
-        yield from (name for name, _ in ahead(self._objects, items, lambda item: item[1]) if name is not None)
+        """Yield names as they are given, see `in_turn`."""
+        return (name for _, name in in_turn((self, name) for name in names))
 
     def read_range(self, name: str, start: int, stop: int, out: memoryview | None = None) -> memoryview:
         """Return the bytes `[start, stop)` of a tensor's bytes in C order; only the chunks needed are read.
@@ -217,6 +205,11 @@ class TensorReader:
             error.tensor = tensor.name
             raise
 
+    def _first_chunks(self, name: str) -> Iterator[Digest]:
+        tensor = self.tensor(name)
+        end = tensor.offset + min(reach_bytes(tensor), _FIRST_BYTES)
+        return (placed.chunk.digest for placed in self._placed(tensor, tensor.offset, end))
+
     def _announced(self, tensor: Tensor, start: int, stop: int) -> Iterator[PlacedChunk]:
         """Yield chunks that are about to be read: from a store far away they come together."""
         return ahead(self._objects, self._placed(tensor, start, stop), _digest_of)
@@ -287,6 +280,32 @@ class TensorReader:
         if tensor.digest and digest != tensor.digest:
             reason = f"tensor '{tensor.name}' does not have the digest that it names"
             raise ObjectCorruptError(str(self.manifest_digest), "the manifest", reason)
+
+
+def in_turn(wanted: Iterable[tuple[TensorReader, str]]) -> Iterator[tuple[TensorReader, str]]:
+    """Yield names of tensors as they are given, their chunks announced: for reading several from far away.
+
+    Of long tensors, `read` announces the rest, piece by piece.
+
+    Args:
+        wanted: names, each with the reader of its file; all of one store.
+    """
+    rest = iter(wanted)
+    first = next(rest, None)
+    if first is None:
+        return
+    objects = first[0]._objects
+    if not objects.backend.is_remote:
+        yield first
+        yield from rest
+        return
+
+    def chunks() -> Iterator[tuple[tuple[TensorReader, str] | None, Digest | None]]:
+        for one in chain((first,), rest):
+            yield from ((None, digest) for digest in one[0]._first_chunks(one[1]))
+            yield one, None
+
+    yield from (one for one, _ in ahead(objects, chunks(), lambda item: item[1]) if one is not None)
 
 
 class _ChunkList:

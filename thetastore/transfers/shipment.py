@@ -14,7 +14,7 @@ from thetastore.chunking import columns_of
 from thetastore.digest import Digest, Kind
 from thetastore.manifest import Chunk, Manifest, parse_manifest, parse_page
 from thetastore.objects import Objects
-from thetastore.selection import Ranges, Wants
+from thetastore.selection import Ranges, Wants, wanted_of
 
 GetObject = Callable[[Kind, Digest], memoryview]
 
@@ -98,7 +98,7 @@ class Shipment:
         for manifest_digest in self._manifest_digests:
             manifest = parse_manifest(self._get(Kind.MANIFEST, manifest_digest))
             file = ShippedFile(manifest, self._here, self._target)
-            ranges = None if self._wants is None else Ranges(manifest.tensors, self._wants)
+            ranges = None if self._wants is None else wanted_of(manifest_digest, manifest, self._wants)
             yield from _chunks(file, manifest.chunks, 0, ranges)
             offset = 0
             for page in manifest.pages:
