@@ -3,7 +3,7 @@
 Each item stands for itself: a worker opens the store (both stores) by path or URL, does one file, seals, and closes.
 Stores are made for many processes that write at once, so nothing has to be agreed on between workers; what several of
 them write at the same time may be there twice, and a repack takes one of the two away. `checking.check` spreads its
-packs in the same way.
+packs in the same way. A repack is one process's, which chooses and writes; its workers look for differences.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from thetastore.digest import Digest
 from thetastore.pool import spread
 from thetastore.store import Opener, Store
 from thetastore.transfers.transfer import CopyReport
+from thetastore.upkeep.repack import HOT, Effort, Repacked, Workers
+from thetastore.upkeep.repack import repack as repack_objects
 
 
 class StoredFile(NamedTuple):
@@ -82,3 +84,19 @@ def send_files(
 def _send(from_opener: Opener, to_opener: Opener, manifest_digest: Digest) -> CopyReport:
     with from_opener() as source, to_opener() as target:
         return source.send_to(target, [manifest_digest])
+
+
+def repack(store: Store, executor: Executor | None = None, effort: Effort = HOT, is_dry: bool = False) -> Repacked:
+    """Represent everything in a store anew where that takes less.
+
+    Args:
+        store: in a directory that all workers see; sealed.
+        executor: who looks for differences, some chunks at a time; see `pool.spread`. None for threads.
+        effort: how far to go.
+        is_dry: change nothing, and only estimate.
+
+    Raises:
+        BackendError: as `upkeep.repack.repack`; a worker died. What was there before is there.
+    """
+    workers = None if executor is None else Workers(executor, store.opener)
+    return repack_objects(store.objects, store.pool, effort, is_dry, workers=workers)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from checkpoints import safetensors_bytes
 
-from thetastore.bulk import put_files, send_files
+from thetastore.bulk import put_files, repack, send_files
 from thetastore.checking.check import Check
 from thetastore.digest import Digest
 from thetastore.errors import BackendError
 from thetastore.pool import processes, spread
 from thetastore.store import Store
+from thetastore.upkeep.repack import AGGRESSIVE
 from thetastore.upkeep.verify import Level
 
 CLUSTER = """
@@ -55,7 +59,22 @@ def do_everything(path: Path, executor: Executor | None) -> str:
         assert contents == [Path(one).read_bytes() for one in paths]
         check = Check(other, Level.RAW, executor=executor)
         found = [str(finding) for finding in check.findings()]
-        return f"{found} {check.is_whole} {' '.join(map(str, digests))}"
+        return f"{found} {check.is_whole} {do_repack(path, executor)} {' '.join(map(str, digests))}"
+
+
+def do_repack(path: Path, executor: Executor | None) -> str:
+    """Repack models that were stored without knowing of each other; return what became of them."""
+    stored = []
+    for seed in range(4):
+        shutil.rmtree(path / "loose" / "families", ignore_errors=True)
+        with Store.open(str(path / "loose"), create=True) as store:
+            stored.append(store.put_file(io.BytesIO(model(seed))))
+    with Store.open(str(path / "loose")) as store:
+        repacked = repack(store, executor, AGGRESSIVE)
+        for seed, one in enumerate(stored):
+            digest = one.manifest_digest
+            assert b"".join(map(bytes, store.read_file(store.get_manifest(digest), digest))) == model(seed)
+        return f"{sorted(repacked.after.by_codec.items())} {repacked.after.by_depth} {repacked.rewritten_count}"
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +109,25 @@ def test_two_workers_of_dask_do_the_same_as_one_thread(tmp_path, expected):
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == expected
+
+
+def test_workers_have_models_become_differences_that_were_stored_as_if_alone(tmp_path):
+    alone = do_repack(tmp_path / "alone", None)
+    with processes(2) as executor:
+        by_processes = do_repack(tmp_path / "processes", executor)
+
+    assert by_processes == alone
+    assert "'difference', Amount(object_count=6" in alone
+
+
+def test_a_repack_whose_worker_dies_changes_nothing(tmp_path):
+    do_repack(tmp_path, None)
+
+    with Store.open(str(tmp_path / "loose")) as store, processes(1) as executor:
+        store.opener = partial(os._exit, 9)
+        with pytest.raises(BackendError, match="a worker died"):
+            repack(store, executor, AGGRESSIVE)
+        assert list(Check(store, Level.RAW).findings()) == []
 
 
 def test_a_model_of_a_family_is_stored_as_differences_by_every_executor(tmp_path, expected):
