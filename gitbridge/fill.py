@@ -70,6 +70,16 @@ class Failure(NamedTuple):
     error: Exception
 
 
+class Draft(NamedTuple):
+    """A file that is being written beside its place."""
+
+    path: bytes
+    temporary: bytes
+    """Its name, in the same directory."""
+    descriptor: int
+    """Open for reading and writing."""
+
+
 class Placed(NamedTuple):
     """What came of putting files in their places."""
 
@@ -86,6 +96,7 @@ class Filling:
         self._repository = repository
         self._work_tree = work_tree
         self._journal: Journal | None = None
+        self._drafts: dict[bytes, Draft] = {}
         self._ready: dict[bytes, Placement] = {}
 
     def prepare(self, wanted: Wanted, store: Store) -> None:
@@ -96,16 +107,48 @@ class Filling:
             OSError: they cannot be written.
         """
         manifest, _ = wanted.manifest(store)
-        path = os.fsencode(wanted.path)
+        draft = self.draft(wanted.path)
+        try:
+            store.write_file(manifest, wanted.manifest_digest, draft.descriptor)
+            self.ready(draft, wanted)
+        except BaseException:
+            self._drop(draft)
+            raise
+
+    def draft(self, name: str) -> Draft:
+        """Make an empty file beside a place, for whoever writes and verifies it and calls `ready`.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        path = os.fsencode(name)
         self._discard(path)
         temporary = temporary_name(path)
-        journal = self._started_journal()
-        journal.intend(path, temporary)
-        identity = self._write(path, temporary, manifest, wanted.manifest_digest, store)
+        self._started_journal().intend(path, temporary)
+        with WorkFiles(self._work_tree) as files:
+            draft = Draft(path, temporary, files.create_temporary(path, temporary))
+        self._drafts[path] = draft
+        return draft
+
+    def ready(self, draft: Draft, wanted: Wanted) -> None:
+        """Take a draft for what a pointer stands for: whole and verified; it is closed."""
+        set_time_before_index(draft.descriptor)
+        identity = Identity.of(os.fstat(draft.descriptor))
         oid = bytes.fromhex(wanted.oid)
-        placement = Placement(path, temporary, oid, wanted.pointer_bytes, wanted.pointer_digest, identity)
-        journal.ready(placement)
-        self._ready[path] = placement
+        placement = Placement(draft.path, draft.temporary, oid, wanted.pointer_bytes, wanted.pointer_digest, identity)
+        self._started_journal().ready(placement)
+        self._ready[draft.path] = placement
+        os.close(self._drafts.pop(draft.path).descriptor)
+
+    def abandon(self) -> None:
+        """Delete all that was written and is not in its place."""
+        for draft in list(self._drafts.values()):
+            self._drop(draft)
+        remove_temporaries(self._work_tree, self._ready.values())
+        self._ready.clear()
+        if self._journal is not None:
+            self._journal.remove()
+            self._journal = None
 
     def _started_journal(self) -> Journal:
         if self._journal is None:
@@ -114,18 +157,11 @@ class Filling:
             self._journal = Journal.create(journal_directory(self._repository.theta_dir))
         return self._journal
 
-    def _write(self, path: bytes, temporary: bytes, manifest: Manifest, digest: Digest, store: Store) -> Identity:
+    def _drop(self, draft: Draft) -> None:
+        if self._drafts.pop(draft.path, None) is not None:
+            os.close(draft.descriptor)
         with WorkFiles(self._work_tree) as files:
-            fd = files.create_temporary(path, temporary)
-            try:
-                store.write_file(manifest, digest, fd)
-                set_time_before_index(fd)
-                return Identity.of(os.fstat(fd))
-            except BaseException:
-                files.remove_temporary(path, temporary)
-                raise
-            finally:
-                os.close(fd)
+            files.remove_temporary(draft.path, draft.temporary)
 
     def _discard(self, path: bytes) -> None:
         """Forget what was ready for a path: git asks for it a second time, as a rebase does."""

@@ -74,7 +74,7 @@ def fill_all(
     profile = profile_of(repository)
     kept = tuple(one.path for one in wanted if profile.keeps_pointer(store, one.path, one.manifest_digest))
     wanted = [one for one in wanted if one.path not in kept] if kept else wanted
-    crowded = no_room_to_fill(work_tree, wanted)
+    crowded = no_room_to_fill(work_tree, [one.file_bytes for one in wanted])
     if crowded is not None:
         return Report((), 0, (*failures, Failure(wanted[0].path, crowded)), kept)
     filling = Filling(repository, work_tree)

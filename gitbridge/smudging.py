@@ -195,7 +195,7 @@ class Smudger:
         self._is_fetched = True
         work_tree = self._session.repository.work_tree
         if work_tree is not None:
-            filled = [one.wanted for one in self._delayed.values() if _is_filled(one)]
+            filled = [one.wanted.file_bytes for one in self._delayed.values() if _is_filled(one)]
             self._no_room = no_room_to_fill(work_tree, filled)
 
     def _made_ready(self, delayed: _Delayed) -> _Delayed | Exception:

@@ -35,13 +35,13 @@ def free_bytes(directory: str) -> int:
     return found.f_bavail * found.f_frsize
 
 
-def no_room_to_fill(work_tree: str, wanted: Sequence[Wanted]) -> SpaceError | None:
-    """Return what is wrong if files do not fit into a work tree."""
-    needed, free = sum(one.file_bytes for one in wanted), free_bytes(work_tree)
+def no_room_to_fill(work_tree: str, sizes: Sequence[int]) -> SpaceError | None:
+    """Return what is wrong if files of some lengths in bytes do not fit into a work tree."""
+    needed, free = sum(sizes), free_bytes(work_tree)
     if needed <= free:
         return None
     return SpaceError(
-        f"filling {count_text(len(wanted), 'file')} takes {size_text(needed)}, and {size_text(free)} are free where "
+        f"filling {count_text(len(sizes), 'file')} takes {size_text(needed)}, and {size_text(free)} are free where "
         f"'{work_tree}' is",
         "make room; or leave pointers (GIT_THETA_SKIP_SMUDGE=1 git checkout …), and fill some: git theta checkout FILE",
     )

@@ -1,9 +1,9 @@
 """Files of the work tree become what an update makes of their base, and are stored as that.
 
 First everything is read, computed and durable in the store; only then do work tree and index change, so that an error
-leaves both as they were. A work-tree file that is the base, or that git has, is replaced. One that is neither was
-merged by the user, with a library of his own: it stays as it is, and what the update does not explain of it is stored
-too.
+leaves both as they were. A work-tree file that is the base, or that git has, is replaced: the new one is written beside
+it in the same pass that stores it. One that is neither was merged by the user, with a library of his own: it stays as
+it is, and what the update does not explain of it is stored too.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from contextlib import ExitStack
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from gitbridge.bases import ADD_SETTING
-from gitbridge.blobs import BlobsAtPaths
+from gitbridge.blobs import BlobsAtPaths, blob_oid
 from gitbridge.errors import BridgeError, GitError, UsageError
-from gitbridge.materialize import complain_all, materialize
+from gitbridge.fill import Filling, Wanted
+from gitbridge.materialize import complain_all, complete_pending
 from gitbridge.merging.finishing import place_pointer
 from gitbridge.pointers import is_pointer, parse_pointer, render_pointer
 from gitbridge.repository import Repository
+from gitbridge.space import no_room_to_fill
 from thetastore.adapters import Adapter, Change
 from thetastore.adapters.types import AUTO, open_adapter, update_type
 from thetastore.checkpoints.updating import RecipeUpdates
@@ -35,7 +37,7 @@ from thetastore.store import Store
 from thetastore.updates.recipe import Recipe, UpdateError
 
 if TYPE_CHECKING:
-    from thetastore.checkpoints.ingest import Source
+    from thetastore.checkpoints.ingest import Ingested, Source
 
 _BLOCK_BYTES = 1 << 20
 
@@ -115,100 +117,157 @@ def update_files(repository: Repository, files: Sequence[ToUpdate], asked: Asked
         BackendError, OSError: the disk is full or failing.
     """
     update_type(asked.kind)
-    with repository.open_store() as store:
-        bases = {file.path: StoredCheckpoint(store, file.base, file.base_name) for file in files}
-        adapter = None
-        if asked.side_path is not None:
-            adapter = open_adapter(asked.kind, asked.side_path, _Bases(bases))
-        elif asked.kind != AUTO:
-            raise UsageError(f"--update-type {asked.kind} needs --update-path", "only auto looks for updates by itself")
-        changes = {} if adapter is None else _by_file(bases, adapter)
-        untouched = [path for path, own in changes.items() if not own]
-        if untouched:
-            raise UpdateError(f"the update changes no tensor of '{untouched[0]}'", "leave it out")
-        stored = [_store(repository, store, file, bases[file.path], adapter, changes.get(file.path)) for file in files]
-        store.seal()
-    for one in stored:
-        _place(repository, one)
+    assert repository.work_tree is not None, "there is an index"
+    complete_pending(repository)
+    filling = Filling(repository, repository.work_tree)
+    try:
+        with repository.open_store() as store:
+            stored = _Storing(repository, store, filling).all(files, asked)
+            store.seal()
+    except BaseException:
+        filling.abandon()
+        raise
+    try:
+        for one in stored:
+            _place(repository, one)
+    finally:
+        failures = filling.finish()
+        complain_all(failures)
+    if failures:
+        path = failures[0].path
+        raise BridgeError(f"'{path}' is added, but could not be written", f"git theta checkout '{path}'")
     return [one.updated for one in stored]
 
 
-def _store(
-    repository: Repository,
-    store: Store,
-    file: ToUpdate,
-    base: StoredCheckpoint,
-    adapter: Adapter | None,
-    own_changes: dict[str, Change] | None,
-) -> _Stored:
-    assert repository.work_tree is not None, "there is an index"
-    place = os.path.join(repository.work_tree, file.path)
-    own = None if _is_replaceable(repository, file, base.manifest, place) else place
-    with ExitStack() as stack:
-        if adapter is None or own_changes is None:
-            return _store_found(store, file, base, place, own, stack)
-        changes = _with_tied(base, own_changes)
-        certain = {name for name, change in changes.items() if own is None and change.is_applied}
-        updates = RecipeUpdates(store.objects, base.manifest, lambda name: _recipe(changes.get(name)), certain)
-        if own is not None:
-            source: Source = stack.enter_context(open(own, "rb", buffering=0))
-        else:
-            source = _merged(store, base, changes, stack)
-        ingested = store.put_file(source, file.base, updates)
-        if own is not None and updates.other_count and not (updates.update_count or updates.present_count):
+class _Storing:
+    """Stores what becomes of files; those of the work tree that are replaced are ready beside their places then."""
+
+    def __init__(self, repository: Repository, store: Store, filling: Filling) -> None:
+        self._repository = repository
+        self._store = store
+        self._filling = filling
+
+    def all(self, files: Sequence[ToUpdate], asked: Asked) -> list[_Stored]:
+        bases = {file.path: StoredCheckpoint(self._store, file.base, file.base_name) for file in files}
+        owns = {file.path: _own_file(self._repository, file, bases[file.path].manifest) for file in files}
+        if asked.side_path is None:
+            if asked.kind != AUTO:
+                raise UsageError(
+                    f"--update-type {asked.kind} needs --update-path", "only auto looks for updates itself"
+                )
+            return [self._found(file, bases[file.path], owns[file.path]) for file in files]
+        adapter = open_adapter(asked.kind, asked.side_path, _Bases(bases))
+        changes = _by_file(bases, adapter)
+        untouched = [path for path, own in changes.items() if not own]
+        if untouched:
+            raise UpdateError(f"the update changes no tensor of '{untouched[0]}'", "leave it out")
+        self._check_room([bases[path].manifest.file_bytes for path, own in owns.items() if own is None])
+        stored = []
+        for file in files:
+            base, own = bases[file.path], owns[file.path]
+            tied = _with_tied(base, changes[file.path])
+            if own is None:
+                stored.append(self._made(file, base, adapter.kind, tied))
+            else:
+                stored.append(self._merged_by_user(file, base, adapter.kind, tied, own))
+        return stored
+
+    def _check_room(self, sizes: Sequence[int]) -> None:
+        assert self._repository.work_tree is not None, "there is an index"
+        crowded = no_room_to_fill(self._repository.work_tree, sizes)
+        if crowded is not None:
+            raise crowded
+
+    def _made(self, file: ToUpdate, base: StoredCheckpoint, kind: str, changes: dict[str, Change]) -> _Stored:
+        """Store what an update makes of a base, and write it beside its place, in one pass."""
+        certain = {name for name, change in changes.items() if change.is_applied}
+        updates = RecipeUpdates(self._store.objects, base.manifest, lambda name: _recipe(changes.get(name)), certain)
+        draft = self._filling.draft(file.path)
+        with ExitStack() as stack:
+            source = _Tee(_merged(self._store, base, changes, stack), draft.descriptor)
+            ingested = self._store.put_file(source, file.base, updates)
+        _check(changes, base, ingested.manifest)
+        stored = self._stored(file, kind, _known_count(changes, base), base, ingested, updates)
+        oid = blob_oid(stored.pointer, self._repository.object_format).hex()
+        self._filling.ready(draft, Wanted.of(os.fsencode(file.path), oid, stored.pointer))
+        return stored
+
+    def _merged_by_user(
+        self, file: ToUpdate, base: StoredCheckpoint, kind: str, changes: dict[str, Change], own: str
+    ) -> _Stored:
+        """Store a file of the user's, with the update that it was made by."""
+        updates = RecipeUpdates(self._store.objects, base.manifest, lambda name: _recipe(changes.get(name)))
+        with open(own, "rb", buffering=0) as stream:
+            ingested = self._store.put_file(stream, file.base, updates)
+        if updates.other_count and not (updates.update_count or updates.present_count):
             raise UpdateError(
                 f"'{file.path}' in the work tree is neither '{file.base_name}' nor what the update makes of it",
                 f"git restore '{file.path}', and it will be written; or git add it without an update",
             )
+        return self._stored(file, kind, _known_count(changes, base), base, ingested, updates, was_there=True)
+
+    def _found(self, file: ToUpdate, base: StoredCheckpoint, own: str | None) -> _Stored:
+        """Store a file of the user's, with the updates that are found in it."""
         if own is None:
-            _check(changes, base, ingested.manifest)
-        kind, count = adapter.kind, sum(name in base.tensors for name in changes)
-        updated = _report(store, file, kind, count, base.manifest, ingested.manifest, updates, own is not None)
-        return _Stored(file, updated, render_pointer(ingested.manifest, ingested.manifest_digest))
+            raise UsageError(
+                f"'{file.path}' in the work tree is what git has already: there is no update to be found in it",
+                "--update-path names a file that has one",
+            )
+        from thetastore.updates.search import Search
 
+        new = FileCheckpoint(own)
+        try:
+            search = Search(base, new)
+            updates = RecipeUpdates(self._store.objects, base.manifest, search.recipe)
+            with open(own, "rb", buffering=0) as stream:
+                ingested = self._store.put_file(stream, file.base, updates)
+        finally:
+            new.close()
+        return self._stored(file, AUTO, search.found_count, base, ingested, updates, was_there=True)
 
-def _store_found(
-    store: Store, file: ToUpdate, base: StoredCheckpoint, place: str, own: str | None, stack: ExitStack
-) -> _Stored:
-    """Store a file of the user's, with the updates that are found in it."""
-    if own is None:
-        raise UsageError(
-            f"'{file.path}' in the work tree is what git has already: there is no update to be found in it",
-            "--update-path names a file that has one",
+    def _stored(
+        self,
+        file: ToUpdate,
+        kind: str,
+        count: int,
+        base: StoredCheckpoint,
+        ingested: Ingested,
+        updates: RecipeUpdates,
+        was_there: bool = False,
+    ) -> _Stored:
+        manifest = ingested.manifest
+        updated = Updated(
+            file.path,
+            kind,
+            count,
+            len(manifest.tensors),
+            updates.fixed_count,
+            updates.differing_count,
+            *_stored_bytes(self._store, base.manifest, manifest),
+            manifest.file_bytes,
+            was_there,
         )
-    from thetastore.updates.search import Search
-
-    new = FileCheckpoint(place)
-    stack.callback(new.close)
-    search = Search(base, new)
-    updates = RecipeUpdates(store.objects, base.manifest, search.recipe)
-    with open(place, "rb", buffering=0) as stream:
-        ingested = store.put_file(stream, file.base, updates)
-    updated = _report(store, file, AUTO, search.found_count, base.manifest, ingested.manifest, updates, True)
-    return _Stored(file, updated, render_pointer(ingested.manifest, ingested.manifest_digest))
+        return _Stored(file, updated, render_pointer(manifest, ingested.manifest_digest))
 
 
-def _report(
-    store: Store,
-    file: ToUpdate,
-    kind: str,
-    count: int,
-    base: Manifest,
-    manifest: Manifest,
-    updates: RecipeUpdates,
-    was_there: bool,
-) -> Updated:
-    return Updated(
-        file.path,
-        kind,
-        count,
-        len(manifest.tensors),
-        updates.fixed_count,
-        updates.differing_count,
-        *_stored_bytes(store, base, manifest),
-        manifest.file_bytes,
-        was_there,
-    )
+class _Tee:
+    """A source that writes what is read of it to a file."""
+
+    def __init__(self, source: Source, descriptor: int) -> None:
+        self._source = source
+        self._descriptor = descriptor
+
+    def readinto(self, view: memoryview, /) -> int:
+        """Write the next bytes into `view`, and to the file; see `Source`."""
+        count = self._source.readinto(view) or 0
+        left = view[:count]
+        while left:
+            left = left[os.write(self._descriptor, left) :]
+        return count
+
+
+def _known_count(changes: Mapping[str, Change], base: StoredCheckpoint) -> int:
+    return sum(name in base.tensors for name in changes)
 
 
 def _stored_bytes(store: Store, base: Manifest, manifest: Manifest) -> tuple[int, int, int]:
@@ -239,6 +298,13 @@ def _by_file(bases: Mapping[str, StoredCheckpoint], adapter: Adapter) -> dict[st
     if new:
         next((changes for changes in found.values() if changes), found[next(iter(found))]).update(new)
     return found
+
+
+def _own_file(repository: Repository, file: ToUpdate, base: Manifest) -> str | None:
+    """Return the place of a work-tree file that is the user's own; None where it may be replaced."""
+    assert repository.work_tree is not None, "there is an index"
+    place = os.path.join(repository.work_tree, file.path)
+    return None if _is_replaceable(repository, file, base, place) else place
 
 
 def _is_replaceable(repository: Repository, file: ToUpdate, base: Manifest, place: str) -> bool:
@@ -326,7 +392,7 @@ def _check(changes: Mapping[str, Change], base: StoredCheckpoint, manifest: Mani
 
 
 def _place(repository: Repository, stored: _Stored) -> None:
-    """Put a file into index and work tree."""
+    """Put a file into the index, and its pointer into the work tree where the file is ready to take its place."""
     path = stored.file.path
     top = repository.work_tree
     if stored.updated.was_there:  # all of it is in the store: git only has it read once more
@@ -340,10 +406,6 @@ def _place(repository: Repository, stored: _Stored) -> None:
             raise GitError(f"git could not add '{path}'")
         return
     place_pointer(repository, path, _mode(repository, path), stored.pointer)
-    report = materialize(repository, [f":(top,literal){path}"])
-    complain_all(report.failures)
-    if report.failures:
-        raise BridgeError(f"'{path}' is added, but could not be written", f"git theta checkout '{path}'")
 
 
 def _mode(repository: Repository, path: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -204,6 +205,32 @@ def test_a_work_tree_file_that_is_something_else_is_not_overwritten(work: GitWor
     assert done.status == 2
     assert "neither" in done.err
     assert snapshot(work) == before
+
+
+def test_a_file_that_cannot_be_written_is_an_error_that_leaves_nothing_behind(work: GitWork, tmp_path: Path) -> None:
+    write_model(tmp_path / "side.safetensors", low_rank())
+    before, files = snapshot(work), sorted(work.path.iterdir())
+
+    add = f"git theta add {MODEL} --update-path {tmp_path / 'side.safetensors'}"
+    done = work.run("bash", "-c", f"ulimit -f 300; {add}")
+
+    assert (done.status, "ulimit -f" in done.err, "Traceback" in done.err) == (2, True, False), done
+    assert (snapshot(work), sorted(work.path.iterdir())) == (before, files)
+    assert work.run("bash", "-c", add).status == 0
+
+
+def test_what_a_killed_update_leaves_is_gone_after_the_next_one(work: GitWork, tmp_path: Path) -> None:
+    write_model(tmp_path / "side.safetensors", low_rank())
+    files = sorted(work.path.iterdir())
+    words = ["git-theta", "add", MODEL, "--update-path", str(tmp_path / "side.safetensors")]
+    update = subprocess.Popen(words, cwd=work.path, env=work.environment, stdout=subprocess.DEVNULL)
+    while sorted(work.path.iterdir()) == files and update.poll() is None:
+        pass
+    update.kill()
+    update.wait()
+
+    assert work.theta(*words[1:]).status == 0
+    assert sorted(work.path.iterdir()) == files
 
 
 def test_an_adapter_may_be_for_a_model_of_several_files(work: GitWork, tmp_path: Path) -> None:
