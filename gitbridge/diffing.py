@@ -7,7 +7,7 @@ them as differs. A version whose weights are not here is an error that says what
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import NamedTuple
 
@@ -33,6 +33,9 @@ CLASSES = (METADATA, DTYPE, BUFFERS)
 
 ORDERS = ("name", "relative", "norm", "max", "share", "size")
 """By what changed tensors can be sorted; all but `name` put the largest first."""
+
+_MOST_TEXTS = 8
+"""Texts of metadata that are named."""
 
 _KEPT_SIDES = 4
 """Manifests in memory: what one commit made, the one after it began with."""
@@ -230,17 +233,20 @@ class Differ:
             return f"format: {before.format} -> {after.format}"
         if not before.entries and not after.entries:
             return f"content: {before.file_bytes} -> {after.file_bytes} bytes, in no known format"
-        if _layout_of(before) != _layout_of(after):
-            return ""
-        if _digests(before) == _digests(after):
-            return "metadata"
-        if not self._options.with_figures or (before.side is None) != (after.side is None):
-            return ""
+        has_same_layout = _layout_of(before) == _layout_of(after)
+        is_alone = has_same_layout and _digests(before) == _digests(after)
+        known = "metadata" if is_alone else ""
+        if not self._options.with_figures:
+            return known
         try:
-            same = self._side(before).skeleton() == self._side(after).skeleton()
-        except ObjectMissingError as error:
-            raise self._not_here(before, after) from error
-        return "" if same else "metadata"
+            words = metadata_text(self._side(before).texts(), self._side(after).texts())
+            if words or is_alone or not has_same_layout or (before.side is None) != (after.side is None):
+                return words or known
+            return "" if self._side(before).skeleton() == self._side(after).skeleton() else "metadata"
+        except (ObjectMissingError, RemoteError) as error:
+            if is_alone or not has_same_layout:  # what came, went or stayed needs no weights
+                return known
+            raise error if isinstance(error, RemoteError) else self._not_here(before, after) from error
 
 
 def _check(side: Side, version: Version, entry: Entry | None) -> None:
@@ -250,6 +256,16 @@ def _check(side: Side, version: Version, entry: Entry | None) -> None:
             f"the pointer of '{version.path}' in {_named(version)} lists '{entry.name}' as its manifest does not",
             "take the file from another revision, or add it again",
         )
+
+
+def metadata_text(before: Mapping[str, str], after: Mapping[str, str]) -> str:
+    """Say which texts of a file's metadata changed; nothing where none did."""
+    names = sorted(before.keys() | after.keys())
+    changed = [name for name in names if before.get(name) != after.get(name)]
+    what = ("added" if name not in before else "removed" if name not in after else "changed" for name in changed)
+    said = [f"{name:.60} {word}" for name, word in zip(changed, what, strict=True)]
+    more = [f"and {len(said) - _MOST_TEXTS} more"] if len(said) > _MOST_TEXTS else []
+    return f"metadata: {', '.join(said[:_MOST_TEXTS] + more)}" if said else ""
 
 
 def _layout_of(version: Version) -> set[tuple[str, str, tuple[int, ...]]]:

@@ -8,7 +8,8 @@ in conflict the index has up to three: base, ours, theirs.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import NamedTuple
 
@@ -55,7 +56,7 @@ class Two(NamedTuple):
     before: Version | None
     after: Version | None
     is_moved: bool = False
-    """The same bytes went at one path and came at another."""
+    """It went at one path and came at another, with the same bytes or most of the tensors."""
 
     @property
     def sides(self) -> tuple[Version | None, Version | None]:
@@ -264,6 +265,9 @@ class Versions:
         return self.of_file(place, path, WORK_TREE) if os.path.isfile(place) and not os.path.islink(place) else None
 
 
+_MOST_OWNERS = 16
+"""Of a tensor that more files have, only so many are asked whether they are what was renamed."""
+
 _STAGES = tuple(f"{stage}:" for stage in SIDES)
 
 
@@ -282,17 +286,47 @@ def _differ(two: Two) -> bool:
 
 
 def _with_renames(found: Iterable[Two]) -> list[Two]:
-    """Put together what went at one path and came, byte for byte, at another."""
+    """Put together what went at one path and came at another: byte for byte, or with most tensors as they were."""
     rows = list(found)
-    gone = {two.before.file_digest: two for two in rows if two.after is None and two.before is not None}
-    result = []
-    taken: set[str] = set()
-    for two in rows:
-        old = gone.pop(two.after.file_digest, None) if two.before is None and two.after is not None else None
+    gone = {two.path: two.before for two in rows if two.after is None and two.before is not None}
+    came = {two.path: two.after for two in rows if two.before is None and two.after is not None}
+    pairs = _equal_files(gone, came)
+    left = {path: version for path, version in gone.items() if path not in set(pairs.values())}
+    pairs |= _alike_files(left, {path: version for path, version in came.items() if path not in pairs})
+    taken = set(pairs.values())
+    moved = {path: Two(gone[old], came[path], is_moved=True) for path, old in pairs.items()}
+    return [moved.get(two.path, two) for two in rows if two.path not in taken or two.after is not None]
+
+
+def _equal_files(gone: Mapping[str, Version], came: Mapping[str, Version]) -> dict[str, str]:
+    """Return where files with the same bytes were, by where they are."""
+    paths = {version.file_digest: path for path, version in gone.items()}
+    found: dict[str, str] = {}
+    for path, version in came.items():
+        old = paths.pop(version.file_digest, None)
         if old is not None:
-            taken.add(old.path)
-        result.append(Two(old.before, two.after, is_moved=True) if old is not None else two)
-    return [two for two in result if two.after is not None or two.path not in taken]
+            found[path] = old
+    return found
+
+
+def _alike_files(gone: Mapping[str, Version], came: Mapping[str, Version]) -> dict[str, str]:
+    """Return where files were of which more than half of the tensors stayed the same; the most alike go first."""
+    owners: dict[Entry, list[str]] = {}
+    for path, version in gone.items():
+        for entry in version.entries:
+            owners.setdefault(entry, []).append(path)
+    shared = Counter(
+        (path, old)
+        for path, version in came.items()
+        for entry in version.entries
+        for old in owners.get(entry, ())[:_MOST_OWNERS]
+    )
+    found: dict[str, str] = {}
+    for (path, old), count in shared.most_common():
+        total = max(len(gone[old].entries), len(came[path].entries))
+        if 2 * count > total and path not in found and old not in found.values():
+            found[path] = old
+    return found
 
 
 def joined(twos: Sequence[Two]) -> list[Two]:

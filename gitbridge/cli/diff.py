@@ -115,6 +115,8 @@ def _split(repository: Repository, names: list[str]) -> tuple[list[str], list[st
             )
         count += 1
     rest = names[count:]
+    if count == 2 and rest and not os.path.lexists(rest[0]) and is_revision(repository, rest[0]):
+        raise UsageError(f"'{rest[0]}' is one revision too many", "paths go behind --")
     for path in rest:
         if not os.path.lexists(path) and not any(mark in path for mark in "*?["):
             raise _neither(repository, path)
@@ -158,7 +160,7 @@ def _run(repository: Repository | None, names: list[str], paths: list[str], opti
         raise UsageError(f"tensors cannot be sorted by '{options.sort}'{near}", f"--sort {'|'.join(ORDERS)}")
     if options.top is not None and options.top < 0:
         raise UsageError(f"--top {options.top} is no number of tensors")
-    metrics = [*(options.metric or []), *["spectrum"] * options.spectrum, *["histogram"] * bool(options.html)]
+    metrics = [*(options.metric or []), *["spectrum"] * options.spectrum, *["histogram"] * (options.html is not None)]
     # Whether tensors were only recast is known from their values alone.
     needs_figures = (
         not (options.name_status or options.quiet) or "dtype" in ignored or options.sort not in ("name", "size")
@@ -173,7 +175,7 @@ def _run(repository: Repository | None, names: list[str], paths: list[str], opti
 
 
 def _print(found: list[FileDiff], options: argparse.Namespace) -> None:
-    if options.html:
+    if options.html is not None:
         from gitbridge.reports.page import page
 
         with open(options.html, "w", encoding="utf-8", errors="backslashreplace") as stream:

@@ -221,7 +221,7 @@ def _ask(repository: Repository, store: Store, file: Unmerged, merge: Merge) -> 
             print(f"{printable(file.path)} is as it was")
             return None
         undecided = [one.decision for one in merge.conflicts]
-        if answer in ("?", "help"):
+        if answer in ("?", "help", ""):
             print(_HELP, end="")
         elif answer == "list":
             sys.stdout.write(_listing(undecided))
@@ -251,7 +251,7 @@ def _answered(repository: Repository, store: Store, answer: str, undecided: list
     from thetastore.merging import MergeError
     from thetastore.merging.recipes import parse_rule
 
-    words = answer.split() or ["?"]
+    words = answer.split()
     glob = words.pop() if len(words) > 1 and "=" not in words[-1] else None
     words[0] = _SHORT.get(words[0], words[0])
     try:

@@ -28,7 +28,7 @@ def diff_markdown(diffs: Sequence[FileDiff], order: str, top: int | None) -> Ite
         yield "\n" if position else ""
         yield f"### {_escaped(heading(diff))}\n"
         if diff.outside:
-            yield f"\n{_escaped(diff.outside)}\n"
+            yield f"\n{_escaped(printable(diff.outside))}\n"
         shown = ordered(diff.changes, order, top)
         if shown:
             yield "\n"

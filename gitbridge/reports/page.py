@@ -87,7 +87,7 @@ def _file(diff: FileDiff, order: str, top: int) -> Iterator[str]:
     name, _, rest = heading(diff).partition(": ")
     yield f"<h2>{escape(name)}</h2>\n<p>{escape(rest)}</p>\n"
     if diff.outside:
-        yield f"<p>{escape(diff.outside)} changed</p>\n"
+        yield f"<p>{escape(printable(diff.outside))}</p>\n"
     yield from _tiles(diff)
     yield from _heat_map(diff)
     yield from _histograms(diff)

@@ -53,7 +53,7 @@ def diff_text(diffs: Sequence[FileDiff], order: str, top: int | None, with_tenso
         yield "\n" if position else ""
         yield heading(diff) + "\n"
         if diff.outside:
-            yield f"  {diff.outside}\n"
+            yield f"  {printable(diff.outside)}\n"
         if with_tensors and diff.changes:
             shown = ordered(diff.changes, order, top)
             yield "\n" + _tensor_table(shown)

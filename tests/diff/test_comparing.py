@@ -251,6 +251,11 @@ class Broken(MeanChange):
         raise RuntimeError("out of order")
 
 
+class Writing(MeanChange):
+    def feed(self, piece: Piece) -> None:
+        piece.change[:] = 0
+
+
 class NotJson(MeanChange):
     def result(self) -> dict[str, float]:
         return {"mean": float("nan")}
@@ -265,15 +270,18 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: diff-metrics-example\nVersion: 1\n")
     (info / "entry_points.txt").write_text(
         "[thetastore.metrics]\nmean = diff_metrics_example:mean\nbroken = diff_metrics_example:broken\n"
-        "not-json = diff_metrics_example:not_json\n"
+        "not-json = diff_metrics_example:not_json\nwriting = diff_metrics_example:writing\n"
+        "leaving = diff_metrics_example:leaving\n"
     )
-    (package / "diff_metrics_example.py").write_text("mean = broken = not_json = None\n")
+    (package / "diff_metrics_example.py").write_text("mean = broken = not_json = writing = leaving = None\n")
     monkeypatch.syspath_prepend(str(package))
     import diff_metrics_example  # type: ignore[import-not-found]
 
     diff_metrics_example.mean = lambda pair: MeanChange()
     diff_metrics_example.broken = lambda pair: Broken()
     diff_metrics_example.not_json = lambda pair: NotJson()
+    diff_metrics_example.writing = lambda pair: Writing()
+    diff_metrics_example.leaving = lambda pair: sys.exit(0)
 
 
 @pytest.mark.usefixtures("installed")
@@ -289,10 +297,12 @@ def test_another_package_s_metric_is_fed_and_merged_like_ours(compare: Compare) 
 def test_a_metric_that_raises_is_reported_and_harms_no_other(compare: Compare) -> None:
     before = RANDOM.standard_normal((64, 60)).astype("f4")
 
-    (measured,) = compare({"w": before}, {"w": before + 1}, "broken", "not-json", "mean")
+    (measured,) = compare({"w": before}, {"w": before + 1}, "broken", "not-json", "writing", "leaving", "mean")
 
     assert measured.metrics["broken"] == {"error": "RuntimeError: out of order"}
     assert measured.metrics["not-json"]["error"].startswith("ValueError")
+    assert measured.metrics["writing"]["error"].startswith("ValueError")
+    assert measured.metrics["leaving"] == {"error": "SystemExit: 0"}
     assert "mean: mean 1" in remark_text(measured)
     assert "broken: RuntimeError: out of order" in remark_text(measured)
     assert measured.metrics["mean"]["mean"] == pytest.approx(1, rel=1e-4)

@@ -228,6 +228,21 @@ def test_a_file_that_moved_is_one_file(work: Work) -> None:
     assert result.out.startswith("model.safetensors -> renamed.safetensors: no change in 13 tensors")
 
 
+def test_a_file_that_moved_and_changed_is_one_file_as_long_as_most_tensors_stayed(work: Work) -> None:
+    work.save("one", model())
+    work.git("mv", "model.safetensors", "renamed.safetensors")
+    work.add({**model(), "embed.weight": model()["embed.weight"] + 1}, "renamed.safetensors")
+    work.commit("two")
+    work.git("mv", "renamed.safetensors", "another.safetensors")
+    work.add({name: array + 1 for name, array in model().items()}, "another.safetensors")
+    work.commit("three")
+
+    result = work.theta("diff", "HEAD~2", "HEAD~1")
+
+    assert result.out.startswith("model.safetensors -> renamed.safetensors: 1 changed of 13 tensors")
+    assert work.theta("diff", "HEAD~1", "HEAD", "--stat").out.count("removed of 13 tensors") == 1
+
+
 def test_a_new_file_and_a_deleted_one_are_shown(work: Work) -> None:
     work.save("one", {"w": np.ones(4, "f4")})
     work.save("two", {"v": np.zeros(4, "f4")}, "other.safetensors")
@@ -281,8 +296,21 @@ def test_a_change_of_metadata_beside_one_of_weights_is_shown(work: Work) -> None
     work.add({**model(), "embed.weight": model()["embed.weight"] + 2}, metadata={"step": "2"})
     work.commit("three")
 
-    assert "\n  metadata\n" in work.theta("diff", "HEAD~2", "HEAD~1").out
+    assert "\n  metadata: step changed\n" in work.theta("diff", "HEAD~2", "HEAD~1").out
     assert "metadata" not in work.theta("diff", "HEAD~1", "HEAD").out
+
+
+def test_a_change_of_metadata_beside_other_tensors_is_shown_by_the_names_of_its_texts(work: Work) -> None:
+    work.add(model(), metadata={"step": "1", "kept": "yes", "old": "x"})
+    work.commit("one")
+    work.add({**model(), "new": np.ones(3, "f4")}, metadata={"step": "2", "kept": "yes", "a\nb": "x"})
+    work.commit("two")
+
+    result = work.theta("diff", "HEAD~1", "HEAD")
+
+    assert "\n  metadata: a\\nb added, old removed, step changed\n" in result.out
+    shutil.rmtree(work.path / ".git" / "theta")
+    assert "1 added" in work.theta("diff", "HEAD~1", "HEAD").out
 
 
 def test_tensors_that_were_only_recast_can_be_ignored(work: Work) -> None:
@@ -327,6 +355,7 @@ def test_weights_that_are_not_here_are_named_with_the_command_that_fetches_them(
     ("arguments", "words"),
     [
         (["nothing"], "'nothing' is neither a revision nor a file"),
+        (["v1", "v2", "v1"], "'v1' is one revision too many"),
         (["v1", "v2", "--sort", "colour"], "cannot be sorted by 'colour'"),
         (["v1", "v2", "--ignore", "colour"], "'colour' is no class to ignore"),
         (["v1:absent.safetensors", "v2:model.safetensors"], "there is no file 'absent.safetensors' in 'v1'"),

@@ -211,6 +211,16 @@ def word(measured: list[Measured]) -> str:
     return one.looks.word
 
 
+def test_a_change_of_an_integer_that_float64_rounds_away_is_no_change_of_bits_alone(compare: Compare) -> None:
+    before = np.full((64, 64), 2**60, "i8")
+    few, all_of_them = before.copy(), before + 1
+    few[0, 0] += 1
+
+    words = [compare({"w": before}, {"w": after})[0].looks for after in (few, all_of_them)]
+
+    assert [looks and looks.word for looks in words] == ["sparse", "dense"]
+
+
 def test_a_few_changed_elements_are_sparse(compare: Compare) -> None:
     before = normal(300, 400)
     after = before.copy()

@@ -66,7 +66,7 @@ def test_a_pattern_that_matches_nothing_in_conflict_is_an_error(work: Work, conf
 
 
 def test_answers_are_for_one_tensor_or_for_all_that_match(work: Work, conflict: Model) -> None:
-    done = work.theta("mergetool", text="?\nlist\nnonsense\nslerp t=9\nt\naverage weight=3,1 layers.*\n")
+    done = work.theta("mergetool", text="\nlist\nnonsense\nslerp t=9\nt\naverage weight=3,1 layers.*\n")
 
     assert "ours | theirs | base" in done.out
     assert "there is no merge method 'nonsense'" in done.out

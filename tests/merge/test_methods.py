@@ -95,6 +95,7 @@ def test_an_unknown_name_lists_what_is_installed() -> None:
         ("METHOD = 3", "is not a thetastore.merging.Method"),
         ("raise RuntimeError('no')", "cannot be loaded"),
         ("from nowhere import METHOD", "cannot be loaded"),
+        ("raise SystemExit(0)", "cannot be loaded"),
     ],
 )
 def test_a_plug_in_that_is_none_is_refused(install: Callable[[str, str], str], source: str, said: str) -> None:
@@ -114,12 +115,13 @@ def test_a_plug_in_that_is_none_is_refused(install: Callable[[str, str], str], s
         ("lambda inputs: inputs.sides[0].astype('f2')", "returned float16"),
         ("lambda inputs: inputs.sides[0] * np.nan", "not finite"),
         ("lambda inputs: inputs.sides[0].fill(0)", "read-only"),
+        ("lambda inputs: sys.exit(0)", "SystemExit"),
     ],
 )
 def test_a_plug_in_that_misbehaves_leaves_ours_whole(
     work: Work, sides: Any, install: Callable[[str, str], str], body: str, said: str
 ) -> None:
-    path = install("wild", f"{_HEAD}METHOD = Method('wild', {body})\n")
+    path = install("wild", f"import sys\n{_HEAD}METHOD = Method('wild', {body})\n")
     before = work.read()
 
     done = work.git("merge", "theirs", check=False, PYTHONPATH=path, GIT_THETA_MERGE_METHOD="wild")

@@ -37,6 +37,8 @@ _PIECE_NUMBERS = 1 << 17
 """Three arrays of float64 make 3 MB. CPU time of two files of 400 MB fp32: 1.7 s with 2^15 to 2^19, 2.0 s with 2^13."""
 _SMALL_BYTES = 32 << 10
 """Shorter ranges are measured in the caller's thread."""
+_FAILURES = (Exception, SystemExit)
+"""What another package's metric may raise, without harm to the figures of others; `sys.exit` would end the command."""
 
 
 class Measured(NamedTuple):
@@ -235,7 +237,7 @@ class _Part:
             for name, make in makers.items():
                 try:
                     metric = make(plan.pair)
-                except Exception as error:
+                except _FAILURES as error:
                     self._failed[name] = _said(error)
                 else:
                     if metric is not None:
@@ -281,14 +283,15 @@ class _Part:
             is_changed = is_changed.reshape(numbers // parts, -1).any(axis=1)
         changed_count = int(numpy.count_nonzero(is_changed))
         self.moments.feed(a, b, change, changed_count)
-        piece = Piece(first * parts, a, b, change, is_changed, changed_count)
+        shown = [_read_only(array) for array in (a, b, change, is_changed)]
+        piece = Piece(first * parts, shown[0], shown[1], shown[2], shown[3], changed_count)
         for name in list(self._metrics):
             try:
                 self._metrics[name].feed(piece)
-            except Exception as error:
+            except _FAILURES as error:
                 self._fail(name, error)
 
-    def _fail(self, name: str, error: Exception) -> None:
+    def _fail(self, name: str, error: BaseException) -> None:
         """Leave a metric out that failed; a plug-in's error is no reason to hide the figures of others."""
         self._failed[name] = _said(error)
         self._metrics.pop(name, None)
@@ -304,7 +307,7 @@ class _Part:
             try:
                 if name in other._metrics:
                     self._metrics[name].merge(other._metrics[name])
-            except Exception as error:
+            except _FAILURES as error:
                 self._fail(name, error)
         return self
 
@@ -325,7 +328,7 @@ class _Part:
         for name in list(self._metrics):
             try:
                 results[name] = _as_json(self._metrics[name].result())
-            except Exception as error:
+            except _FAILURES as error:
                 self._fail(name, error)
         results |= {name: {"error": text} for name, text in self._failed.items()}
         counts = rows.result() if isinstance(rows, Rows) else None
@@ -349,6 +352,13 @@ def _piece_elements(pair: Pair) -> int:
     return numbers // components(pair.after.dtype)
 
 
+def _read_only(array: Any) -> Any:
+    """Return a view that no metric can write to: the next one is to see the same numbers."""
+    view = array[:]
+    view.flags.writeable = False
+    return view
+
+
 def _as_json(figures: Mapping[str, Any]) -> dict[str, Any]:
     """Return the figures of a metric as JSON has them, which is all that the reports can show.
 
@@ -363,5 +373,5 @@ def _as_json(figures: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"[:200]

@@ -10,9 +10,10 @@ from typing import NamedTuple, Protocol
 from thetastore.checkpoints.rebuild import iter_chunks
 from thetastore.checkpoints.tensors import TensorReader
 from thetastore.digest import Digest, new_hasher
-from thetastore.errors import NoSuchTensorError, NotThisFormat
+from thetastore.errors import MalformedError, NoSuchTensorError, NotThisFormat
 from thetastore.formats import MAX_HEADER_BYTES, SNIFF_BYTES, Format, HeaderFormat, NeedBytes, next_prefix_bytes
 from thetastore.formats.registry import candidates
+from thetastore.formats.safetensors import Safetensors, metadata_texts
 from thetastore.layout import Layout, Tensor
 from thetastore.manifest import Tensor as NamedTensor
 from thetastore.objects import Objects
@@ -50,6 +51,9 @@ class Side(Protocol):
     def skeleton(self) -> Hashable:
         """Return a value that differs where the bytes outside of tensors do; of two kinds of sides, always."""
 
+    def texts(self) -> Mapping[str, str]:
+        """Return the `__metadata__` of a safetensors file; of others nothing."""
+
     def has(self, name: str, dtype: str, shape: tuple[int, ...], digest: Digest) -> bool:
         """Tell whether the file has this very tensor."""
 
@@ -72,6 +76,10 @@ class JoinedSide:
     def skeleton(self) -> Hashable:
         """Return what the files have outside of tensors."""
         return frozenset(side.skeleton() for side in {id(side): side for side in self._sides.values()}.values())
+
+    def texts(self) -> Mapping[str, str]:
+        """Return what the files have, each text once; of a name with two texts, one."""
+        return {name: text for side in self._sides.values() for name, text in side.texts().items()}
 
     def has(self, name: str, dtype: str, shape: tuple[int, ...], digest: Digest) -> bool:
         """Ask the file that has a tensor of this name."""
@@ -101,6 +109,17 @@ class StoredSide:
             for placed in iter_chunks(self._objects, self._reader.manifest)
             if not tensors.overlap(placed.offset, placed.offset + placed.chunk.raw_bytes)
         )
+
+    def texts(self) -> Mapping[str, str]:
+        """Read the header, where there is one."""
+        if self._reader.manifest.format != Safetensors.name:
+            return {}
+        try:
+            return metadata_texts(self._reader.read_file)
+        except (NotThisFormat, ValueError, AttributeError, IndexError, RecursionError) as error:
+            raise MalformedError(
+                f"manifest '{self._reader.manifest_digest}' speaks of a safetensors file, and is wrong"
+            ) from error
 
     def parts(self, name: str) -> Sequence[Part]:
         """Return the chunks of a tensor; one part without a digest where it does not lie in C order."""
@@ -162,6 +181,12 @@ class FileSide:
                 hasher.update(self.file.read_at(at, min(_BLOCK_BYTES, start - at)))
             offset = stop
         return hasher.digest()
+
+    def texts(self) -> Mapping[str, str]:
+        """Read the header, where there is one."""
+        if self.layout.format != Safetensors.name:
+            return {}
+        return metadata_texts(lambda start, stop: self.file.read_at(start, stop - start))
 
     def has(self, name: str, dtype: str, shape: tuple[int, ...], digest: Digest) -> bool:
         """Tell whether there is such a tensor; its bytes are not read again."""

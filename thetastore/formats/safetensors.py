@@ -20,9 +20,12 @@ from thetastore.layout import MAX_DIMENSIONS, MAX_FILE_BYTES, MAX_TENSORS, Layou
 
 if TYPE_CHECKING:
     import re
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from thetastore.digest import Buffer
 
 _LENGTH_BYTES = 8
+_METADATA = "__metadata__"
 
 DTYPE_NAMES = {
     b"BOOL": "bool",
@@ -49,6 +52,24 @@ DTYPE_NAMES = {
     b"C64": "complex64",
 }
 """Our name of each element type of a header."""
+
+
+def metadata_texts(read: Callable[[int, int], Buffer]) -> dict[str, str]:
+    """Return the `__metadata__` of a file that is known to be valid.
+
+    Args:
+        read: returns bytes `[start, stop)` of the file.
+
+    Raises:
+        NotThisFormat, ValueError, AttributeError, RecursionError: it is none after all.
+    """
+    import json
+
+    header_bytes = int.from_bytes(read(0, _LENGTH_BYTES), "little")
+    if header_bytes > MAX_HEADER_BYTES:
+        raise NotThisFormat(f"a header of {header_bytes} bytes")
+    found: dict[str, str] = json.loads(bytes(read(_LENGTH_BYTES, _LENGTH_BYTES + header_bytes))).get(_METADATA, {})
+    return found
 
 
 class Safetensors:
@@ -104,7 +125,7 @@ class _Header:
             if name in names:
                 raise NotThisFormat(f"'{name[:80]}' is in the header twice")
             names.add(name)
-            if name == "__metadata__":
+            if name == _METADATA:
                 self._skip_metadata()
             else:
                 tensors.append(self._tensor(name))

@@ -138,7 +138,7 @@ def _copied_side(method: Method, values: Mapping[str, Any], count: int, has_base
         return None
     try:
         number = method.copies(values)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise MergeError(f"method '{method.name}' failed: {type(error).__name__}: {error}"[:500]) from error
     if number is None and method.merge is not None:
         return None
@@ -290,7 +290,7 @@ class _Mixing(NamedTuple):
                 found = self.method.merge(inputs)
         except MergeError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise MergeError(f"method '{self.method.name}' failed: {type(error).__name__}: {error}"[:500]) from error
         wanted = inputs.sides[0].dtype
         if not isinstance(found, np.ndarray) or found.shape != shape or found.dtype != wanted:

@@ -76,7 +76,7 @@ def _from_plugin(name: str) -> Method:
 def _loaded(point: Any) -> Any:
     try:
         return point.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise MergeError(
             f"the merge method '{point.name}' cannot be loaded from {point.value}: {type(error).__name__}: {error}"
         ) from error

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from thetastore.elements import is_floating
 from thetastore.statistics.moments import Moments
 from thetastore.statistics.spectrum import Sketch
 
@@ -41,13 +42,16 @@ def looks_of(moments: Moments, sketch: Sketch | None) -> Looks:
     """Judge a change by its figures."""
     if not moments.changed_elements:
         return Looks("same")
+    count = moments.pair.after.element_count
+    is_sparse = count >= _LEAST_ELEMENTS and moments.changed_elements <= SPARSE_SHARE * count
+    if not moments.change_norm and not is_floating(moments.pair.after.dtype):
+        return Looks("sparse" if is_sparse else "dense")  # integers beyond 2^53: float64 does not tell them apart
     if not moments.change_norm:
         counts = (moments.nan_before, moments.inf_before), (moments.nan_after, moments.inf_after)
         return Looks("bits" if counts[0] == counts[1] else "not-finite")
     if moments.pair.is_recast and moments.beyond_rounding == 0:
         return Looks("rounded")
-    count = moments.pair.after.element_count
-    if count >= _LEAST_ELEMENTS and moments.changed_elements <= SPARSE_SHARE * count:
+    if is_sparse:
         return Looks("sparse")
     if count >= _LEAST_ELEMENTS and _is_scaled(moments):
         return Looks("scaled", factor=moments.factor)
