@@ -1,5 +1,5 @@
 """Which files are one model: one by itself, the shards that an `….index.json` lists, or a file and those that it says
-its tensors lie in (ONNX with external data, TensorFlow checkpoints).
+its tensors lie in (ONNX with external data, TensorFlow checkpoints, distributed checkpoints of torch).
 
 Files that name others may be tracked, or small enough that git keeps them itself.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from gitbridge.errors import PathMissingError, RevisionError
@@ -17,7 +17,13 @@ from gitbridge.pointers import PointerTensor
 from gitbridge.reading import reader_of
 from gitbridge.revisions import FileName, path_from_top, resolve, tracked_file
 from gitbridge.trees import TrackedFile, tracked_in_index, tracked_in_tree
-from thetastore.checkpoints.joining import joined, may_name_others, names_others, tensors_outside
+from thetastore.checkpoints.joining import (
+    joined,
+    may_name_others,
+    named_outside,
+    names_others,
+    tensors_outside,
+)
 from thetastore.digest import Digest
 from thetastore.errors import did_you_mean, near_names
 from thetastore.selection import Ranges, Wants, named_wants
@@ -30,7 +36,7 @@ if TYPE_CHECKING:
 
 INDEX_SUFFIX = ".index.json"
 """Ends the name of the file that says which shard holds which tensor."""
-TABLE_SUFFIXES = (".index", ".onnx")
+TABLE_SUFFIXES = (".index", ".onnx", ".metadata")
 """End the names of files that name tensors in others, where git keeps them itself; tracked ones say what they are."""
 _MAX_PLAIN_BYTES = 64 << 20
 _HEAD_BYTES = 64
@@ -51,8 +57,10 @@ class ModelFiles(NamedTuple):
 
     def tensors(self, repository: Repository) -> list[PointerTensor]:
         """Return what is known of all tensors without their weights, in the order of their names."""
-        known = {tensor.name: tensor for file in self.files for tensor in file.pointer(repository).tensors}
-        known |= {tensor.name: tensor for tensor in self.outside}
+        known = {tensor.name: tensor for tensor in self.outside}
+        # What holds tensors of another file may list them by other names.
+        files = [file for file in self.files if file.path == self.path or not self.outside]
+        known |= {tensor.name: tensor for file in files for tensor in file.pointer(repository).tensors}
         return [known[name] for name in sorted(known)]
 
 
@@ -64,20 +72,75 @@ def named_model(repository: Repository, name: FileName, directory: str) -> Model
         RevisionError, RemoteError, MalformedError: as `files_of`.
     """
     path = path_from_top(repository, name, directory)
+    revision = revision_of(repository, name.revision)
     try:
         file = tracked_file(repository, name, directory)
     except PathMissingError:
-        model = _several(repository, name, path) if may_be_several(path, None) else None
+        tracked = tracked_files(repository, revision)
+        model = files_of(repository, revision, path, tracked) or _in_directory(repository, revision, path, tracked)
         if model is None:
             raise
         return model
-    model = _several(repository, name, path) if may_be_several(path, file) else None
+    if may_be_several(path, file):
+        model = files_of(repository, revision, path, tracked_files(repository, revision))
+    else:
+        model = None
     return model or ModelFiles(path, (file,))
 
 
-def _several(repository: Repository, name: FileName, path: str) -> ModelFiles | None:
-    revision = revision_of(repository, name.revision)
-    return files_of(repository, revision, path, tracked_files(repository, revision))
+def model_at(repository: Repository, revision: str, path: str) -> ModelFiles:
+    """Return what the model at a path is made of; of a directory, the one model in it.
+
+    Args:
+        repository: whose it is.
+        revision: oid of the commit; empty for the index.
+        path: from the top; empty for the whole work tree.
+
+    Raises:
+        PathMissingError: there is no model, or there are several; or one of its files is not there.
+        MalformedError, RemoteError: as `files_of`.
+    """
+    tracked = tracked_files(repository, revision)
+    model = files_of(repository, revision, path, tracked) or _in_directory(repository, revision, path, tracked)
+    if model is not None:
+        return model
+    if not path.rstrip("/"):
+        raise PathMissingError(
+            f"nothing is tracked in {revision[:12] or 'the index'}", "git theta ls-files lists files"
+        )
+    tracked_file(repository, FileName(revision, path))  # says what is near
+    raise AssertionError("a tracked file was found above")
+
+
+def _in_directory(
+    repository: Repository, revision: str, path: str, tracked: Mapping[str, TrackedFile]
+) -> ModelFiles | None:
+    """Return the one model in a directory, or below it; None where there is none."""
+    prefix = "" if path in ("", ".") else path.rstrip("/") + "/"
+    models = {model.path: model for model in models_of_several_files(repository, revision, tracked, prefix)}
+    in_others = {file.path for model in models.values() for file in model.files}
+    for name, file in tracked.items():
+        if name.startswith(prefix) and name not in in_others and file.tensor_count:
+            models[name] = ModelFiles(name, (file,), revision)
+    if len(models) > 1:
+        named = ", ".join(f"'{name}'" for name in sorted(models)[:5])
+        raise PathMissingError(f"there are {len(models)} models in '{path or '.'}': {named}", "say which, by its path")
+    return next(iter(models.values()), None)
+
+
+def models_of_several_files(
+    repository: Repository, revision: str, tracked: Mapping[str, TrackedFile], prefix: str = ""
+) -> Iterator[ModelFiles]:
+    """Yield the models of several files in a revision, or in the index, whose paths begin so.
+
+    Raises as `files_of` does.
+    """
+    listing = ["ls-tree", "-r", "-z", "--name-only", "--full-tree", revision] if revision else ["ls-files", "-z"]
+    for name in map(os.fsdecode, repository.git(*listing).split(b"\0")[:-1]):
+        if name.startswith(prefix) and may_be_several(name, tracked.get(name)):
+            model = files_of(repository, revision, name, tracked)
+            if model is not None:
+                yield model
 
 
 def revision_of(repository: Repository, revision: str | None) -> str:
@@ -105,7 +168,7 @@ def files_of(repository: Repository, revision: str, path: str, tracked: Mapping[
         MalformedError: what names the others is no such file.
         RemoteError: it is in no store that can be reached.
     """
-    if path in tracked and not names_others(tracked[path].format):
+    if path in tracked and not names_others(tracked[path].format, path):
         return ModelFiles(path, (tracked[path],), revision)
     if path.endswith(INDEX_SUFFIX) and path not in tracked:
         return ModelFiles(path, _shards(repository, revision, path, tracked), revision)
@@ -116,7 +179,7 @@ def files_of(repository: Repository, revision: str, path: str, tracked: Mapping[
 
 def may_be_several(path: str, file: TrackedFile | None) -> bool:
     """Tell whether the model at a path may be of several files; None is a file that git keeps itself."""
-    return names_others(file.format) if file else path.endswith((INDEX_SUFFIX, *TABLE_SUFFIXES))
+    return names_others(file.format, path) if file else path.endswith((INDEX_SUFFIX, *TABLE_SUFFIXES))
 
 
 def open_tensors(
@@ -146,8 +209,8 @@ def ranges_in(wanted: Iterable[tuple[TensorReader, Sequence[str]]]) -> dict[Dige
     """Return the bytes of files that tensors take, by the files' manifests: of a file that is there twice, all."""
     tensors: dict[Digest, list[Tensor]] = {}
     for reader, names in wanted:
-        found = tensors.setdefault(reader.manifest_digest, [])
-        found += (reader.tensor(name) for name in names if name in reader)
+        for holder, tensor in reader.places(names):
+            tensors.setdefault(holder.manifest_digest, []).append(tensor)
     return {digest: Ranges(found, lambda _: True) for digest, found in tensors.items()}
 
 
@@ -165,7 +228,7 @@ def open_joined(repository: Repository, store: Store, model: ModelFiles) -> list
 
 
 def _open_readers(repository: Repository, store: Store, model: ModelFiles) -> list[TensorReader]:
-    tables = {file.manifest_digest: Ranges.whole() for file in model.files if names_others(file.format)}
+    tables = {file.manifest_digest: Ranges.whole() for file in model.files if names_others(file.format, file.path)}
     fetch_manifests(repository, store, model.files, None, model.revision or None, wants=tables or named_wants(()))
     readers = [reader_of(repository, store, file) for file in model.files]
     return readers + ([_put(repository, store, model.plain_oid)] if model.plain_oid else [])
@@ -175,7 +238,7 @@ def _told(repository: Repository, revision: str, path: str, tracked: Mapping[str
     """Return a file that names others, and these; None where git keeps the file, and it names none."""
     own = (tracked[path],) if path in tracked else ()
     oid = "" if own else _plain_oid(repository, revision, path)
-    if not own and not (oid and may_name_others(repository.read_object(oid)[:_HEAD_BYTES])):
+    if not own and not (oid and may_name_others(repository.read_object(oid)[:_HEAD_BYTES], path)):
         return None
     model = ModelFiles(path, own, revision, oid)
     find_elsewhere(repository, own, revision)
@@ -184,9 +247,7 @@ def _told(repository: Repository, revision: str, path: str, tracked: Mapping[str
     if not places:
         return None
     files = _beside(path, {place: place for place in sorted(places)}, tracked, "says that tensors are in")
-    outside = tuple(
-        PointerTensor(Digest(), one.dtype, one.shape, one.name) for tensors in places.values() for one in tensors
-    )
+    outside = tuple(PointerTensor(Digest(), one.dtype, one.shape, one.name) for one in named_outside(places))
     return model._replace(files=own + files, outside=outside)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import _thread
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from gitbridge.clones import clone_of, is_url
@@ -16,18 +16,15 @@ from gitbridge.errors import PathMissingError, PointerInPlaceError, RepositoryMi
 from gitbridge.fetching import fetch_manifests
 from gitbridge.joining import (
     ModelFiles,
-    files_of,
     find_elsewhere,
-    may_be_several,
+    model_at,
     open_joined,
     ranges_in,
     revision_of,
-    tracked_files,
 )
 from gitbridge.pointers import is_pointer
 from gitbridge.repository import Repository
-from gitbridge.revisions import FileName, path_from_top, tracked_file
-from gitbridge.trees import TrackedFile
+from gitbridge.revisions import FileName, path_from_top
 from thetastore.checkpoints.tensors import TensorReader
 from thetastore.models import Handle, Model, Session
 from thetastore.store import Store
@@ -159,7 +156,7 @@ def open(
     with repository:
         oid = revision_of(repository, revision)
         try:
-            model = _model_files(repository, oid, start)
+            model = model_at(repository, oid, start)
         except PathMissingError:
             if os.path.isfile(text) and _begins_as_pointer(text):
                 raise PointerInPlaceError(
@@ -224,41 +221,3 @@ def _is_top(directory: str) -> bool:
 def _begins_as_pointer(path: str) -> bool:
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
         return is_pointer(stream.read(64))
-
-
-def _model_files(repository: Repository, revision: str, path: str) -> ModelFiles:
-    """Return what the model at a path is made of; of a directory, the one model in it."""
-    tracked = tracked_files(repository, revision)
-    at_path = files_of(repository, revision, path, tracked)
-    if at_path is not None:
-        return at_path
-    prefix = path.rstrip("/") + "/" if path.rstrip("/") else ""
-    models = {model.path: model for model in _of_several_files(repository, revision, prefix, tracked)}
-    in_others = {file.path for model in models.values() for file in model.files}
-    for name, file in tracked.items():
-        if name.startswith(prefix) and name not in in_others and file.tensor_count:
-            models[name] = ModelFiles(name, (file,), revision)
-    if len(models) == 1:
-        return next(iter(models.values()))
-    if models:
-        named = ", ".join(f"'{name}'" for name in sorted(models)[:5])
-        raise PathMissingError(
-            f"there are {len(models)} models here: {named}", "say which: path=…, or open the file itself by its path"
-        )
-    if not prefix:
-        raise PathMissingError(
-            f"nothing is tracked in {revision[:12] or 'the index'}", "git theta ls-files lists files"
-        )
-    tracked_file(repository, FileName(revision, path))  # says what is near
-    raise AssertionError("a tracked file was found above")
-
-
-def _of_several_files(
-    repository: Repository, revision: str, prefix: str, tracked: Mapping[str, TrackedFile]
-) -> Iterator[ModelFiles]:
-    listing = ["ls-tree", "-r", "-z", "--name-only", "--full-tree", revision] if revision else ["ls-files", "-z"]
-    for name in map(os.fsdecode, repository.git(*listing).split(b"\0")[:-1]):
-        if name.startswith(prefix) and may_be_several(name, tracked.get(name)):
-            model = files_of(repository, revision, name, tracked)
-            if model is not None:
-                yield model

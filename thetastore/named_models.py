@@ -176,8 +176,8 @@ class Models(Mapping[str, NamedModel]):
 
         Raises:
             NoSuchModelError: there is no such base.
-            MalformedError, UnsupportedError: the name is none, or a value is no array; or a file names tensors in one
-                that was not given: the version is there, and cannot be opened.
+            MalformedError, UnsupportedError: the name is none, a value is no array, or a file names others that were
+                not given; nothing is stored then.
             BackendError: the store cannot be written; there is no new version then.
         """
         draft = Draft((), message, author, metadata or {})

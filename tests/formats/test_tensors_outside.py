@@ -12,7 +12,7 @@ import pytest
 
 from thetastore.errors import NotThisFormat
 from thetastore.formats.onnx import Onnx, OnnxExternal
-from thetastore.formats.outside import TableFormat
+from thetastore.formats.outside import TableFormat, Whole
 from thetastore.formats.tensorflow import TensorflowIndex
 from thetastore.testing.formats import BytesFile, mutations
 
@@ -31,7 +31,7 @@ def listed(folder: str, listing: str, key: str) -> dict[str, tuple[str, tuple[in
 
 def found(format: TableFormat, folder: str, name: str) -> dict[str, tuple[str, tuple[int, ...], str]]:
     tensors = {}
-    for file_name, tensor in format.outside(BytesFile(fixture(folder, name)), name):
+    for file_name, tensor, _, _ in format.outside(BytesFile(fixture(folder, name)), name):
         raw = fixture(folder, file_name)[tensor.offset :][: tensor.raw_bytes]
         tensors[tensor.name] = tensor.dtype, tensor.shape, hashlib.sha256(raw).hexdigest()
     return tensors
@@ -40,6 +40,19 @@ def found(format: TableFormat, folder: str, name: str) -> dict[str, tuple[str, t
 @pytest.mark.parametrize("name", ["checkpoint.index", "dtypes.index", "sharded.index", "sliced.index"])
 def test_an_index_names_what_tensorflow_reads(name: str) -> None:
     assert found(TensorflowIndex(), "tensorflow", name) == listed("tensorflow", "expected.json", name)
+
+
+def test_slices_say_which_variable_they_are_of() -> None:
+    found = TensorflowIndex().outside(BytesFile(fixture("tensorflow", "sliced.index")), "sliced.index")
+
+    assert {one.tensor.name: one.whole for one in found} == {
+        "table[0:4,0:4]": Whole("table", (10, 4), (0, 0)),
+        "table[4:7,0:4]": Whole("table", (10, 4), (4, 0)),
+        "table[7:10,0:4]": Whole("table", (10, 4), (7, 0)),
+        "wide[0:3,0:3]": Whole("wide", (3, 6), (0, 0)),
+        "wide[0:3,3:6]": Whole("wide", (3, 6), (0, 3)),
+        "plain": None,
+    }
 
 
 @pytest.mark.parametrize("name", ["external.onnx", "mixed.onnx"])

@@ -17,7 +17,7 @@ import gitbridge
 import thetastore
 from gitbridge.errors import PathMissingError
 from thetastore.cli.main import main as thetastore_main
-from thetastore.errors import MalformedError, NoSuchTensorError
+from thetastore.errors import MalformedError, NoSuchModelError, NoSuchTensorError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 CHECKPOINT = {f"{name}/.ATTRIBUTES/VARIABLE_VALUE" for name in ("embed_weight", "layer_0_bias", "layer_0_weight")}
@@ -92,7 +92,8 @@ def test_a_checkpoint_reads_as_tensorflow_reads_it(tracking, name):
     tracking.git("add", ".")
     model = gitbridge.open(tracking.path / f"{name}.index")
 
-    rows = json.loads((FIXTURES / "tensorflow" / "expected.json").read_text())[f"{name}.index"]
+    expected = json.loads((FIXTURES / "tensorflow" / "expected.json").read_text())
+    rows = expected.get(f"{name}.index wholes", expected[f"{name}.index"])
     found = [
         [k, t.dtype_name, list(t.shape), hashlib.sha256(t.numpy().tobytes()).hexdigest()] for k, t in model.items()
     ]
@@ -268,10 +269,98 @@ def test_a_version_in_a_store_is_one_model(tmp_path, capsys):
     assert os.path.getsize(tmp_path / "w.safetensors") > 256
 
 
-def test_a_version_that_lacks_a_data_file_is_no_model(tmp_path):
+def test_a_version_that_lacks_a_data_file_is_not_stored(tmp_path):
     models = thetastore.Models(tmp_path / "store", create=True)
+    before = {path: path.stat().st_size for path in (tmp_path / "store").rglob("*")}
     with pytest.raises(MalformedError, match=r"tensors are in 'sharded\.data-00000-of-00002', which is not there"):
         models.put("tf/run", [str(FIXTURES / "tensorflow" / "sharded.index")])
 
-    with pytest.raises(MalformedError, match="which is not there"):
+    assert {path: path.stat().st_size for path in (tmp_path / "store").rglob("*")} == before
+    with pytest.raises(NoSuchModelError):
         thetastore.open(f"{tmp_path}/store/tf/run")
+
+
+def test_a_list_of_shards_without_them_is_not_stored(tmp_path):
+    shards = tmp_path / "model.safetensors.index.json"
+    shards.write_text(json.dumps({"weight_map": {"one": "a.safetensors"}}))
+    models = thetastore.Models(tmp_path / "store", create=True)
+    with pytest.raises(MalformedError, match=r"names the shard 'a\.safetensors', which is not there: give that, too"):
+        models.put("sharded", shards)
+
+    shutil.copy(FIXTURES / "torch" / "model.safetensors", tmp_path / "a.safetensors")
+    assert len(list(models)) == 0
+    assert len(models.put("sharded", [shards, tmp_path / "a.safetensors"])) > 0
+
+
+def dcp_rows(model):
+    raw = {key: bytes(model.reader_of(key).read(key)) for key in model}
+    return [[k, t.dtype_name, list(t.shape), hashlib.sha256(raw[k]).hexdigest()] for k, t in model.items()]
+
+
+EXPECTED_DCP = json.loads((FIXTURES / "dcp" / "expected.json").read_text())
+
+
+@pytest.fixture(params=["git keeps the table", "the table is tracked, too"])
+def distributed(work, request):
+    """A repository with a distributed checkpoint of torch: 4 processes, tensors cut along every axis."""
+    work.theta("install")
+    work.theta("track", "*.distcp", *["**/.metadata"] * (request.param == "the table is tracked, too"))
+    shutil.copytree(FIXTURES / "dcp", work.path / "run" / "step-1", ignore=shutil.ignore_patterns("*.json"))
+    work.git("add", ".")
+    work.commit("a distributed checkpoint")
+    work.git("tag", "v1")
+    return work
+
+
+def test_a_distributed_checkpoint_reads_as_torch_loads_it(distributed):
+    for path in ("run/step-1", "run/step-1/.metadata", "run"):
+        assert dcp_rows(gitbridge.open(distributed.path / path, "v1")) == EXPECTED_DCP
+    model = pickle.loads(pickle.dumps(gitbridge.open(distributed.path, path="run/step-1")))
+    assert dcp_rows(model) == EXPECTED_DCP
+    assert {name: array.shape for name, array in model.state_dict().items()} == {k: t.shape for k, t in model.items()}
+    for name, tensor in model.items():
+        if tensor.ndim > 1 and tensor.size:
+            assert tensor[:, -1:].tobytes() == tensor.numpy()[:, -1:].tobytes(), name
+            assert tensor[-1].tobytes() == tensor.numpy()[-1].tobytes(), name
+
+
+def test_the_directory_of_a_distributed_checkpoint_is_named_on_the_command_line(distributed):
+    listed = distributed.theta("ls", "v1:run/step-1")
+    assert listed.out.splitlines()[-1].startswith(f"{len(EXPECTED_DCP)} tensors, ")
+    assert json.loads(distributed.theta("show", "--json", "--stats", "run/step-1//model.plain").out)["maximum"] == 6
+    with fsspec.open(f"theta://{distributed.path}@v1/run/step-1/.metadata//model.plain") as stream:
+        assert np.array_equal(np.frombuffer(stream.read(), "i8"), np.arange(7))
+
+    done = distributed.theta("checkout", "--tensors", "model.[bc]o*", "--to", "part.safetensors", "v1:run/step-1")
+    part = gitbridge.load_file(distributed.path / "part.safetensors", framework="np")
+    assert (done.status, sorted(part)) == (0, ["model.both", "model.columns", "model.complex"])
+
+
+def test_a_distributed_checkpoint_in_a_store_is_one_model(tmp_path):
+    directory = shutil.copytree(FIXTURES / "dcp", tmp_path / "step-1", ignore=shutil.ignore_patterns("*.json"))
+    models = thetastore.Models(tmp_path / "store", create=True)
+
+    assert dcp_rows(models.put("run", directory)) == EXPECTED_DCP
+    assert dcp_rows(thetastore.open(f"{tmp_path}/store/run")) == EXPECTED_DCP
+    with pytest.raises(MalformedError, match=r"'\.metadata' says that tensors are in '__0_0\.distcp', which is not"):
+        models.put("other", directory / ".metadata")
+
+
+def test_shards_of_another_version_are_no_model(distributed):
+    place = distributed.path / "run" / "step-1"
+    shutil.copy(place / "__0_0.distcp", place / "__1_0.distcp")
+    distributed.git("add", ".")
+
+    with pytest.raises(MalformedError, match="they are not of one version"):
+        gitbridge.open(place)
+
+
+def test_another_file_called_metadata_is_no_model(work):
+    work.theta("install")
+    work.theta("track", "*.safetensors", ".metadata")
+    (work.path / ".metadata").write_bytes(pickle.dumps({"a": 1}) + bytes(5000))
+    shutil.copy(FIXTURES / "torch" / "model.safetensors", work.path / "model.safetensors")
+    work.git("add", ".")
+
+    assert gitbridge.open(work.path).path == "model.safetensors"
+    assert work.theta("ls", ".metadata").err == "git theta: '.metadata' (opaque) has no tensors that git theta sees\n"

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, chain
 from typing import NamedTuple
 
 from thetastore.buffers import Buffers
 from thetastore.checkpoints.ahead import ahead
+from thetastore.checkpoints.pieces import Pieces
 from thetastore.checkpoints.rebuild import INLINE_WORK_BYTES, PlacedChunk
 from thetastore.chunking import MAX_GRID_CHUNK_BYTES
 from thetastore.digest import Digest, Kind, new_hasher
@@ -48,12 +49,20 @@ class StoredAt(NamedTuple):
 class TensorReader:
     """Reads the tensors of one file. Thread-safe; for the life of the store that made it."""
 
-    def __init__(self, objects: Objects, pool: Pool, manifest: Manifest, manifest_digest: Digest) -> None:
+    def __init__(
+        self,
+        objects: Objects,
+        pool: Pool,
+        manifest: Manifest,
+        manifest_digest: Digest,
+        in_pieces: Mapping[str, Pieces] | None = None,
+    ) -> None:
         self.manifest = manifest
         self.manifest_digest = manifest_digest
         self._objects = objects
         self._pool = pool
         self._tensors = {tensor.name: tensor for tensor in manifest.tensors}
+        self._in_pieces = in_pieces or {}
         self._chunk_list = _ChunkList(objects, manifest)
         self._buffers = Buffers(MAX_GRID_CHUNK_BYTES)
 
@@ -71,10 +80,22 @@ class TensorReader:
     def __contains__(self, name: object) -> bool:
         return name in self._tensors
 
-    def holding(self, tensors: Iterable[LaidTensor]) -> TensorReader:
-        """Return what reads tensors that another file says lie in this one. Only their chunks prove their bytes."""
-        held = tuple(sorted(Tensor(*tensor, Digest()) for tensor in tensors))
-        return TensorReader(self._objects, self._pool, self.manifest._replace(tensors=held), self.manifest_digest)
+    def holding(self, tensors: Iterable[Tensor], in_pieces: Mapping[str, Pieces] | None = None) -> TensorReader:
+        """Return what reads tensors that another file says lie in this one, or in pieces in any.
+
+        Of those without a digest, only their chunks prove the bytes.
+        """
+        manifest = self.manifest._replace(tensors=tuple(sorted(tensors)))
+        return TensorReader(self._objects, self._pool, manifest, self.manifest_digest, in_pieces)
+
+    def places(self, names: Iterable[str]) -> Iterator[tuple[TensorReader, Tensor]]:
+        """Yield where in which files the bytes of tensors lie; of those that the file has."""
+        for name in names:
+            if name in self._in_pieces:
+                for piece in self._in_pieces[name]:
+                    yield from piece.reader.places([piece.name])
+            elif name in self:
+                yield self, self.tensor(name)
 
     def digest(self, name: str) -> Digest:
         """Return the digest of a tensor's bytes in C order; one that no manifest has is read for it.
@@ -179,12 +200,14 @@ class TensorReader:
         """Return the chunks that hold bytes of a tensor, in the order of the file, with their offsets in the file.
 
         They may hold other bytes too. Two tensors whose chunks have equal digests at equal places are equal.
-        Of a strided tensor: all chunks between its first and its last element.
+        Of a strided tensor: all chunks between its first and its last element; of one in pieces: none.
 
         Raises:
             NoSuchTensorError, ObjectMissingError, ObjectCorruptError: as `read`, of pages.
         """
         tensor = self.tensor(name)
+        if name in self._in_pieces:
+            return ()
         return tuple(self._placed(tensor, tensor.offset, tensor.offset + reach_bytes(tensor)))
 
     def expect_stored_alone(self, names: Iterable[str]) -> None:
@@ -206,9 +229,9 @@ class TensorReader:
             raise
 
     def _first_chunks(self, name: str) -> Iterator[Digest]:
-        tensor = self.tensor(name)
-        end = tensor.offset + min(reach_bytes(tensor), _FIRST_BYTES)
-        return (placed.chunk.digest for placed in self._placed(tensor, tensor.offset, end))
+        for reader, tensor in self.places([name]):
+            end = tensor.offset + min(reach_bytes(tensor), _FIRST_BYTES)
+            yield from (placed.chunk.digest for placed in reader._placed(tensor, tensor.offset, end))
 
     def _announced(self, tensor: Tensor, start: int, stop: int) -> Iterator[PlacedChunk]:
         """Yield chunks that are about to be read: from a store far away they come together."""
@@ -216,6 +239,9 @@ class TensorReader:
 
     def _fill(self, tensor: Tensor, start: int, stop: int, target: memoryview, kept_bytes: int) -> Iterator[int]:
         """Put bytes `[start, stop)` of a tensor into `target`; yield how many are there, now and then."""
+        if tensor.name in self._in_pieces:
+            yield from self._in_pieces[tensor.name].fill(start, stop, target)
+            return
         if tensor.strides is not None:
             done = 0
             for block in self._gathered(tensor, start, stop, kept_bytes):
@@ -240,6 +266,9 @@ class TensorReader:
         yield from self._pool.map_bounded(place, self._announced(tensor, first, last), _is_small)
 
     def _pieces(self, tensor: Tensor) -> Iterator[memoryview]:
+        if tensor.name in self._in_pieces:
+            yield from self._in_pieces[tensor.name].blocks(0, tensor.raw_bytes)
+            return
         if tensor.strides is not None:
             yield from self._gathered(tensor, 0, tensor.raw_bytes, _KEPT_BYTES)
             return

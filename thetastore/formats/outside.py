@@ -14,12 +14,41 @@ from thetastore.formats import RandomAccess
 from thetastore.layout import MAX_FILE_BYTES, MAX_NAME_BYTES, MAX_TENSORS, Tensor, check_tensor
 
 
+class Whole(NamedTuple):
+    """A tensor that lies in several pieces, and where one of these is in it."""
+
+    name: str
+    shape: tuple[int, ...]
+    at: tuple[int, ...]
+    """Index of the first element of the piece."""
+
+
 class Outside(NamedTuple):
-    """A tensor, and the file that it lies in."""
+    """A tensor or a piece of one, and the file that it lies in."""
 
     file_name: str
     """Relative to the directory of the file that names the tensor, `/` between parts, none of them `..`."""
     tensor: Tensor
+    """Of a piece, the name says which: `piece_name`."""
+    whole: Whole | None = None
+    """What this is a piece of; None where it is all of a tensor."""
+    enclosing_bytes: int = 0
+    """Where it is not 0, the tensor is the one that the other file says it has in so many bytes from `offset` on."""
+
+
+def piece(
+    file_name: str, tensor: Tensor, shape: tuple[int, ...], at: tuple[int, ...], enclosing_bytes: int = 0
+) -> Outside:
+    """Return a piece of the tensor of this name and shape; what is all of it is no piece."""
+    if tensor.shape == shape and not any(at):
+        return Outside(file_name, tensor, None, enclosing_bytes)
+    named = tensor._replace(name=piece_name(tensor.name, at, tensor.shape))
+    return Outside(file_name, named, Whole(tensor.name, shape, at), enclosing_bytes)
+
+
+def piece_name(name: str, at: Sequence[int], shape: Sequence[int]) -> str:
+    """Return what a piece of a tensor is called, as numpy would take it: `table[0:4,0:8]`."""
+    return f"{name}[{','.join(f'{first}:{first + length}' for first, length in zip(at, shape, strict=True))}]"
 
 
 class TableFormat(Protocol):
@@ -37,6 +66,13 @@ class TableFormat(Protocol):
         """
 
 
+class CalledTable(TableFormat, Protocol):
+    """What is known by the name of its files, too."""
+
+    def sniff(self, head: bytes) -> bool:
+        """Tell, from the first `SNIFF_BYTES`, whether the file may be one."""
+
+
 def checked_outside(found: Sequence[Outside]) -> list[Outside]:
     """Check what a file says of tensors in others: what the tensors are, and where.
 
@@ -52,9 +88,31 @@ def checked_outside(found: Sequence[Outside]) -> list[Outside]:
         raise NotThisFormat("two tensors in other files have the same name")
     for outside in found:
         check_tensor(outside.tensor, MAX_FILE_BYTES)
+        if outside.enclosing_bytes < 0 or outside.tensor.offset + outside.enclosing_bytes > MAX_FILE_BYTES:
+            raise NotThisFormat(f"tensor '{outside.tensor.name[:80]}' lies where no file reaches")
+    _check_pieces(found)
     for file_name in {outside.file_name for outside in found}:
         _check_below(file_name)
     return list(found)
+
+
+def _check_pieces(found: Sequence[Outside]) -> None:
+    """Check that pieces of one tensor are of one type and lie in it. Whether they fill it: `checkpoints.pieces`."""
+    names = {outside.tensor.name for outside in found}
+    wholes: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for outside in found:
+        whole, tensor = outside.whole, outside.tensor
+        if whole is None:
+            continue
+        if wholes.setdefault(whole.name, (tensor.dtype, whole.shape)) != (tensor.dtype, whole.shape):
+            raise NotThisFormat(f"pieces of '{whole.name[:80]}' are not of one tensor")
+        if whole.name in names:
+            raise NotThisFormat(f"'{whole.name[:80]}' is there whole and in pieces")
+        check_tensor(Tensor(whole.name, tensor.dtype, whole.shape, 0), MAX_FILE_BYTES)
+        axes = list(zip(whole.at, tensor.shape, whole.shape, strict=False))
+        fits = len(whole.at) == len(tensor.shape) == len(whole.shape)
+        if not fits or not all(0 <= first <= first + length <= end for first, length, end in axes):
+            raise NotThisFormat(f"'{tensor.name[:80]}' is no part of '{whole.name[:80]}' {whole.shape}")
 
 
 def _check_below(file_name: str) -> None:

@@ -15,7 +15,7 @@ from thetastore.layout import Layout, checked_layout
 from thetastore.plugins import FORMATS, offered
 
 if TYPE_CHECKING:
-    from thetastore.formats.outside import TableFormat
+    from thetastore.formats.outside import CalledTable, TableFormat
 
 MAX_VERSION = 0xFFFF
 """Manifests hold a layout version in two bytes."""
@@ -45,11 +45,18 @@ _GUESSED = (
 """Formats without a magic, known by first bytes that others may have too: here plug-ins are asked first."""
 _TABLES = {"onnx-external": ("onnx", "OnnxExternal"), "tensorflow-index": ("tensorflow", "TensorflowIndex")}
 """Formats whose files name tensors in other files."""
+_CALLED = {".metadata": ("torch_dcp_metadata", "TorchDcpMetadata")}
+"""What opaque files name tensors in other files, by what they are called."""
 
 
 def table_format(name: str) -> TableFormat | None:
     """Return the format of this name if its files name tensors in others."""
     return _loaded(*_TABLES[name]) if name in _TABLES else None
+
+
+def table_called(file_name: str) -> CalledTable | None:
+    """Return what reads a file so called, if such files name tensors in others and are opaque themselves."""
+    return _loaded(*_CALLED[file_name]) if file_name in _CALLED else None
 
 
 def candidates(head: bytes) -> list[Format]:

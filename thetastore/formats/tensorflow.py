@@ -1,7 +1,7 @@
 """TensorFlow checkpoints: `PREFIX.index` names the tensors that lie in `PREFIX.data-00000-of-00001` and so on.
 
 The index is a sorted table of messages. It holds no tensors itself, so its layout lists none; `outside` reads what it
-says. Of a variable that was saved in slices each slice is a tensor, called as numpy would take it: `table[0:4,0:8]`.
+says. Of a variable that was saved in slices, each slice is a piece.
 
 Source: https://github.com/tensorflow/tensorflow, tensorflow/core/protobuf/tensor_bundle.proto, core/util/tensor_bundle
 and core/util/saved_tensor_slice_util.cc, as of TensorFlow 2.21.
@@ -17,7 +17,7 @@ from thetastore.dtypes import raw_bytes_of
 from thetastore.errors import NotThisFormat
 from thetastore.formats import MAX_HEADER_BYTES, RandomAccess
 from thetastore.formats.forward import Forward
-from thetastore.formats.outside import Outside, checked_outside
+from thetastore.formats.outside import Outside, checked_outside, piece
 from thetastore.formats.protobuf import BYTES, VARINT, Field, Messages
 from thetastore.formats.sorted_table import Value, values
 from thetastore.layout import MAX_DIMENSIONS, MAX_TENSORS, Layout, Tensor, checked_layout
@@ -119,7 +119,7 @@ def _outside(file: RandomAccess, prefix: str) -> Iterator[Outside]:
         raise NotThisFormat("an index that does not begin with its header")
     shard_count = _read_header(messages, header)
     tensor_count = 0
-    for name, entry in _named(messages, table):
+    for name, entry, shape, at in _named(messages, table):
         if entry.shard >= shard_count:
             raise NotThisFormat(f"a tensor in file {entry.shard} of {shard_count}")
         if entry.dtype is None:
@@ -130,7 +130,7 @@ def _outside(file: RandomAccess, prefix: str) -> Iterator[Outside]:
         if tensor_count > MAX_TENSORS:
             raise NotThisFormat(f"more than {MAX_TENSORS} tensors")
         file_name = f"{prefix}.data-{entry.shard:05d}-of-{shard_count:05d}"
-        yield Outside(file_name, Tensor(name, entry.dtype, entry.shape, entry.offset))
+        yield piece(file_name, Tensor(name, entry.dtype, entry.shape, entry.offset), shape, at)
 
 
 def _read_header(messages: Messages, header: Value) -> int:
@@ -146,7 +146,18 @@ def _read_header(messages: Messages, header: Value) -> int:
     return shard_count
 
 
-def _named(messages: Messages, table: Iterable[Value]) -> Iterator[tuple[str, _Entry]]:
+class _Piece(NamedTuple):
+    """What has bytes."""
+
+    name: str
+    entry: _Entry
+    shape: tuple[int, ...]
+    """Of the variable that this is, or is a slice of."""
+    at: tuple[int, ...]
+    """Index of its first element."""
+
+
+def _named(messages: Messages, table: Iterable[Value]) -> Iterator[_Piece]:
     """Yield what has bytes, with its name. The slices of all variables come first: their keys begin with a NUL."""
     slices: dict[bytes, list[_Entry]] = {}
     for value in table:
@@ -159,12 +170,12 @@ def _named(messages: Messages, table: Iterable[Value]) -> Iterator[tuple[str, _E
         elif entry.slices:
             yield from _sliced(_text(value.key), entry, slices.pop(value.key, []))
         else:
-            yield _text(value.key), entry
+            yield _Piece(_text(value.key), entry, entry.shape, (0,) * len(entry.shape))
     if slices:
         raise NotThisFormat("slices of what is no variable")
 
 
-def _sliced(name: str, whole: _Entry, parts: Sequence[_Entry]) -> Iterator[tuple[str, _Entry]]:
+def _sliced(name: str, whole: _Entry, parts: Sequence[_Entry]) -> Iterator[_Piece]:
     """Yield the slices of a variable, of which the entry of the whole says where they lie in it."""
     if len(parts) != len(whole.slices):
         raise NotThisFormat(f"variable '{name[:80]}' has {len(parts)} of its {len(whole.slices)} slices")
@@ -176,7 +187,7 @@ def _sliced(name: str, whole: _Entry, parts: Sequence[_Entry]) -> Iterator[tuple
         is_within = all(stop <= length for (_, stop), length in zip(ranges, whole.shape, strict=True))
         if not is_within or part.shape != tuple(stop - start for start, stop in ranges) or part.dtype != whole.dtype:
             raise NotThisFormat(f"a slice of '{name[:80]}' that is no part of it: {part.dtype} {part.shape}")
-        yield f"{name}[{','.join(f'{start}:{stop}' for start, stop in ranges)}]", part
+        yield _Piece(name, part, whole.shape, tuple(start for start, _ in ranges))
 
 
 def _read_entry(messages: Messages, value: Value) -> _Entry:

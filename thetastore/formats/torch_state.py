@@ -97,7 +97,7 @@ def storage_of(reference: Reference) -> Storage | None:
     # Before zip files there was a sixth part, for views of storages, which torch has not written since 0.4.
     known = len(identity) == 5 or (len(identity) == 6 and identity[5] is None)
     _, kind, key, location, count = identity[:5] if known else (None,) * 5
-    if type(kind) is not Global or type(key) is not str or type(location) is not str or not _is_length(count):
+    if type(kind) is not Global or type(key) is not str or type(location) is not str or not is_length(count):
         raise NotThisFormat("a persistent id of the pickle is not a storage of torch")
     assert type(count) is int
     if location == "meta":
@@ -306,10 +306,10 @@ def _view(function: str, arguments: tuple[object, ...]) -> StoredTensor | None:
     if storage is None:
         return None
     has_dtype = function == "_rebuild_tensor_v3"
-    dtype, pair = _dtype_of(arguments[6]) if has_dtype else (storage.dtype, False)
+    dtype, pair = dtype_of(arguments[6]) if has_dtype else (storage.dtype, False)
     metadata = arguments[6 + has_dtype] if function != "_rebuild_qtensor" and len(arguments) > 6 + has_dtype else None
-    lengths, steps = _lengths(shape), _lengths(strides)
-    if len(lengths) != len(steps) or not _is_length(offset):
+    lengths, steps = lengths_of(shape), lengths_of(strides)
+    if len(lengths) != len(steps) or not is_length(offset):
         raise NotThisFormat(f"'{function}' is called with a shape, strides and an offset that do not fit")
     assert type(offset) is int
     if dtype is None or _flips_bits(metadata):
@@ -334,7 +334,7 @@ def _checked_view(
     return StoredTensor(storage, dtype, doubled, (*(2 * step for step in strides[:-1]), 1), place)
 
 
-def _dtype_of(value: object) -> tuple[str | None, bool]:
+def dtype_of(value: object) -> tuple[str | None, bool]:
     """Return the name of a `torch.dtype`, and whether torch counts two of its elements as one."""
     if type(value) is not Global or value.module != "torch":
         raise NotThisFormat("a tensor of the pickle has no dtype of torch")
@@ -349,14 +349,15 @@ def _flips_bits(metadata: object) -> bool:
     return type(metadata) is Mapping and any(value is not False for _, value in metadata.pairs)
 
 
-def _is_length(value: object) -> bool:
+def is_length(value: object) -> bool:
+    """Tell whether a value of a pickle is a length or an offset of something that could be."""
     return type(value) is int and 0 <= value < 2**62
 
 
-def _lengths(values: object) -> tuple[int, ...]:
+def lengths_of(values: object) -> tuple[int, ...]:
     """Return a tuple or `torch.Size` of non-negative integers."""
     if type(values) is Call and _is_named(values.function, "torch", frozenset(("Size",))):
         values = values.arguments[0] if type(values.arguments) is tuple and len(values.arguments) == 1 else None
-    if not isinstance(values, tuple | list) or len(values) > MAX_DIMENSIONS or not all(map(_is_length, values)):
+    if not isinstance(values, tuple | list) or len(values) > MAX_DIMENSIONS or not all(map(is_length, values)):
         raise NotThisFormat("a shape or strides that are not a few non-negative integers")
     return tuple(values)

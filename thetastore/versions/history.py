@@ -15,6 +15,7 @@ from thetastore.errors import MalformedError, NoSuchModelError, ObjectMissingErr
 from thetastore.ref_entries import Draft, Entry, RefFile
 from thetastore.refs import Refs
 from thetastore.store import Store
+from thetastore.versions.complete import refuse_incomplete
 from thetastore.versions.names import (
     MODELS,
     TAGS,
@@ -72,13 +73,14 @@ class Versions:
             report: called with the bytes that were read so far, and those of all files.
 
         Raises:
-            MalformedError: the name is none.
+            MalformedError: the name is none, or a file names others that are not given; nothing is stored then.
             OSError: a file cannot be read.
             BackendError: the store cannot be written; there is no new version then.
         """
         known = self._latest(name)
         stored = []
         wanted = list(files)
+        refuse_incomplete(wanted)
         counted = _Counted(sum(os.path.getsize(file.source) for file in wanted if file.source != "-"), report)
         with self.session():
             for file in wanted:

@@ -1,7 +1,7 @@
 """Which files a version is made of: files, directories, and what Hugging Face's tools leave in their cache.
 
-Directories are taken with all that is in them, but for what is hidden (`.git`, `.cache`). Links are followed where they
-lead to a file: the cache of Hugging Face consists of them.
+Directories are taken with all that is in them, but for what is hidden (`.git`, `.cache`) and names no tensors (as
+`.metadata` of torch does). Links are followed where they lead to a file: the cache of Hugging Face consists of them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from thetastore.errors import MalformedError
+from thetastore.formats.registry import table_called
 from thetastore.ref_entries import check_path
 
 _CACHED = "models--"
@@ -119,7 +120,8 @@ def _walk(directory: str) -> Iterator[tuple[str, bool]]:
             yield f"{prefix}{name}/", False
         directories.sort()
         for name in sorted(names):
-            yield prefix + name, not name.startswith(".") and os.path.isfile(os.path.join(above, name))
+            is_shown = not name.startswith(".") or table_called(name) is not None
+            yield prefix + name, is_shown and os.path.isfile(os.path.join(above, name))
 
 
 def _check_is_file(path: str) -> None:
