@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from gitbridge.cli import git_lfs
 from gitbridge.cli.main import COMMANDS, groups
 from gitbridge.cli.parsers import all_parsers
 from gitbridge.settings import CONFIGURATION, ENVIRONMENT, INTERNAL, Setting
@@ -44,6 +45,18 @@ read from it, without includes; and before weights go to a place that only it na
 has to agree (`theta.trustedUrl`).
 
 """
+_GIT_LFS_HEAD = """\
+# Commands and options of git-lfs
+
+Written by `make docs` from `gitbridge/cli/git_lfs.py`; tests compare it with the parsers of `git theta` and with the
+git-lfs that is installed. How to bring a repository over: [coming from Git LFS](how-to/from-git-lfs.md).
+
+*same*: the same letters do the same, whatever the rest of the row adds. *differs*: it is there, and differs as is said.
+*not here*: it is refused with these words, and with what to do instead.
+
+| `git lfs` | `git theta` | |
+| --- | --- | --- |
+"""
 _STORE_HEAD = """
 # A store without Git: thetastore
 
@@ -78,6 +91,26 @@ def _setting_row(setting: Setting) -> str:
     return f"| `{setting.name}`{committed} | {setting.default} | {setting.meaning} |\n"
 
 
+def _git_lfs() -> str:
+    text = _GIT_LFS_HEAD + "".join(_git_lfs_row(one.name, one) for one in git_lfs.COMMANDS)
+    for command in git_lfs.COMMANDS:
+        if command.options:
+            text += f"\n## git lfs {command.name}\n\n| | | |\n| --- | --- | --- |\n"
+            text += "".join(_git_lfs_row(option.spellings, option) for option in command.options)
+    return text
+
+
+def _git_lfs_row(name: str, row: git_lfs.Command | git_lfs.Option) -> str:
+    words = f"{row.words}; instead: {row.instead}" if row.instead else row.words
+    return f"| `{name}` | {row.kind} | {_escaped(words)} |\n"
+
+
+def _escaped(words: str) -> str:
+    """Leave code as it is, and have no `<` outside of it taken for a tag."""
+    parts = words.split("`")
+    return "`".join(part if position % 2 else part.replace("<", "\\<") for position, part in enumerate(parts))
+
+
 def files() -> dict[Path, str]:
     """Return the content of each file that is generated, by its place."""
     bridge = [one for summary, parser in all_parsers().values() for one in describe(parser, summary)]
@@ -91,6 +124,7 @@ def files() -> dict[Path, str]:
     return {
         ROOT / "docs" / "commands.md": f"{_HEAD}{overview.lstrip()}\n{markdown(bridge)}{_STORE_HEAD}{markdown(store)}",
         ROOT / "docs" / "configuration.md": _configuration(),
+        ROOT / "docs" / "git-lfs.md": _git_lfs(),
         ROOT / "docs" / "man" / "git-theta.1": manual_page(
             "git-theta", "model weights under plain git", _GIT_OVERVIEW, bridge, "git(1), thetastore(1)"
         ),

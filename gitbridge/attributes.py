@@ -88,11 +88,21 @@ def is_ours(attributes: Iterable[str]) -> bool:
     return "filter=theta" in attributes
 
 
+def escaped(name: str) -> str:
+    """Return the pattern that a name matches, and nothing else with other characters in their places."""
+    return "".join("\\" + character if character in "*?[]\\" else character for character in name)
+
+
+def absent_patterns(path: str, patterns: list[str]) -> list[str]:
+    """Return the patterns that a file lacks."""
+    present = {pattern for pattern, attributes in map(split_line, read_lines(path)) if is_ours(attributes)}
+    return [pattern for pattern in dict.fromkeys(patterns) if stored_pattern(pattern) not in present]
+
+
 def add_patterns(path: str, patterns: list[str]) -> list[str]:
     """Append the patterns that a file lacks; return those."""
     lines = read_lines(path)
-    present = {pattern for pattern, attributes in map(split_line, lines) if is_ours(attributes)}
-    added = [pattern for pattern in dict.fromkeys(patterns) if stored_pattern(pattern) not in present]
+    added = absent_patterns(path, patterns)
     if added:
         if lines and not lines[-1].endswith("\n"):
             lines[-1] += "\n"
@@ -157,6 +167,22 @@ def paths_with_filter(repository: Repository, paths: Iterable[str]) -> list[str]
     answer = repository.git("check-attr", "-z", "--stdin", "filter", input=asked).split(b"\0")
     pairs = zip(answer[0::3], answer[2::3], strict=False)
     return [os.fsdecode(path) for path, value in pairs if value == b"theta"]
+
+
+def files_that_match(repository: Repository, directory: str, pattern: str) -> list[str]:
+    """Return the files below a directory that a pattern of its `.gitattributes` would match, as seen from there.
+
+    Those that git ignores are left out. No attribute has to be set for it.
+    """
+    if "/" in pattern:  # it counts from the directory, and git takes what we ask with from the top
+        assert repository.work_tree is not None
+        prefix = os.path.relpath(os.path.realpath(directory), os.path.realpath(repository.work_tree))
+        pattern = "/" + os.path.normpath(os.path.join(escaped(prefix), pattern.lstrip("/")))
+    matching = ("ls-files", "-z", "--ignored", f"--exclude={pattern}")
+    listed = repository.git(*matching, "--cached", cwd=directory).split(b"\0")[:-1]
+    others = repository.git(*matching, "--others", cwd=directory).split(b"\0")[:-1]
+    ignored = repository.git("check-ignore", "-z", "--stdin", input=b"\0".join(others), cwd=directory, check=False)
+    return sorted(map(os.fsdecode, {*listed, *others}.difference(ignored.split(b"\0"))))
 
 
 def swallowed_files(repository: Repository, directory: str) -> list[str]:

@@ -12,7 +12,8 @@ ThetaError
     |   `-- PathMissingError(FileNotFoundError)  no tracked file at a path of a revision, which is there
     |-- ConfigError             a setting is missing, malformed or not understood
     |-- RemoteError             the remote store cannot be reached, or lacks what is needed
-    |   `-- ConsentError        a URL that only committed configuration names needs a yes
+    |   |-- ConsentError        a URL that only committed configuration names needs a yes
+    |   `-- WeightsMissingError weights are in no store that is known; has their `paths`
     |-- HookError               a hook could not be put beside the user's own
     `-- UsageError              the command line makes no sense
 """
@@ -97,6 +98,18 @@ class ConsentError(RemoteError):
     """Weights would go to a place that only committed configuration names, and nobody has agreed to it."""
 
     code = "consent"
+
+
+class WeightsMissingError(RemoteError):
+    """What was to be pushed is in no store that is known here."""
+
+    code = "weights-missing"
+
+    def __init__(self, message: str, hint: str = "", paths: tuple[str, ...] = ()) -> None:
+        super().__init__(message, hint)
+        self.args = (message, hint, paths)
+        self.paths = paths
+        """Of the files, from the top of the work tree."""
 
 
 class HookError(BridgeError):

@@ -9,11 +9,11 @@ from typing import NamedTuple
 from gitbridge.blobs import blob_oid
 from gitbridge.contexts import is_rebasing
 from gitbridge.errors import BridgeError, PointerError, words_for
-from gitbridge.fetching import fetch_manifests
+from gitbridge.fetching import Fetched, fetch_what_there_is
 from gitbridge.fill import Failure, Filling, Wanted, patch_index_of, place
 from gitbridge.journal import FoundJournal, Placement, Records, found_journals, journal_directory
 from gitbridge.pointers import MAX_POINTER_BYTES, MIN_POINTER_BYTES, is_pointer
-from gitbridge.profile import profile_of
+from gitbridge.profile import Profile, profile_of
 from gitbridge.render import Progress as Shown
 from gitbridge.repository import Repository
 from gitbridge.space import no_room_to_fill, remark_on_fetch
@@ -34,19 +34,27 @@ class Report(NamedTuple):
     failures: tuple[Failure, ...]
     kept: tuple[str, ...] = ()
     """Paths that stay pointers, because this clone is not set to keep all of their weights."""
+    fetched: Fetched = Fetched()
+    """What had to come from remote stores for it."""
 
 
 Progress = Callable[[int, int], None]
 """Called with the bytes filled so far and the bytes to fill."""
 
 
-def materialize(repository: Repository, paths: list[str] | None, report: Progress | None = None) -> Report:
+def materialize(
+    repository: Repository,
+    paths: list[str] | None,
+    report: Progress | None = None,
+    profile: Profile | None = None,
+) -> Report:
     """Turn pointer files of the work tree into the files that they stand for.
 
     Args:
         repository: whose work tree.
         paths: pathspecs, relative to the current directory; None for the whole work tree.
         report: see `Progress`.
+        profile: which files to fill, and how much of them to fetch; None for all, and what this clone is set to keep.
 
     Raises:
         BridgeError: there is no work tree, or git refuses a pathspec. What concerns one file is in the report.
@@ -55,10 +63,12 @@ def materialize(repository: Repository, paths: list[str] | None, report: Progres
         raise BridgeError(f"'{repository.git_dir}' has no work tree, so there is nothing to check out")
     complete_pending(repository)
     wanted, failures = _pointers_in(repository, repository.work_tree, _listed(repository, paths))
+    if profile is not None:
+        wanted = [one for one in wanted if profile.wants_path(one.path)]
     if not wanted:
         return Report((), 0, tuple(failures))
     with repository.open_store() as store:
-        return fill_all(repository, repository.work_tree, store, wanted, failures, report)
+        return fill_all(repository, repository.work_tree, store, wanted, failures, report, profile)
 
 
 def fill_all(
@@ -68,15 +78,16 @@ def fill_all(
     wanted: list[Wanted],
     failures: list[Failure],
     report: Progress | None = None,
+    profile: Profile | None = None,
 ) -> Report:
     """Fetch what is missing, and fill pointers that are in the work tree already."""
-    why_not_fetched = fetch(repository, store, wanted)
-    profile = profile_of(repository)
+    profile = profile_of(repository) if profile is None else profile
+    fetched = _fetched(repository, store, wanted, None, profile)
     kept = tuple(one.path for one in wanted if profile.keeps_pointer(store, one.path, one.manifest_digest))
     wanted = [one for one in wanted if one.path not in kept] if kept else wanted
     crowded = no_room_to_fill(work_tree, [one.file_bytes for one in wanted])
     if crowded is not None:
-        return Report((), 0, (*failures, Failure(wanted[0].path, crowded)), kept)
+        return Report((), 0, (*failures, Failure(wanted[0].path, crowded)), kept, fetched)
     filling = Filling(repository, work_tree)
     done, total_bytes, done_bytes = [], sum(one.file_bytes for one in wanted), 0
     for one in wanted:
@@ -84,14 +95,15 @@ def fill_all(
             filling.prepare(one, store)
             done.append(one)
         except (ThetaError, OSError) as error:
-            failures.append(Failure(one.path, why_not_fetched or error))
+            failures.append(Failure(one.path, fetched.error or error))
         done_bytes += one.file_bytes
         if report is not None:
             report(done_bytes, total_bytes)
     failures += filling.finish()
     failed = {failure.path for failure in failures}
     filled = [one for one in done if one.path not in failed]
-    return Report(tuple(one.path for one in filled), sum(one.file_bytes for one in filled), tuple(failures), kept)
+    filled_bytes = sum(one.file_bytes for one in filled)
+    return Report(tuple(one.path for one in filled), filled_bytes, tuple(failures), kept, fetched)
 
 
 def fetch(repository: Repository, store: Store, wanted: list[Wanted], treeish: str | None = None) -> Exception | None:
@@ -99,15 +111,20 @@ def fetch(repository: Repository, store: Store, wanted: list[Wanted], treeish: s
 
     The files that could be had, can be filled all the same.
     """
+    return _fetched(repository, store, wanted, treeish, profile_of(repository)).error
+
+
+def _fetched(
+    repository: Repository, store: Store, wanted: list[Wanted], treeish: str | None, profile: Profile
+) -> Fetched:
     remark_on_fetch(store, repository.store_path(), wanted)
     progress = Shown("fetching weights")
     try:
-        fetch_manifests(repository, store, wanted, None, treeish, report=progress)
+        return fetch_what_there_is(repository, store, wanted, None, treeish, progress, profile)
     except (ThetaError, OSError) as error:
-        return error
+        return Fetched(error=error)
     finally:
         progress.done()
-    return None
 
 
 def _listed(repository: Repository, paths: list[str] | None) -> list[bytes]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from gitbridge.errors import ConfigError, RemoteError, how_to_replace
+from gitbridge.errors import ConfigError, RemoteError, WeightsMissingError, how_to_replace
 from gitbridge.excludes import exclude_directory
 from gitbridge.fetching import (
     NOTHING,
@@ -65,19 +65,34 @@ class RefUpdate(NamedTuple):
 class Pushed(NamedTuple):
     """What a push did, or would do."""
 
-    place: Place | None
+    place: Place | None = None
     """The remote store; None where there was nothing to push and none is known."""
-    file_count: int
+    files: tuple[TrackedFile, ...] = ()
     """Distinct contents that the commits hold and no pin covered."""
-    sent_count: int
-    """Those of them that the store lacked something of."""
-    copied: CopyReport
+    sent: frozenset[Digest] = frozenset()
+    """Manifests of those that the store lacked something of."""
+    absent: frozenset[Digest] = frozenset()
+    """Manifests of those that no store has all of."""
+    copied: CopyReport = NOTHING
     told: str | None = None
     """Path of the Git remote that was told where its weights are."""
-    logical_bytes: int = 0
-    """Length of the files that were sent: what they would take if nothing were shared, nor coded."""
     is_for_many_writers: bool = True
     """Whether others may push to the store at the same time."""
+
+    @property
+    def file_count(self) -> int:
+        """How many distinct contents were looked for."""
+        return len(self.files)
+
+    @property
+    def sent_count(self) -> int:
+        """How many of them were sent."""
+        return len(self.sent)
+
+    @property
+    def logical_bytes(self) -> int:
+        """Length of the files that were sent: what they would take if nothing were shared, nor coded."""
+        return sum(file.file_bytes for file in self.files if file.manifest_digest in self.sent)
 
 
 def parse_updates(lines: bytes) -> list[RefUpdate]:
@@ -119,7 +134,7 @@ def push(
     """
     tips = independent(repository, refs)
     if not tips:
-        return Pushed(None, 0, 0, NOTHING)
+        return Pushed()
     found = places(repository, remote, tips[0], git_url)
     place = found[0] if found else None
     url = identity(repository, git_url or git_urls(repository, remote)[0])
@@ -128,7 +143,7 @@ def push(
     files = _files_of(scans)
     if not files and not known:
         remember_without_pointers(repository, scans)
-        return Pushed(place, 0, 0, NOTHING)
+        return Pushed(place)
     if place is None:
         raise _no_store(repository, remote, list(files.values()))
     _check_is_elsewhere(repository, place)
@@ -159,10 +174,10 @@ def _would_send(place: Place, files: dict[Digest, TrackedFile]) -> Pushed:
     """Say what a push would send; a store that is not there yet is not made."""
     opened = open_place_if_there(place)
     if opened is None:
-        return Pushed(place, len(files), len(files), NOTHING)
+        return Pushed(place, tuple(files.values()), frozenset(files))
     with opened as target:
         target.count_only_durable()
-        return Pushed(place, len(files), len(incomplete(target, files)), NOTHING)
+        return Pushed(place, tuple(files.values()), frozenset(incomplete(target, files)))
 
 
 def _check_is_elsewhere(repository: Repository, place: Place) -> None:
@@ -209,6 +224,7 @@ class _Sending:
         self._report = report
         self._files = _files_of(scans)
         self._sent: set[Digest] = set()
+        self._absent: set[Digest] = set()
         self._copied = NOTHING
 
     def send(self, url: str, refs: Mapping[str, Sequence[str]], everything: bool, may_lack: bool) -> Pushed:
@@ -219,13 +235,12 @@ class _Sending:
 
         def attempt(pinned: set[str]) -> list[Pin]:
             self._look_again(set() if everything else pinned)
-            absent = self._send_what_lacks(may_lack)
-            return self._pins(url, refs, absent)
+            self._absent = self._send_what_lacks(may_lack)
+            return self._pins(url, refs, self._absent)
 
         pin_history(target.backend, repository_of(url), attempt, target.objects.is_vouched_for)
-        nbytes = sum(self._files[manifest].file_bytes for manifest in self._sent)
-        count, many = len(self._sent), target.is_for_many_writers
-        return Pushed(self._place, len(self._files), count, self._copied, None, nbytes, many)
+        files, many = tuple(self._files.values()), target.is_for_many_writers
+        return Pushed(self._place, files, frozenset(self._sent), frozenset(self._absent), self._copied, None, many)
 
     def _look_again(self, pinned: set[str]) -> None:
         """Scan anew if a pin that was leant on is none to lean on any more."""
@@ -335,17 +350,18 @@ def _nowhere(
     absent: dict[Digest, Digest],
     place: Place,
     tips: list[str],
-) -> RemoteError:
+) -> WeightsMissingError:
     manifest, digest = next(iter(absent.items()))
     file, count = files[manifest], len(absent)
     words = repository.git("log", "-1", "--format=%h", f"--find-object={file.oid}", *tips, "--", check=False).split()
     commit = words[0].decode() if words else tips[0][:12]
     others = f" ({count - 1} more files lack objects too)" if count > 1 else ""
-    return RemoteError(
+    return WeightsMissingError(
         f"'{file.path}' of commit {commit} cannot be pushed: its object '{str(digest)[:16]}…' is neither in the local "
         f"store nor in '{place.url}'{others}",
         "fetch its weights (git theta fetch --all), or push from where it was committed; "
         "where they are lost: git config theta.allowIncompletePush true",
+        tuple(sorted(files[one].path for one in absent)),
     )
 
 

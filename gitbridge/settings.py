@@ -81,6 +81,19 @@ CONFIGURATION = (
         "does not have all stay pointers. For once, all: `git -c theta.fetchTensors= theta pull`.",
     ),
     Setting(
+        "theta.fetchRecentRefsDays",
+        "7",
+        "`git theta fetch --recent` brings the files of branches whose last commit is younger than so many days; 0: of "
+        "none. This and the next three are as git-lfs has them.",
+    ),
+    Setting(
+        "theta.fetchRecentCommitsDays",
+        "0",
+        "... and what commits changed that are at most so many days older than the last one of their branch.",
+    ),
+    Setting("theta.fetchRecentRemoteRefs", "true", "Whether the branches of the remote count for that, too."),
+    Setting("theta.fetchRecentAlways", "false", "Whether each `git theta fetch` is one with `--recent`."),
+    Setting(
         "theta.allowPart",
         "false",
         "Whether a file that `git theta checkout --tensors` wrote may be added in the place of the whole.",

@@ -68,8 +68,8 @@ def configure(repository: Repository | None, scope: str, force: bool = False) ->
     """Write our settings; return the names of those that changed.
 
     Args:
-        repository: needed for the scope `--local`.
-        scope: `--global` or `--local`.
+        repository: needed for the scopes `--local` and `--worktree`.
+        scope: as `git config` has it: `--global`, `--local`, `--worktree`, `--system`, `--file=PATH`.
         force: overwrite a filter of this name that is not ours.
 
     Raises:

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from gitbridge.cli.opening import open_repository
-from gitbridge.cli.options import add_progress_options
+from gitbridge.cli.options import add_progress_options, refuse_git_lfs_options
 from thetastore.command_line import Parser
 
 _FROM = "what keeps the files now; huggingface: REF is a model's directory in a cache, or any, committed to this branch"
@@ -56,6 +56,7 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
         "--into", metavar="DIRECTORY", help="from huggingface: where to put the model (default: its name)"
     )
     parser.add_argument("--skip-missing", action="store_true", help="leave files alone of which a version is not here")
+    refuse_git_lfs_options(parser, "migrate import")
     parser.set_defaults(module="migrations.importing", function="run")
 
 
@@ -64,6 +65,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         "--to", dest="target", choices=("git", "lfs"), default="git", help="what is to keep the files (default: git)"
     )
     _add_scope(parser)
+    refuse_git_lfs_options(parser, "migrate export")
     parser.set_defaults(module="migrations.exporting", function="run")
 
 
@@ -80,6 +82,7 @@ def _add_scope(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-n", "--dry-run", action="store_true", help="only say what would be done, and sizes")
     parser.add_argument("-y", "--yes", action="store_true", help="do not ask before history is rewritten")
     parser.add_argument("-v", "--verbose", action="store_true", help="print old and new names of all commits")
+    parser.add_argument("--skip-fetch", action="store_true", help="fetch nothing from git remotes: always so")
     add_progress_options(parser)
 
 
@@ -89,5 +92,8 @@ def _add_info(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top", type=int, default=10, metavar="N", help="at most so many lines (default: 10)")
     parser.add_argument("--measure", action="store_true", help="store all of it for a trial, and say what it takes")
     parser.add_argument("--json", action="store_true", help="for programs; schema 1")
+    parser.add_argument("--everything", action="store_true", help="all branches and tags: always so without REF")
+    parser.add_argument("--skip-fetch", action="store_true", help="fetch nothing from git remotes: always so")
     add_progress_options(parser)
+    refuse_git_lfs_options(parser, "migrate info")
     parser.set_defaults(module="migrations.census", function="run")

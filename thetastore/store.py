@@ -159,9 +159,11 @@ class Store:
         """Yield a file's bytes in order; see `rebuild.read_file`."""
         return read_file(self.objects, self.pool, manifest, digest)
 
-    def write_file(self, manifest: Manifest, digest: Digest, descriptor: int) -> None:
+    def write_file(
+        self, manifest: Manifest, digest: Digest, descriptor: int, report: Callable[[int], None] | None = None
+    ) -> None:
         """Write a file into an empty open file and verify all of it; see `rebuild.write_file`."""
-        write_file(self.objects, self.pool, manifest, digest, descriptor)
+        write_file(self.objects, self.pool, manifest, digest, descriptor, report)
 
     def tensors(self, manifest: Manifest, digest: Digest) -> TensorReader:
         """Return what reads single tensors of a file, and parts of them; thread-safe."""

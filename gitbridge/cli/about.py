@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from gitbridge.cli.options import refuse_git_lfs_options
 from gitbridge.errors import BridgeError, RepositoryMissingError
 from gitbridge.repository import Repository
 from gitbridge.settings import PREFIXES
@@ -15,6 +16,7 @@ def version(arguments: list[str]) -> int:
     """Print the version."""
     parser = Parser(prog="git theta version", description="Print the version.")
     parser.add_argument("--json", action="store_true", help="for programs; schema 1: those of Python and of git, too")
+    refuse_git_lfs_options(parser, "version")
     options = parser.parse_args(arguments)
     number = installed_version()
     if options.json:

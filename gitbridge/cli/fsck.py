@@ -11,7 +11,8 @@ from itertools import chain
 
 from gitbridge.cli.fsck_repair import Known, sources
 from gitbridge.cli.opening import open_local_store, open_repository
-from gitbridge.errors import ConfigError
+from gitbridge.cli.options import refuse_git_lfs_options
+from gitbridge.errors import ConfigError, UsageError
 from gitbridge.remotes import Place, check_is_remote, open_place, places
 from gitbridge.render import Progress, count_text, printable
 from gitbridge.repository import Repository
@@ -41,7 +42,10 @@ Exit status: 0 if nothing is wrong, or no more; 1 if something is damaged, or lo
 
 def run(arguments: list[str]) -> int:
     """Check the weights of this repository, and repair them."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.revisions:
+        _refuse_revisions(options.revisions)
     budget = parse_budget(options.budget) if options.budget else None
     reads_all = options.remote is None or options.repair  # nothing is mended that was not met
     level = Level[(options.level or ("raw" if reads_all else "tables")).upper()]
@@ -92,7 +96,11 @@ def _parser() -> Parser:
         metavar="REMOTE",
         help="the store of a git remote, not the local one; --level raw reads all of it, stored all of its packs",
     )
-    parser.add_argument("--repair", action="store_true", help="set damage aside and bring back what is lost")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--repair", action="store_true", help="set damage aside and bring back what is lost")
+    mode.add_argument("-d", "--dry-run", action="store_true", help="change nothing: always so without --repair")
+    parser.add_argument("--objects", action="store_true", help="check what is stored: always so")
+    refuse_git_lfs_options(parser, "fsck")
     parser.add_argument(
         "--from",
         dest="places",
@@ -104,7 +112,16 @@ def _parser() -> Parser:
     parser.add_argument("--budget", metavar="AMOUNT", help="how much now, as in 10GB/10min; the next run goes on there")
     parser.add_argument("-j", "--jobs", type=int, default=1, metavar="N", help="read with so many processes")
     parser.add_argument("--json", action="store_true", help="for programs; schema 1")
+    parser.add_argument("revisions", nargs="*", help=argparse.SUPPRESS)
     return parser
+
+
+def _refuse_revisions(revisions: list[str]) -> None:
+    """Say what to do instead: git-lfs, and git, check what a revision needs."""
+    raise UsageError(
+        f"'{revisions[0]}': a store is checked whole, not what a revision needs",
+        f"git theta ls-files {shlex.quote(revisions[0])} says what of it is missing",
+    )
 
 
 @contextmanager

@@ -31,7 +31,7 @@ def run(name: str, arguments: list[str]) -> int:
 
 
 def _pre_push(repository: Repository, arguments: list[str], lines: bytes) -> int:
-    from gitbridge.cli.transfer import summary
+    from gitbridge.cli.push import summary
     from gitbridge.pushing import parse_updates, push
     from gitbridge.render import Progress
 

@@ -21,25 +21,33 @@ def logs(arguments: list[str]) -> int:
     parser.add_argument(
         "action",
         nargs="?",
-        choices=("list", "last", "show", "clear"),
         default="list",
         metavar="ACTION",
-        help="list, last (print the newest one), show (print the one that NAME names), or clear (delete all)",
+        help="list, last (print the newest one), show NAME, or just NAME (print that one), clear (delete all)",
     )
     parser.add_argument("name", nargs="?", metavar="NAME", help="as list names it")
     options = parser.parse_args(arguments)
-    if (options.action == "show") != (options.name is not None):
+    action, name = options.action, options.name
+    if action.endswith(".log") and name is None:
+        action, name = "show", action
+    if action not in _ACTIONS:
+        near = did_you_mean(near_names(action, _ACTIONS))
+        parser.error(f"'{action}' is neither an action nor the name of a log{near}")
+    if (action == "show") != (name is not None):
         parser.error("show takes the NAME of a log, and nothing else does")
     directory = os.path.join(Repository.discover().theta_dir, "logs")
     found = _newest_first(directory)
-    if options.action == "list":
-        sys.stdout.write(table([(_when(os.path.join(directory, name)), name) for name in found]))
-    elif options.action == "clear":
-        for name in found:
-            os.unlink(os.path.join(directory, name))
+    if action == "list":
+        sys.stdout.write(table([(_when(os.path.join(directory, one)), one) for one in found]))
+    elif action == "clear":
+        for one in found:
+            os.unlink(os.path.join(directory, one))
     else:
-        _print(directory, found, options.name)
+        _print(directory, found, name)
     return 0
+
+
+_ACTIONS = ("list", "last", "show", "clear")
 
 
 def _newest_first(directory: str) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from gitbridge.absent import remark_on_absent
 from gitbridge.cli.opening import open_repository
+from gitbridge.cli.options import refuse_git_lfs_options
 from gitbridge.errors import RevisionError, UsageError
 from gitbridge.profile import Profile, split_globs
 from gitbridge.render import count_text, printable, shape_text, size_text, table
@@ -36,11 +37,14 @@ def ls_files(arguments: list[str]) -> int:
     """List the tracked files of the index, or of a revision."""
     options, names = _parse(arguments)
     with open_repository() as repository:
-        revision, paths = _split(repository, names, arguments)
-        files = select(repository, _files(repository, revision, options.all), paths)
+        revisions, paths = _split(repository, names, arguments)
+        has_history = options.all or options.deleted
+        if has_history and len(revisions) > 1:
+            raise UsageError(f"--{'all' if options.all else 'deleted'} goes with one revision, not with two")
+        files = select(repository, _files(repository, revisions, options), paths)
         profile = Profile((), split_globs(options.include), split_globs(options.exclude))
         files = [file for file in files if profile.wants_path(file.path)]
-        if not files and not paths and revision is None and profile.is_whole:
+        if not files and not paths and not revisions and profile.is_whole:
             _explain_nothing(repository)
         if options.nul:
             sys.stdout.buffer.write(b"".join(os.fsencode(file.path) + b"\0" for file in files))
@@ -49,7 +53,7 @@ def ls_files(arguments: list[str]) -> int:
             sizes = [f" ({size_text(file.file_bytes)})" if options.size else "" for file in files]
             sys.stdout.write("".join(f"{_name(file)}{size}\n" for file, size in zip(files, sizes, strict=True)))
             return 0
-        states = (revision_states if revision or options.all else work_tree_states)(repository, files)
+        states = (revision_states if revisions or has_history else work_tree_states)(repository, files)
         rows = list(zip(files, states, strict=True))
         if options.json:
             _print_json(repository, rows, options.tensors)
@@ -57,61 +61,79 @@ def ls_files(arguments: list[str]) -> int:
             _print_tensors(repository, rows, options.long)
         else:
             # Without the whole digest, ten digits tell the versions of a file apart.
-            _print_text(rows, _WHOLE if options.long else _SHORT if options.all else 0)
+            _print_text(rows, _WHOLE if options.long else _SHORT if has_history else 0)
     return 0
 
 
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = Parser(
         prog="git theta ls-files",
-        usage="git theta ls-files [REV | --all] [-I GLOBS] [-X GLOBS] [-l] [--tensors] [--json | -n [-s] | -z] "
+        usage="git theta ls-files [REV [REV] | --all] [-I GLOBS] [-X GLOBS] [-l] [--tensors] [--json | -n [-s] | -z] "
         "[--] [PATH...]",
-        description="List tracked files, of the index or of a revision, and where their weights are.",
+        description="List tracked files and where their weights are: of the index, of a revision, or those of a second "
+        "revision that differ from the first.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="*", metavar="REV, PATH", help=argparse.SUPPRESS)
     parser.add_argument("-a", "--all", action="store_true", help="all versions in the history, of REV or of all refs")
+    parser.add_argument("--deleted", action="store_true", help="all versions in the history of REV, or of HEAD")
     parser.add_argument("-I", "--include", action="append", default=[], metavar="GLOBS", help="only these files")
     parser.add_argument("-X", "--exclude", action="append", default=[], metavar="GLOBS", help="not these files")
     parser.add_argument("-l", "--long", action="store_true", help="the whole digest of each file, and of each tensor")
     parser.add_argument("-s", "--size", action="store_true", help="the size of each file: always shown, but for -n")
     parser.add_argument("--tensors", action="store_true", help="list the tensors of each file")
     output = parser.add_mutually_exclusive_group()
-    output.add_argument("--json", action="store_true", help="for programs; schema 1")
+    output.add_argument("-j", "--json", action="store_true", help="for programs; schema 1")
     output.add_argument("-n", "--name-only", action="store_true", help="paths only")
     output.add_argument("-z", dest="nul", action="store_true", help="paths only, each ended by a NUL byte")
+    refuse_git_lfs_options(parser, "ls-files")
     options = parser.parse_intermixed_args(arguments)
     return options, options.names
 
 
-def _files(repository: Repository, revision: str | None, has_history: bool) -> list[TrackedFile]:
-    """Return the tracked files of the index, of a revision, or all that the history has at any path."""
-    if has_history:
-        return list(
-            tracked_in_history(repository, [resolve(repository, revision)] if revision else all_refs(repository))
-        )
-    return tracked_in_tree(repository, revision) if revision else tracked_in_index(repository)
+def _files(repository: Repository, revisions: list[str], options: argparse.Namespace) -> list[TrackedFile]:
+    """Return the tracked files of the index, of a revision, what differs in a second, or all of a history."""
+    if options.all and not revisions:
+        return list(tracked_in_history(repository, all_refs(repository)))
+    if options.all or options.deleted:
+        return list(tracked_in_history(repository, [resolve(repository, *(revisions or ["HEAD"]))]))
+    if not revisions:
+        return tracked_in_index(repository)
+    files = tracked_in_tree(repository, revisions[-1])
+    if len(revisions) == 1:
+        return files
+    before = {file.path: file.oid for file in tracked_in_tree(repository, revisions[0])}
+    return [file for file in files if before.get(file.path) != file.oid]
 
 
-def _split(repository: Repository, names: list[str], arguments: list[str]) -> tuple[str | None, list[str]]:
-    """Tell a leading revision from paths, as git does; `--` decides."""
+def _split(repository: Repository, names: list[str], arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Tell one or two leading revisions from paths, as git does; `--` decides."""
     if "--" in arguments:
         before = len(names) - len(arguments[arguments.index("--") + 1 :])
-        if before > 1:
-            raise UsageError("only one revision may stand before --")
-        return (names[0] if before else None), names[before:]
+        if before > 2:
+            raise UsageError("only two revisions may stand before --")
+        return names[:before], names[before:]
     if not names:
         # A bare repository has no index, and its work tree is nowhere.
-        return (None if repository.work_tree or repository.head_oid() is None else "HEAD"), []
-    is_revision = not names[0].startswith("-") and bool(
-        repository.git("rev-parse", "--verify", "--quiet", f"{names[0]}^{{tree}}", check=False)
-    )
-    if is_revision and os.path.lexists(names[0]):
-        raise UsageError(f"'{names[0]}' is both a revision and a file", f"git theta ls-files -- {names[0]}, or REV --")
-    if not is_revision and repository.work_tree is None:
-        raise RevisionError(f"'{names[0]}' is not a revision", "git log --all")
-    return (names[0], names[1:]) if is_revision else (None, names)
+        return ([] if repository.work_tree or repository.head_oid() is None else ["HEAD"]), []
+    if not _is_revision(repository, names[0]):
+        if repository.work_tree is None:
+            raise RevisionError(f"'{names[0]}' is not a revision", "git log --all")
+        return [], names
+    count = 2 if len(names) > 1 and _is_revision(repository, names[1]) else 1
+    return names[:count], names[count:]
+
+
+def _is_revision(repository: Repository, name: str) -> bool:
+    """Tell whether git would take a name for a revision; raises where it may as well be a file."""
+    if name.startswith("-"):
+        return False
+    if not repository.git("rev-parse", "--verify", "--quiet", f"{name}^{{tree}}", check=False):
+        return False
+    if os.path.lexists(name):
+        raise UsageError(f"'{name}' is both a revision and a file", f"git theta ls-files -- {name}, or REV --")
+    return True
 
 
 def _explain_nothing(repository: Repository) -> None:

@@ -47,9 +47,9 @@ COMMANDS = {
     "show": Command("gitbridge.cli.show", "show", "what a file or a tensor is; --stats: what its numbers look like"),
     "cat": Command("gitbridge.cli.cat", "cat", "write a file or a tensor of any revision to standard output"),
     "du": Command("gitbridge.cli.du", "du", "what takes how many bytes: files, tensors, commits, codecs"),
-    "fetch": Command("gitbridge.cli.transfer", "fetch", "bring weights from the remote store into the local one"),
-    "pull": Command("gitbridge.cli.transfer", "pull", "fetch, and fill the work tree"),
-    "push": Command("gitbridge.cli.transfer", "push", "send weights to the remote store (git push does it too)"),
+    "fetch": Command("gitbridge.cli.fetch", "fetch", "bring weights from the remote store into the local one"),
+    "pull": Command("gitbridge.cli.fetch", "pull", "fetch, and fill the work tree"),
+    "push": Command("gitbridge.cli.push", "push", "send weights to the remote store (git push does it too)"),
     "checkout": Command(
         "gitbridge.cli.checkout",
         "checkout",
@@ -141,13 +141,18 @@ def _without_command(name: str, rest: list[str]) -> int:
         if rest[0] in COMMANDS and COMMANDS[rest[0]].summary:
             return _dispatch([*rest, "--help"])
         name = rest[0]
-    if name in ("--version", "-V"):
+    if name in ("--version", "-V", "-v"):
         return _dispatch(["version"])
     offered = _offered()
     if name in offered:
         return _run_offered(name, offered[name], rest)
+    from gitbridge.cli.git_lfs import command_of
     from thetastore.errors import near_names
 
+    known_there = command_of(name)
+    if known_there is not None:
+        _say(f"'{name}' is a command of git-lfs, and not here: {known_there.words}", known_there.instead)
+        return _USAGE
     near = near_names(name, [*(known for known, command in COMMANDS.items() if command.summary), *offered], 1)
     hint = f"did you mean: git theta {near[0]}" if near else "git theta help lists the commands"
     _say(f"unknown option '{name}'" if name.startswith("-") else f"'{name}' is not a command", hint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING
 
 from gitbridge.repository import Repository
@@ -44,8 +45,11 @@ def make_ready(repository: Repository) -> None:
     if not setup.is_configured(repository):
         setup.configure(repository, "--local")
         repository.forget_config()
-        print("git theta was not installed: it is now, for this repository (git theta install: for all of yours)")
+        print(_NOW_INSTALLED, file=sys.stderr)
     hooks.install(repository)
+
+
+_NOW_INSTALLED = "git theta was not installed: it is now, for this repository (git theta install: for all of yours)"
 
 
 def open_work_tree() -> Repository:

@@ -12,6 +12,8 @@ def filter_process(arguments: list[str]) -> int:
     """Serve git's filter protocol until the end of input."""
     from gitbridge.filter_process import run
 
+    if arguments:
+        raise UsageError(f"'{arguments[0]}': filter-process takes no arguments", "git theta install -s leaves pointers")
     if "GIT_THETA_UPDATE_TYPE" in os.environ:
         from gitbridge.git_theta_names import remark_on_lost_update
 
@@ -46,7 +48,8 @@ def merge_driver(arguments: list[str]) -> int:
     from gitbridge.merge_driver import merge
 
     if len(arguments) != 5:
-        raise UsageError("merge-driver takes 5 arguments: base, ours, theirs, marker size, path")
+        words = "merge-driver takes 5 arguments: base, ours, theirs, marker size, path"
+        raise UsageError(words, "git runs it; to merge files by hand: git theta merge-file")
     base, ours, theirs, marker_size, path = arguments
     return merge(base, ours, theirs, marker_size, path)
 

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from gitbridge.cli.opening import open_repository
+from gitbridge.cli.options import refuse_git_lfs_options
 from gitbridge.errors import ConfigError, RemoteError
 from gitbridge.keeping import named_anywhere, needed_now
 from gitbridge.registry import forget, registered
@@ -59,9 +60,13 @@ def prune(arguments: list[str]) -> int:
         action="store_true",
         help="let go of what nothing names here even if no remote store has it: it is lost then",
     )
+    parser.add_argument(
+        "--verify-unreachable", action="store_true", help="let go of nothing that is nowhere else: always so"
+    )
     parser.add_argument("--limit", metavar="SIZE", help="let go of no more than is too much for this size: 200g")
     parser.add_argument("--forget", metavar="REPOSITORY", help="a repository that shares the store is gone for good")
     parser.add_argument("--json", action="store_true", help="for programs; schema 1")
+    refuse_git_lfs_options(parser, "prune")
     options = parser.parse_args(arguments)
     with open_repository() as repository:
         try:
@@ -72,20 +77,26 @@ def prune(arguments: list[str]) -> int:
         with store:
             if options.forget is not None:
                 return _forget(store, options.forget)
-            pruned = _prune(repository, store, options)
+            days = 0 if options.recent or options.force else _days(repository)
+            pruned = _prune(repository, store, days, options)
     if options.json:
-        print_json(_values(pruned, options.dry_run))
+        print_json(values_of(pruned, options.dry_run))
     else:
-        sys.stdout.write(_text(pruned, options.dry_run, options.verbose))
+        sys.stdout.write(text_of(pruned, options.dry_run, options.verbose))
     return 0
 
 
-def _prune(repository: Repository, store: Store, options: argparse.Namespace) -> Pruned:
+def prune_as_set(repository: Repository, store: Store) -> Pruned:
+    """Prune as `git theta prune` does without options."""
+    usual = argparse.Namespace(limit=None, force=False, no_verify_unreachable=False, dry_run=False)
+    return _prune(repository, store, _days(repository), usual)
+
+
+def _prune(repository: Repository, store: Store, days: int, options: argparse.Namespace) -> Pruned:
     limit = options.limit or repository.config("theta.storageLimit")
     most_bytes = parse_size(limit) if limit else None
     if limit and most_bytes is None:
         raise ConfigError(f"'{limit}' is not a size", "git config theta.storageLimit 200g")
-    days = 0 if options.recent or options.force else _days(repository)
     with ExitStack() as stack:
         repositories = [stack.enter_context(one) for one in _sharing(repository, store)]
         remotes = [stack.enter_context(one) for one in _remote_stores(repositories, store.url)]
@@ -165,7 +176,8 @@ def _forget(store: Store, git_dir: str) -> int:
     return 1
 
 
-def _values(pruned: Pruned, is_dry: bool) -> dict[str, Any]:
+def values_of(pruned: Pruned, is_dry: bool) -> dict[str, Any]:
+    """Return what came of it, for programs."""
     return {
         "dry_run": is_dry,
         **pruned.found._asdict(),
@@ -174,7 +186,8 @@ def _values(pruned: Pruned, is_dry: bool) -> dict[str, Any]:
     }
 
 
-def _text(pruned: Pruned, is_dry: bool, is_verbose: bool) -> str:
+def text_of(pruned: Pruned, is_dry: bool, is_verbose: bool) -> str:
+    """Return what came of it, in words."""
     found = pruned.found
     text = ""
     if is_verbose or is_dry:

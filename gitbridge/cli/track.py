@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from shlex import quote
 
 from gitbridge import attributes
 from gitbridge.cli.opening import make_ready, open_work_tree
+from gitbridge.cli.options import refuse_git_lfs_options
 from gitbridge.errors import UsageError
+from gitbridge.render import printable
 from gitbridge.repository import Repository
-from thetastore.command_line import Parser
+from thetastore.command_line import Parser, print_json
 from thetastore.errors import did_you_mean, near_names
 
 
@@ -16,23 +19,49 @@ def track(arguments: list[str]) -> int:
     """Add patterns to `.gitattributes` of the current directory, or list what is tracked."""
     parser = Parser(
         prog="git theta track",
+        usage="git theta track [-v] [-n] [--filename] PATTERN...\n       git theta track [--json]",
         description="Keep the weights of matching files in the store, and pointers in git. Without a pattern: list.",
     )
     parser.add_argument("patterns", nargs="*", metavar="PATTERN", help="as in .gitattributes, quoted: '*.safetensors'")
+    parser.add_argument("-v", "--verbose", action="store_true", help="name the files that match")
+    parser.add_argument("-n", "-d", "--dry-run", action="store_true", help="only say what would be done")
+    parser.add_argument("--filename", action="store_true", help="PATTERN is a name: '*' and '[' mean themselves")
+    parser.add_argument("-j", "--json", action="store_true", help="list for programs; schema 1")
+    parser.add_argument("--no-excluded", action="store_true", help="list only what is tracked: always so")
+    parser.add_argument("--not-lockable", action="store_true", help="no file is locked: always so")
+    refuse_git_lfs_options(parser, "track")
     options = parser.parse_args(arguments)
+    if options.json and options.patterns:
+        parser.error("--json lists what is tracked, and takes no PATTERN")
     with open_work_tree() as repository:
-        return _track(repository, options.patterns) if options.patterns else _list(repository)
+        if not options.patterns:
+            return _list(repository, options.json)
+        directory = os.getcwd()
+        wanted = [_stored(pattern, directory, _top(repository), options.filename) for pattern in options.patterns]
+        return _track(repository, directory, list(dict.fromkeys(wanted)), options.verbose, options.dry_run)
 
 
-def _track(repository: Repository, arguments: list[str]) -> int:
-    directory = os.getcwd()
+def _stored(pattern: str, directory: str, top: str, is_name: bool) -> str:
+    """Return a pattern as it has to stand in `.gitattributes`."""
+    if not is_name:
+        return attributes.normalise(pattern, directory, top)
+    if os.path.isdir(os.path.join(directory, pattern)):
+        raise UsageError(f"'{pattern}' is a directory, and no file", f"git theta track {quote(pattern)}")
+    return attributes.escaped(attributes.normalise(pattern, directory, top))
+
+
+def _track(repository: Repository, directory: str, patterns: list[str], is_verbose: bool, is_dry: bool) -> int:
     path = os.path.join(directory, attributes.FILE_NAME)
-    patterns = [attributes.normalise(pattern, directory, _top(repository)) for pattern in arguments]
-    added = _add(repository, path, patterns)
-    for pattern in dict.fromkeys(patterns):
-        print(f"tracking '{pattern}'" if pattern in added else f"'{pattern}' is tracked already")
-    make_ready(repository)
-    _name_plain_files(repository, directory)
+    added = attributes.absent_patterns(path, patterns) if is_dry else _add(repository, path, patterns)
+    for pattern in patterns:
+        verb = "would track" if is_dry else "tracking"
+        print(f"{verb} '{pattern}'" if pattern in added else f"'{pattern}' is tracked already")
+        if is_verbose or is_dry:
+            for name in attributes.files_that_match(repository, directory, pattern):
+                print(f"  {printable(name)}")
+    if not is_dry:
+        make_ready(repository)
+        _name_plain_files(repository, directory)
     return 0
 
 
@@ -72,8 +101,11 @@ def _top(repository: Repository) -> str:
     return os.path.realpath(repository.work_tree)
 
 
-def _list(repository: Repository) -> int:
+def _list(repository: Repository, is_json: bool) -> int:
     found = attributes.tracked_patterns(repository)
+    if is_json:
+        print_json({"patterns": [one._asdict() for one in found]})
+        return 0
     if not found:
         print("nothing is tracked; to start: git theta track '*.safetensors'")
     for pattern, source in found:
@@ -107,8 +139,6 @@ def _name_plain_files(repository: Repository, directory: str) -> None:
     tracked = {file.path for file in tracked_in_index(repository)}
     plain = [os.path.relpath(path, prefix) for path in plain_files(repository, tracked, under)]
     if plain:
-        from shlex import quote
-
         print(f"already in git as plain files: {', '.join(plain[:5])}{' …' if len(plain) > 5 else ''}")
         names = " ".join(quote(name) for name in plain) if len(plain) <= 5 else "."
         print(f"to move them to the store from the next commit on: git add --renormalize {names}")

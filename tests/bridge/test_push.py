@@ -595,7 +595,9 @@ def test_git_theta_push_dry_run_changes_nothing(pushing, shared):
 
     done = pushing.theta("push", "--dry-run")
 
-    assert done.out == f"git theta: would send what '{shared}' lacks of 1 version of a file\n"
+    said, listed = done.out.splitlines()
+    assert said == f"git theta: would send what '{shared}' lacks of 1 version of a file"
+    assert listed.endswith("  w")
     assert not shared.exists()
 
 

@@ -92,7 +92,7 @@ def test_an_absolute_path_becomes_one_of_the_directory(work):
 def test_without_an_installation_tracking_installs_here_and_says_so(work):
     done = work.theta("track", "*.bin")
 
-    assert "it is now, for this repository" in done.out
+    assert "it is now, for this repository" in done.err
     assert work.git("config", "--local", "filter.theta.process").out
     assert (work.path / ".git" / "hooks" / "pre-push").exists()
 

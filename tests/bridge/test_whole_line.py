@@ -175,7 +175,7 @@ def test_filling_a_clone_made_before_the_installation_installs_there(line, make_
 
     done = clone.theta(command)
 
-    assert "git theta was not installed: it is now, for this repository" in done.out
+    assert "git theta was not installed: it is now, for this repository" in done.err
     assert content(clone) == checkpoint(1, 2)
     (clone.path / "m 1.safetensors").touch()
     assert clone.git("status", "--porcelain").out == ""

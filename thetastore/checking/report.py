@@ -16,11 +16,12 @@ NameOf = Callable[[Digest], list[str]]
 _MOST_NAMES = 3
 _MOST_PARTS = 20
 _LEVEL_WORDS = {
-    Level.LISTING: "the listing",
-    Level.TABLES: "tables and graph",
-    Level.STORED: "stored checksums",
-    Level.RAW: "raw digests",
+    Level.LISTING: "looked at which files are there and how long they are",
+    Level.TABLES: "looked at the tables, and that every base is there; no weights were read",
+    Level.STORED: "compared everything stored with its checksum; --level raw decodes it, too",
+    Level.RAW: "read and decoded everything, and compared it with its digests",
 }
+"""What was done, whatever was found."""
 
 
 def names_in(named: Iterable[Named]) -> NameOf:
@@ -70,7 +71,7 @@ def summary(check: Check, lost: Sequence[LostFile], store_url: str, is_repaired:
     words = _LEVEL_WORDS[check.level]
     if not check.is_whole:
         done = check.skipped_count + check.done_count
-        words += f" of {done} of {count_text(check.pack_count, 'pack')}"
+        words += f"; {done} of {count_text(check.pack_count, 'pack')} so far"
         words += ", the next run with a budget goes on there" if check.is_remembered else ", which cannot be remembered"
     found = count_text(len(check.found), "problem") if check.found else "no damage" if lost else "no problems"
     found += " mended" if check.found and is_repaired and not lost else ""

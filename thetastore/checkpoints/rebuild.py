@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from thetastore.buffers import Buffers
@@ -57,7 +57,14 @@ def read_file(objects: Objects, pool: Pool, manifest: Manifest, manifest_digest:
     reading.check()
 
 
-def write_file(objects: Objects, pool: Pool, manifest: Manifest, manifest_digest: Digest, descriptor: int) -> None:
+def write_file(
+    objects: Objects,
+    pool: Pool,
+    manifest: Manifest,
+    manifest_digest: Digest,
+    descriptor: int,
+    report: Callable[[int], None] | None = None,
+) -> None:
     """Write a file into an empty open file, and verify everything that its manifest says.
 
     Args:
@@ -67,6 +74,7 @@ def write_file(objects: Objects, pool: Pool, manifest: Manifest, manifest_digest
         manifest_digest: its name, for messages.
         descriptor: open for reading and writing, written at absolute offsets; holds part of the file, or all
             of it unverified, if this raises.
+        report: called with the bytes of each piece that was written.
 
     Raises:
         ObjectMissingError: a chunk or page is not in the store; names the tensor.
@@ -74,8 +82,9 @@ def write_file(objects: Objects, pool: Pool, manifest: Manifest, manifest_digest
         OSError: the descriptor cannot be written: disk full.
     """
     reading = _Reading(objects, pool, manifest, manifest_digest, OpenFile(descriptor, manifest.file_bytes))
-    for _ in reading.pieces():
-        pass
+    for piece in reading.pieces():
+        if report is not None:
+            report(len(piece))
     reading.check()
 
 

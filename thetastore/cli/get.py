@@ -8,9 +8,10 @@ import sys
 from typing import TYPE_CHECKING
 
 from thetastore.cli.naming import find_model, model_text
-from thetastore.cli.opening import EXIT_DONE, add_json_option
+from thetastore.cli.opening import EXIT_DONE, add_json_option, add_progress_options
 from thetastore.command_line import Parser, print_json
 from thetastore.errors import MalformedError, ObjectMissingError
+from thetastore.progress import Progress
 from thetastore.tables import count_text, size_text
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ def run(arguments: list[str]) -> int:
     """Write the files of a version."""
     parser = Parser(
         prog="thetastore get",
-        usage="thetastore get [-I GLOB]... [--tensors GLOB]... [--to PATH] [--force] [--json] PLACE/NAME[@VERSION]",
+        usage="thetastore get [-I GLOB]... [--tensors GLOB]... [--to PATH] [--force] [--json] [-q] "
+        "PLACE/NAME[@VERSION]",
         description="Write the files of a version of a model, or some of its tensors.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -46,6 +48,7 @@ def run(arguments: list[str]) -> int:
     )
     parser.add_argument("--force", action="store_true", help="replace files that have other bytes")
     add_json_option(parser)
+    add_progress_options(parser)
     parser.add_argument("model", metavar="PLACE/NAME[@VERSION]", help="v3, a tag, or no version: the newest")
     options = parser.parse_args(arguments)
     from thetastore.versions.names import resolve
@@ -57,14 +60,17 @@ def run(arguments: list[str]) -> int:
         entry = resolve(store, wanted)
         refuse_difference(entry)
         files = chosen_files(entry, options.include)
+        progress = Progress("getting")
         try:
             if options.tensors:
-                _get_part(store, entry, files, options)
+                _get_part(store, entry, files, options, progress)
             else:
-                _get_files(store, entry, files, options)
+                _get_files(store, entry, files, options, progress)
         except ObjectMissingError:
             _explain_missing(store, entry)
             raise
+        finally:
+            progress.done()
     return EXIT_DONE
 
 
@@ -72,7 +78,9 @@ def _last(entry: Entry) -> str:
     return entry.name.rpartition("/")[2]
 
 
-def _get_files(store: Store, entry: Entry, files, options: argparse.Namespace) -> None:  # type: ignore[no-untyped-def]
+def _get_files(  # type: ignore[no-untyped-def]
+    store: Store, entry: Entry, files, options: argparse.Namespace, progress: Progress
+) -> None:
     from thetastore.versions.writing import Written, places_below, write_files
 
     if len(entry.files) == 1:
@@ -83,16 +91,19 @@ def _get_files(store: Store, entry: Entry, files, options: argparse.Namespace) -
         places = places_below(options.to or _last(entry), files)
 
     def say(written: Written) -> None:
-        if not options.json:
+        progress.done()
+        if not options.json and not options.quiet:
             kept = "" if written.is_new else ", was there"
             print(f"{written.place}  {size_text(written.file_bytes)}{kept}")
 
-    found = write_files(store, files, places, options.force, say)
+    found = write_files(store, files, places, options.force, say, progress.of_bytes)
     if options.json:
         print_json({"model": model_text(entry), "files": [one._asdict() for one in found]})
 
 
-def _get_part(store: Store, entry: Entry, files, options: argparse.Namespace) -> None:  # type: ignore[no-untyped-def]
+def _get_part(  # type: ignore[no-untyped-def]
+    store: Store, entry: Entry, files, options: argparse.Namespace, progress: Progress
+) -> None:
     from thetastore.versions.writing import write_part
 
     place = options.to or f"{_last(entry)}.safetensors"
@@ -100,10 +111,11 @@ def _get_part(store: Store, entry: Entry, files, options: argparse.Namespace) ->
         place = os.path.join(place, f"{_last(entry)}.safetensors")
     if os.path.lexists(place) and not options.force:
         raise MalformedError(f"'{place}' exists: --force replaces it, --to FILE names another")
-    part = write_part(store, files, options.tensors, place)
+    part = write_part(store, files, options.tensors, place, progress.of_bytes)
+    progress.done()
     if options.json:
         print_json({"model": model_text(entry), **part._asdict()})
-    else:
+    elif not options.quiet:
         of = f"{part.tensor_count} of {count_text(part.of_count, 'tensor')}"
         print(f"{part.place}  {size_text(part.file_bytes)}, {of}")
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from thetastore.checkpoints.tensors import TensorReader
 
 _READ_BYTES = 1 << 20
+Report = Callable[[int, int], None]
 
 
 class Written(NamedTuple):
@@ -57,7 +58,8 @@ def write_files(
     files: Sequence[RefFile],
     places: Sequence[str],
     is_forced: bool,
-    report: Callable[[Written], None] | None = None,
+    say: Callable[[Written], None] | None = None,
+    report: Report | None = None,
 ) -> list[Written]:
     """Write files, each whole and verified or not at all. What is there with the right bytes stays as it is.
 
@@ -66,7 +68,8 @@ def write_files(
         files: of a version.
         places: where each goes; see `places_below`.
         is_forced: whether files that have other bytes are replaced.
-        report: called after each file.
+        say: called after each file.
+        report: called with the bytes written so far and the bytes to write.
 
     Raises:
         FileExistsError: a file is there that has other bytes; nothing was written.
@@ -80,16 +83,31 @@ def write_files(
     for place, is_kept in zip(places, kept, strict=True):
         if not is_kept and not is_forced and os.path.lexists(place):
             raise FileExistsError(None, "it exists with other bytes: --force replaces it", place)
+    missing = (manifest for manifest, is_kept in zip(manifests, kept, strict=True) if not is_kept)
+    counted = _counting(report, sum(manifest.file_bytes for manifest in missing))
     written = []
     for file, manifest, place, is_kept in zip(files, manifests, places, kept, strict=True):
         if not is_kept:
             os.makedirs(os.path.dirname(place) or os.curdir, exist_ok=True)
             with Replacing(place) as descriptor:
-                store.write_file(manifest, file.manifest_digest, descriptor)
+                store.write_file(manifest, file.manifest_digest, descriptor, counted)
         written.append(Written(place, manifest.file_bytes, not is_kept))
-        if report:
-            report(written[-1])
+        if say:
+            say(written[-1])
     return written
+
+
+def _counting(report: Report | None, total_bytes: int) -> Callable[[int], None]:
+    """Return what takes the bytes of each piece, and reports the sum."""
+    done_bytes = 0
+
+    def count(nbytes: int) -> None:
+        nonlocal done_bytes
+        done_bytes += nbytes
+        if report is not None:
+            report(done_bytes, total_bytes)
+
+    return count
 
 
 def places_below(directory: str, files: Sequence[RefFile]) -> list[str]:
@@ -109,10 +127,12 @@ def places_below(directory: str, files: Sequence[RefFile]) -> list[str]:
     return places
 
 
-def write_part(store: Store, files: Sequence[RefFile], globs: Sequence[str], place: str) -> Part:
+def write_part(
+    store: Store, files: Sequence[RefFile], globs: Sequence[str], place: str, report: Report | None = None
+) -> Part:
     """Write the tensors that match any of some globs as one safetensors file; only their chunks are read.
 
-    Types that safetensors lacks become bytes.
+    Types that safetensors lacks become bytes. `report` is called as by `write_files`.
 
     Raises:
         NoSuchTensorError: a glob matches none; says which names are near.
@@ -126,7 +146,8 @@ def write_part(store: Store, files: Sequence[RefFile], globs: Sequence[str], pla
             places.setdefault(tensor.name, reader)
     wanted = {name for glob in globs for name in _matching(glob, tuple(places))}
     metadata = {"format": "pt", "theta.tensors": f"{len(wanted)} of {len(places)}"}
-    source = safetensors_source([_new_tensor(places[name], name) for name in sorted(wanted)], metadata)
+    counted = _counting(report, sum(places[name].tensor(name).raw_bytes for name in wanted))
+    source = safetensors_source([_new_tensor(places[name], name, counted) for name in sorted(wanted)], metadata)
     with Replacing(place) as descriptor:
         source.write_to(descriptor)
     return Part(place, source.file_bytes, len(wanted), len(places))
@@ -156,13 +177,15 @@ def _matching(glob: str, names: tuple[str, ...]) -> list[str]:
     return found
 
 
-def _new_tensor(reader: TensorReader, name: str) -> NewTensor:
+def _new_tensor(reader: TensorReader, name: str, counted: Callable[[int], None]) -> NewTensor:
     from thetastore.checkpoints.compose import NewTensor, nearest_type
 
     tensor = reader.tensor(name)
 
     def pieces() -> Iterator[memoryview]:
-        return (piece for _, piece in reader.pieces(name))
+        for _, piece in reader.pieces(name):
+            yield piece
+            counted(len(piece))
 
     return NewTensor(name, *nearest_type(tensor.dtype, tensor.shape), pieces)
 
