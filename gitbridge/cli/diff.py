@@ -24,6 +24,7 @@ what is compared:
   REV                the work tree with REV                REV REV, A..B    two revisions
   A...B              B with where it left A                REV:PATH FILE    two files, of revisions or on disk
   --no-index A B     two files, whatever git knows of them
+  :1:PATH :2:PATH    sides of a file in conflict: 1 is base, 2 ours, 3 theirs
 
 columns:
   M changed, T another type, S another shape, R renamed, A added, D removed, X metadata or format

@@ -49,8 +49,11 @@ def _put_hooks_in(repository: Repository) -> None:
 
 def _say_how_to_hook(repository: Repository) -> None:
     """Print what hooks lack; those that have our lines already need nothing."""
-    directory = hooks.hooks_dir(repository)
-    for name in hooks.missing(repository):
+    directory, missing = hooks.hooks_dir(repository), hooks.missing(repository)
+    if not missing:
+        print(f"hooks: all are in place (in {directory})")
+        return
+    for name in missing:
         print(f"\nin '{os.path.join(directory, name)}', executable, behind a first line #!/bin/sh:\n")
         print("".join(f"  {line}\n" for line in hooks.hook_lines(name).decode().splitlines()), end="")
     print("\nso that the filter does not put them in by itself: git config theta.installHooks false")

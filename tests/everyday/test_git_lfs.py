@@ -355,6 +355,7 @@ def test_hooks_are_left_alone_or_printed_where_that_is_asked_for(work) -> None:
     assert "  theta_refs=$(cat; echo .)" in manual
     work.theta("install")
     assert (hooks / "pre-push").exists()
+    assert "hooks: all are in place" in work.theta("install", "-m").stdout
     assert "hooks" in work.theta("uninstall", "--local").stdout
 
 
@@ -371,7 +372,7 @@ def test_ls_files_lists_what_a_second_revision_has_anew(work) -> None:
 
 def test_words_of_git_lfs_that_change_nothing_are_taken(work) -> None:
     work.theta("prune", "-c", "--verify-unreachable", "-d")
-    work.theta("fsck", "--objects", "-d")
+    assert "no problems (read and decoded everything" in work.theta("fsck", "--objects", "-d").stderr
     work.theta("track", "--no-excluded", "--not-lockable")
     work.theta("migrate", "info", "--everything", "--skip-fetch")
 

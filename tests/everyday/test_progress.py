@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 
 import pytest
 
@@ -92,6 +93,30 @@ def test_quiet_commands_say_nothing_and_others_what_they_did(work) -> None:
     assert clone.is_whole()
     assert lines[-1]["done"] is True
     assert clone.theta("push", "-q").stdout == ""
+
+
+def test_what_is_had_from_a_store_shows_how_far_it_is(work) -> None:
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        where, known = work.path.parent, work.environment
+        return subprocess.run(["thetastore", *words], cwd=where, env=known, capture_output=True, text=True, check=True)
+
+    run("init", "zoo")
+    run("put", "zoo/m", "work/m.safetensors")
+
+    whole = run("get", "zoo/m", "--to", "whole.safetensors", "--progress", "json")
+    part = run("get", "zoo/m", "--to", "part.safetensors", "--tensors", "layer.0", "--progress", "json")
+    quiet = run("get", "zoo/m", "--to", "quiet.safetensors", "-q")
+
+    for done, nbytes in ((whole, len(work.v2)), (part, 300_000)):
+        last = json.loads(done.stderr.splitlines()[-1])
+        assert (last["progress"], last["done"], last["done_bytes"], last["total_bytes"]) == (
+            "getting",
+            True,
+            nbytes,
+            nbytes,
+        )
+    assert (quiet.stdout, quiet.stderr) == ("", "")
+    assert (work.path.parent / "quiet.safetensors").read_bytes() == work.v2
 
 
 def test_colours_are_for_terminals_unless_somebody_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
