@@ -14,12 +14,19 @@ from gitbridge.cli.opening import open_local_store, open_repository
 from gitbridge.cli.options import refuse_git_lfs_options
 from gitbridge.errors import ConfigError, UsageError
 from gitbridge.remotes import Place, check_is_remote, open_place, places
-from gitbridge.render import Progress, count_text, printable
+from gitbridge.render import Progress, count_text
 from gitbridge.repository import Repository
 from thetastore.checking.budget import parse_budget
 from thetastore.checking.check import Check, LostFile
 from thetastore.checking.repair import Repaired, repair
-from thetastore.checking.report import check_values, lost_text, repaired_text, set_aside_text, summary
+from thetastore.checking.report import (
+    check_values,
+    finding_lines,
+    lost_text,
+    repaired_text,
+    set_aside_text,
+    summary,
+)
 from thetastore.command_line import Parser, print_json
 from thetastore.pool import processes
 from thetastore.store import Store
@@ -58,9 +65,9 @@ def run(arguments: list[str]) -> int:
         is_alone = place is None and level > Level.LISTING and not places(repository, None)
         needed = known.named() if is_alone else []
         try:
-            for finding in chain(check.findings(), check.missing(needed)):
+            for line in finding_lines(chain(check.findings(), check.missing(needed))):
                 if not options.json:
-                    print(printable(str(finding)))
+                    print(line)
             lost = check.lost_files(known.manifests)
         finally:
             progress.done()

@@ -13,11 +13,12 @@ from thetastore.backends.memory import MemoryBackend
 from thetastore.checking.budget import Budget, Spending, parse_budget
 from thetastore.checking.check import Check
 from thetastore.checking.repair import FileSource, StoreSource, repair
+from thetastore.checking.report import finding_lines
 from thetastore.cli.main import main
 from thetastore.digest import Digest
 from thetastore.errors import MalformedError
 from thetastore.store import Store
-from thetastore.upkeep.verify import Level, Problem
+from thetastore.upkeep.verify import Finding, Level, Problem
 
 WORDS = [10_000_000, 600.0]
 
@@ -253,3 +254,32 @@ def test_the_commands_of_a_store_without_git_check_and_mend_it(tmp_path, capsys)
     assert json.loads(capsys.readouterr().out)["lost"] == []
     assert main(["mend", store]) == 0
     assert "nothing is damaged" in capsys.readouterr().err
+
+
+def test_of_many_findings_alike_the_first_ones_are_listed_and_the_others_counted():
+    """A pack that is gone, with the bases of a chain of fine-tunes, is a finding for every difference."""
+    objects = [Digest(bytes([number]) * 32) for number in range(9)]
+    found = [Finding("packs/a.pack", None, "it is cut off", Problem.PACK)]
+    found += [Finding("packs/b.pack", one, "its base cannot be had", Problem.BASE) for one in objects]
+    found += [Finding("packs/c.pack", one, "wrong", Problem.RECORD) for one in objects[:5]]
+
+    lines = list(finding_lines(found))
+
+    assert lines[0] == "packs/a.pack: it is cut off"
+    assert lines[1:6] == [str(one) for one in found[1:6]]
+    assert lines[6] == "packs/b.pack: 4 more objects that stand on what cannot be had (--json names each)"
+    assert lines[7:] == [str(one) for one in found[10:]]
+
+
+def test_findings_are_told_as_they_come():
+    asked = []
+
+    def slowly():
+        for number in range(3):
+            asked.append(number)
+            yield Finding(f"packs/{number}.pack", None, "it is cut off", Problem.PACK)
+
+    lines = finding_lines(slowly())
+
+    assert next(lines).startswith("packs/0")
+    assert asked == [0]

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from thetastore.checking.check import Check, LostFile, Named
 from thetastore.checking.repair import Repaired
 from thetastore.digest import Digest
 from thetastore.tables import count_text, printable, size_text
-from thetastore.upkeep.verify import Finding, Level
+from thetastore.upkeep.verify import Finding, Level, Problem
 
 NameOf = Callable[[Digest], list[str]]
 """Returns what people call the file of a manifest: its paths and revisions."""
 _MOST_NAMES = 3
 _MOST_PARTS = 20
+_MOST_ALIKE = 5
 _LEVEL_WORDS = {
     Level.LISTING: "looked at which files are there and how long they are",
     Level.TABLES: "looked at the tables, and that every base is there; no weights were read",
@@ -22,6 +24,36 @@ _LEVEL_WORDS = {
     Level.RAW: "read and decoded everything, and compared it with its digests",
 }
 """What was done, whatever was found."""
+_ALIKE_WORDS = {
+    Problem.INDEX: "that the index does not have",
+    Problem.PACK: "that cannot be read",
+    Problem.RECORD: "that are damaged",
+    Problem.BASE: "that stand on what cannot be had",
+    Problem.MISSING: "that are not there",
+}
+
+
+def finding_lines(findings: Iterable[Finding]) -> Iterator[str]:
+    """Yield a line for each finding as it comes; of many alike in one file the first ones, and how many there are more.
+
+    One lost pack of a chain of fine-tunes is a finding for each difference that stands on it.
+    """
+    file_name, counts = "", Counter[Problem]()
+    for finding in findings:
+        if finding.file_name != file_name:
+            yield from _more_alike(file_name, counts)
+            file_name, counts = finding.file_name, Counter()
+        counts[finding.problem] += 1
+        if counts[finding.problem] <= _MOST_ALIKE:
+            yield printable(str(finding))
+    yield from _more_alike(file_name, counts)
+
+
+def _more_alike(file_name: str, counts: Counter[Problem]) -> Iterator[str]:
+    for problem, count in counts.items():
+        if count > _MOST_ALIKE:
+            more = count_text(count - _MOST_ALIKE, "more object", "more objects")
+            yield printable(f"{file_name}: {more} {_ALIKE_WORDS[problem]} (--json names each)")
 
 
 def names_in(named: Iterable[Named]) -> NameOf:

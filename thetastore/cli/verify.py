@@ -33,16 +33,16 @@ def run(arguments: list[str]) -> int:
 
     from thetastore.checking.budget import parse_budget
     from thetastore.checking.check import Check
-    from thetastore.checking.report import check_values, lost_text, names_in, summary
+    from thetastore.checking.report import check_values, finding_lines, lost_text, names_in, summary
     from thetastore.pool import processes
     from thetastore.upkeep.verify import Level
 
     budget = parse_budget(options.budget) if options.budget else None
     with open_store(options) as store, processes(options.jobs) if options.jobs > 1 else nullcontext() as executor:
         check = Check(store, Level[options.level.upper()], budget, executor)
-        for finding in check.findings():
+        for line in finding_lines(check.findings()):
             if not options.json:
-                print(finding)
+                print(line)
         lost = check.lost_files(file.manifest_digest for file in check.named)
     name_of = names_in(check.named)
     if options.json:
