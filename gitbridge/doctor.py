@@ -342,6 +342,10 @@ def _files(repository: Repository) -> Iterator[Finding]:
     if lost:
         said = f"{count_text(len(lost), 'file')} in no store that can be reached: {_paths(lost)}"
         yield Finding("weights", PROBLEM, said, "git theta fetch (once their store can be reached; see remote-store)")
+    only_here = [row for row in found.files if row.state == FULL and not row.is_stored and not row.is_pushed]
+    if only_here:
+        said = f"{count_text(len(only_here), 'file')} in the work tree alone, and in no store that can be reached: "
+        yield Finding("weights", PROBLEM, said + _paths(only_here), "git theta fsck --repair")
     rest = [row for row in left if row not in lost]
     if rest:
         said = f"{count_text(len(rest), 'file')} in the work tree only as pointers: {_paths(rest)}"
@@ -354,7 +358,7 @@ def _files(repository: Repository) -> Iterator[Finding]:
     if waiting:
         said = f"{count_text(len(waiting), 'file')} not in the remote store: {_paths(waiting)}"
         yield Finding("unpushed", NOTE, said, "git push (or, weights alone: git theta push)")
-    if not left and not lost and found.files:
+    if not left and not lost and not only_here and found.files:
         yield Finding("weights", GOOD, f"{count_text(len(found.files), 'tracked file')}, all weights are here")
 
 

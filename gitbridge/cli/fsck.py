@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import chain
 
-from gitbridge.cli.fsck_repair import Known, sources
+from gitbridge.cli.fsck_repair import Known, needed_here, sources
 from gitbridge.cli.opening import open_local_store, open_repository
 from gitbridge.cli.options import refuse_git_lfs_options
 from gitbridge.errors import ConfigError, UsageError
@@ -58,12 +58,11 @@ def run(arguments: list[str]) -> int:
     level = Level[(options.level or ("raw" if reads_all else "tables")).upper()]
     executor_of = processes(options.jobs) if options.jobs > 1 else nullcontext()
     progress = Progress("checking")
-    with open_repository() as repository, _store(repository, options.remote) as (store, place), executor_of as executor:
+    with open_repository() as repository, _store(repository, options) as (store, place), executor_of as executor:
         known = Known(repository)
         check = Check(store, level, budget, executor, progress.of_bytes)
-        # Where no other store has the history, this one has to.
-        is_alone = place is None and level > Level.LISTING and not places(repository, None)
-        needed = known.named() if is_alone else []
+        checks_history = place is None and level > Level.LISTING
+        needed, silent = needed_here(repository, store, known, bool(options.places)) if checks_history else ([], [])
         try:
             for line in finding_lines(chain(check.findings(), check.missing(needed))):
                 if not options.json:
@@ -81,6 +80,8 @@ def run(arguments: list[str]) -> int:
             print_json(check_values(check, lost, repaired, store.url, known.names))
         else:
             _say(check, lost, repaired, store, known, _again(options.remote))
+        for reason in silent:
+            print(f"git theta: a remote store could not be asked: {reason}", file=sys.stderr)
     return _status(check, lost, repaired)
 
 
@@ -132,8 +133,9 @@ def _refuse_revisions(revisions: list[str]) -> None:
 
 
 @contextmanager
-def _store(repository: Repository, remote: str | None) -> Iterator[tuple[Store, Place | None]]:
+def _store(repository: Repository, options: argparse.Namespace) -> Iterator[tuple[Store, Place | None]]:
     """Open the store that is meant, and say where it is if it is not the local one."""
+    remote = options.remote
     if remote is not None:
         check_is_remote(repository, remote)
         found = places(repository, remote or None)
@@ -142,7 +144,8 @@ def _store(repository: Repository, remote: str | None) -> Iterator[tuple[Store, 
         with open_place(found[0]) as store:
             yield store, found[0]
         return
-    with open_local_store(repository) as local:
+    # Where even the store itself is lost, a repair begins with a new one.
+    with repository.open_store() if options.repair else open_local_store(repository) as local:
         yield local, None
 
 

@@ -8,6 +8,7 @@ from functools import partial
 
 from gitbridge import usage
 from gitbridge.errors import BridgeError, RemoteError, RepositoryMissingError
+from gitbridge.profile import profile_of
 from gitbridge.remotes import Place, is_store, open_place_if_there, places, remote_names
 from gitbridge.repository import Repository
 from gitbridge.trees import TrackedFile, tracked_in_index
@@ -53,6 +54,10 @@ class Known:
         """Return all of them with one name each."""
         return [Named(digest, names[0]) for digest, names in self._names.items()]
 
+    def named_in_index(self) -> list[Named]:
+        """Return those of the index."""
+        return [Named(file.manifest_digest, f"'{file.path}' as it is in the index") for file in self.index]
+
     def names(self, manifest_digest: Digest) -> list[str]:
         """Return what people call a file: its path, and which revision it is of."""
         found = list(dict.fromkeys(self._names.get(manifest_digest, [])))
@@ -77,12 +82,55 @@ def sources(repository: Repository, known: Known, named: list[str], without: Pla
         yield _named_source(repository, text)
     if without is not None:
         yield StoreSource("the local store", partial(_local_store, repository))
-    seen = {without.location} if without else set()
-    for remote in [None, *remote_names(repository)]:
-        for place in places(repository, remote):
-            if place.location not in seen:
-                seen.add(place.location)
-                yield StoreSource(place.url, partial(open_place_if_there, place))
+    for place in _places_of_all(repository):
+        if without is None or place.location != without.location:
+            yield StoreSource(place.url, partial(open_place_if_there, place))
+
+
+def needed_here(
+    repository: Repository, store: Store, known: Known, is_all_wanted: bool = False
+) -> tuple[list[Named], list[str]]:
+    """Return the files that the local store has to have whole, and why no other store can be asked for them.
+
+    Where no other is known, that is the whole history. Where none answers, it is what is checked out: older versions
+    need never have been here.
+
+    Args:
+        repository: whose it is.
+        store: the local store.
+        known: the files of the repository.
+        is_all_wanted: look for the whole history where no other store answers.
+    """
+    if not places(repository, None):
+        return known.named(), []
+    checked_out = known.named_in_index() if profile_of(repository).is_whole else []
+    needed = known.named() if is_all_wanted else checked_out
+    if not store.missing_objects([file.manifest_digest for file in needed]):
+        return [], []
+    silent = _silent_stores(repository)
+    return (needed, silent) if silent else ([], [])
+
+
+def _silent_stores(repository: Repository) -> list[str]:
+    """Return why the stores of all remotes cannot be asked; nothing if one of them can."""
+    silent = []
+    for place in _places_of_all(repository):
+        try:
+            other = open_place_if_there(place)
+        except RemoteError as error:
+            silent.append(str(error))
+            continue
+        if other is not None:
+            other.close()
+            return []
+        silent.append(f"there is no store at '{place.url}' (from {place.source})")
+    return silent
+
+
+def _places_of_all(repository: Repository) -> list[Place]:
+    """Return the places of all remotes, each once."""
+    found = (place for remote in [None, *remote_names(repository)] for place in places(repository, remote))
+    return list({place.location: place for place in found}.values())
 
 
 def _local_store(repository: Repository) -> Store | None:

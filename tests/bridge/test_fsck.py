@@ -180,3 +180,39 @@ def test_without_a_store_it_names_the_way_to_one(work):
 
     assert done.status == 2
     assert "nothing is stored here" in done.err
+
+
+@pytest.mark.parametrize("what", ["packs", "store"])
+def test_where_no_remote_store_answers_what_is_checked_out_has_to_be_here_and_is_stored_again(
+    model_repository, tmp_path, what
+):
+    work = model_repository
+    (work.path / "model.st").write_bytes(model(1))
+    work.git("config", "theta.url", str(tmp_path / "unmounted"))
+    shutil.rmtree(work.path / ".git/theta" / ("packs" if what == "packs" else ""))
+
+    done = work.theta("fsck", "--repair")
+
+    assert done.status == 0, done.out + done.err
+    assert "brought back:" in done.out
+    assert f"could not be asked: there is no store at '{tmp_path / 'unmounted'}'" in done.err
+    assert work.theta("fsck").status == 0
+    assert work.theta("status").status == 0
+
+
+def test_older_versions_that_a_clone_never_had_are_not_asked_for_where_no_remote_store_answers(
+    model_repository, tmp_path
+):
+    work = model_repository
+    work.put("model.st", model(2))
+    work.commit("the second one")
+    work.git("config", "theta.url", str(tmp_path / "store"))
+    assert work.theta("push").status == 0
+    shutil.rmtree(work.path / ".git/theta")
+    assert work.theta("fetch").status == 0
+    (tmp_path / "store").rename(tmp_path / "unmounted")
+
+    done = work.theta("fsck")
+    (tmp_path / "unmounted").rename(tmp_path / "store")
+
+    assert done.status == 0, done.out + done.err
