@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from thetastore.store import Store
 
 _EPILOG = """\
-RECIPE is YAML as mergekit reads it: merge_method, base_model, models with parameters (a value, or a list of filter and
-value), parameters, dtype. A model is a file of any format that is known here, a directory of safetensors files, a
-pointer, or REV:PATH in this repository. Slices, tokenizers and gradients over layers are refused. Memory: the largest
-tensor, in float64, for each model.
+RECIPE is YAML as mergekit reads it: merge_method, base_model, models or slices of layers, parameters (a value, a list
+of values from the first layer to the last, or a list of filter and value), dtype. A model is a file of any format that
+is known here, a directory of safetensors files, a pointer, or REV:PATH in this repository. Tokenizers and modules are
+refused. Memory: the largest tensor, in float64, for each model.
 """
 
 
@@ -48,12 +48,13 @@ def merge_models(arguments: list[str]) -> int:
     with open(options.recipe, "rb") as stream:
         recipe = parse_models_recipe(stream.read((1 << 20) + 1), options.recipe)
     with ExitStack() as stack:
-        names = [model.name for model in recipe.models] + ([recipe.base] if recipe.base else [])
-        opened = open_all(stack, list(dict.fromkeys(names)))
+        names = recipe.names()
+        opened = open_all(stack, names)
         results = merged(recipe, opened, options.seed)
-        size = write_result(source_of_models(results, opened[recipe.models[0].name]), options.output)
-    count = count_text(len({model.name for model in recipe.models} - {recipe.base}), "model")
-    of = f"{recipe.method.name} of {count}" + (" and a base" if recipe.base else "")
+        size = write_result(source_of_models(results, opened[names[0]]), options.output)
+    bases = {one.base for one in recipe.slices if one.base is not None}
+    count = count_text(len(set(names) - bases), "model")
+    of = f"{recipe.method.name} of {count}" + (" and a base" if bases else "")
     print(f"{options.output}: {of}, {count_text(len(results), 'tensor')}, {size_text(size)}")
     return 0
 

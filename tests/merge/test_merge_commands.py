@@ -163,15 +163,129 @@ def test_slerp_goes_from_the_base_to_the_other_model(work: Work, files: Model) -
     assert moved(work, files, "out.safetensors") == [0, 0, 0, 0]
 
 
+def values_of(work: Work, name: str = "out.safetensors") -> dict[str, float]:
+    return {key: float(array.flat[0]) for key, array in work.tensors(name).items()}
+
+
+@pytest.fixture
+def stacks(work: Work) -> None:
+    """Two models of four layers, whose values say where they are from: 10 and 20, and the layer's number."""
+    work.theta("untrack", "*.safetensors")
+    for name, value in (("a", 10.0), ("b", 20.0)):
+        tensors = {"embed_tokens.weight": value + 8, "norm.weight": value + 9}
+        tensors |= {f"layers.{n}.{part}.weight": value + n for n in range(4) for part in ("attn", "mlp")}
+        work.write({key: np.full(4, number, "f4") for key, number in tensors.items()}, f"{name}.safetensors")
+
+
+@pytest.mark.usefixtures("stacks")
+def test_a_gradient_goes_from_the_first_layer_to_the_last_and_what_is_in_none_is_at_its_beginning(work: Work) -> None:
+    models(
+        work,
+        """\
+merge_method: linear
+models:
+  - {model: a.safetensors, parameters: {weight: [3, 0]}}
+  - {model: b.safetensors, parameters: {weight: 1}}
+parameters: {int8_mask: true}
+""",
+    )
+
+    found = values_of(work)
+    assert [round(found[f"layers.{n}.mlp.weight"], 3) for n in range(4)] == [12.5, 14.333, 17, 23]
+    assert found["embed_tokens.weight"] == 20.5
+
+
+@pytest.mark.usefixtures("stacks")
+def test_gradients_have_filters_and_slices_parameters_of_their_own(work: Work) -> None:
+    models(
+        work,
+        """\
+slices:
+  - sources:
+      - {model: a.safetensors, layer_range: [0, 4]}
+      - {model: b.safetensors, layer_range: [0, 4]}
+    parameters:
+      t:
+        - {filter: attn, value: [0, 1]}
+merge_method: slerp
+base_model: a.safetensors
+parameters:
+  t:
+    - {filter: mlp, value: [1, 0.5, 0]}
+    - value: 0.5
+""",
+    )
+
+    found = values_of(work)
+    assert [round(found[f"layers.{n}.attn.weight"], 3) for n in range(4)] == [10, 14.333, 18.667, 23]
+    assert [round(found[f"layers.{n}.mlp.weight"], 3) for n in range(4)] == [20, 17.667, 15.333, 13]
+    assert found["norm.weight"] == 24
+
+
+@pytest.mark.usefixtures("stacks")
+def test_slices_of_layers_follow_each_other(work: Work) -> None:
+    done = models(work, SLICES)
+
+    found = values_of(work)
+    assert "passthrough of 2 models, 14 tensors" in done.out
+    assert [found[f"layers.{n}.attn.weight"] for n in range(6)] == [10, 11, 12, 21, 22, 23]
+    assert (found["embed_tokens.weight"], found["norm.weight"]) == (18, 29)
+
+
+SLICES = """\
+merge_method: passthrough
+slices:
+  - sources:
+      - {model: a.safetensors, layer_range: [0, 3]}
+  - sources:
+      - {model: b.safetensors, layer_range: [1, 4]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("[1, 4]", "[1, 5]"), "line 6: 'b.safetensors' has 4 layers, layer_range ends at 5"),
+        (("[1, 4]", "[4, 4]"), "line 6: there are no layers in [4, 4]"),
+        (("[1, 4]", "[1, 4, 5]"), "line 6: expected two numbers of layers"),
+        ((", layer_range: [1, 4]", ""), "line 6: 'layer_range' is missing"),
+        (("  - sources:\n      - {model: b", "      - {model: b"), "line 5: passthrough takes one model"),
+        (("[0, 3]}\n  - sources:", "[0, 2]}"), "line 3: all sources of a slice have as many layers"),
+        (("b.safetensors", "c.safetensors"), "layers of 'a.safetensors' are 'layers.N', of 'c.safetensors' 'h.N'"),
+        (("b.safetensors", "d.safetensors"), "slices need one stack of layers; 'd.safetensors' has 'decoder.N' and"),
+        (("passthrough", "ties\nbase_model: d"), "line 4: base_model 'd' is no source of this slice"),
+        (
+            ("  - sources:\n      - {model: b", "    residual_weight: 1\n  - sources:\n      - {model: b"),
+            "residual_weight",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("stacks")
+def test_slices_that_do_not_fit_are_named(work: Work, change: tuple[str, str], said: str) -> None:
+    one = {"w": np.ones(3, "f4")}
+    work.write({f"h.{n}.w": one["w"] for n in range(4)}, "c.safetensors")
+    work.write({f"{part}.{n}.w": one["w"] for n in range(4) for part in ("encoder", "decoder")}, "d.safetensors")
+
+    done = models(work, SLICES.replace(*change), check=False)
+
+    assert done.status == 2
+    assert said in done.err
+    assert not (work.path / "out.safetensors").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         (("task_arithmetic", "task_aritmetic"), "recipe.yaml, line 1: there is no merge method"),
         (("normalize", "normalise"), "has no parameter 'normalise'"),
         (("{weight: 1.0}", "{wieght: 1.0}"), "line 4: method 'task_arithmetic' has no parameter 'wieght'"),
-        (("{weight: 1.0}", "{weight: [0, 1]}"), "line 5: a list of numbers is a gradient"),
+        (("{weight: 1.0}", "{weight: [{value: [[1]]}]}"), "line 5: expected one value"),
+        (("{weight: 1.0}", "{weight: [1, {value: 1}]}"), "line 5: expected a filter and a value"),
         (("{weight: 1.0}", "{weight: heavy}"), "expected a number"),
-        (("models:", "slices:"), "line 3: 'slices' is not followed here"),
+        (("models:", "slices:"), "line 4: 'model' is not followed here"),
+        (("models:", "modules:"), "line 3: 'modules' is not followed here"),
+        (("dtype: float32", "tokenizer_source: union"), "line 13: 'tokenizer_source' is not followed here"),
+        (("dtype: float32", "slices: []"), "either 'models' or 'slices' is needed, not both"),
         (("base_model: base.safetensors\n", ""), "needs a base_model"),
         (("ours.safetensors", "nowhere.safetensors"), "there is no file 'nowhere.safetensors'"),
         (("dtype: float32", "dtype: float31"), "line 13: 'float31' is no dtype"),

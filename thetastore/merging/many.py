@@ -8,8 +8,8 @@ from thetastore.checkpoints.ingest import Source
 from thetastore.merging import MergeError
 from thetastore.merging.assembling import composed, metadata_of
 from thetastore.merging.checkpoints import Checkpoint
-from thetastore.merging.mergekit_yaml import ModelsRecipe
 from thetastore.merging.mixing import Part, Result, Rule, copied, plan
+from thetastore.merging.models_recipe import ModelsRecipe, rows
 from thetastore.merging.numbers import can_mix
 
 
@@ -24,21 +24,23 @@ def merge_models(recipe: ModelsRecipe, opened: Mapping[str, Checkpoint], seed: i
     Raises:
         MergeError: the models do not fit each other, or the method does not fit them.
     """
-    base = opened[recipe.base] if recipe.base is not None else None
-    sides = [opened[model.name] for model in recipe.sides()]
-    if not sides:
-        raise MergeError("the recipe lists no model but the base")
-    _check_names([*([base] if base is not None and recipe.method.needs_base else []), *sides])
     results = []
-    for name in sorted(sides[0].tensors):
-        rule = Rule(recipe.method, recipe.values(name), seed)
-        parts = [Part(side, name) for side in sides]
-        base_part = Part(base, name) if base is not None and name in base.tensors else None
+    for row in rows(recipe, {name: checkpoint.tensors.keys() for name, checkpoint in opened.items()}):
+        sides, base = recipe.sides(row.slice), recipe.base_of(row.slice)
+        if not sides:
+            raise MergeError("the recipe lists no model but the base")
+        rule = Rule(recipe.method, recipe.values(row), seed)
+        parts = [Part(opened[model.name], row.name_in(model)) for model in sides]
+        base_part = _part(opened[base.name], row.name_in(base)) if base is not None else None
         try:
-            results.append(_one(name, rule, base_part, parts, recipe.dtype))
+            results.append(_one(row.name, rule, base_part, parts, recipe.dtype))
         except MergeError as error:
-            raise MergeError(f"tensor '{name}': {error.message}", error.hint) from error
+            raise MergeError(f"tensor '{row.name}': {error.message}", error.hint) from error
     return results
+
+
+def _part(checkpoint: Checkpoint, name: str) -> Part | None:
+    return Part(checkpoint, name) if name in checkpoint.tensors else None
 
 
 def _one(name: str, rule: Rule, base: Part | None, parts: list[Part], dtype: str | None) -> Result:
@@ -56,16 +58,6 @@ def _is_same(one: Part, other: Part) -> bool:
         return False
     size = one.tensor.raw_bytes
     return bytes(one.read(0, size)) == bytes(other.read(0, size))
-
-
-def _check_names(checkpoints: list[Checkpoint]) -> None:
-    first = checkpoints[0]
-    for other in checkpoints[1:]:
-        lacking = sorted(first.tensors.keys() ^ other.tensors.keys())
-        if lacking:
-            who = other if lacking[0] in first.tensors else first
-            more = f" (and {len(lacking) - 1} more that not both have)" if len(lacking) > 1 else ""
-            raise MergeError(f"model '{who.label}' has no tensor '{lacking[0]}'{more}: are these of one architecture?")
 
 
 def source_of_models(results: list[Result], first: Checkpoint) -> Source:

@@ -1,7 +1,7 @@
-"""Recipes of mergekit, for the methods that we share: `models`, `merge_method`, `base_model`, `parameters`, `dtype`.
+"""Recipes of mergekit, for the methods that we share: `models` or `slices`, `merge_method`, `base_model`, `parameters`.
 
-The schema is strict: what we would not follow (slices, tokenizers, gradients over layers) is refused with its line,
-never left out in silence. Read with PyYAML, which is imported only here; aliases are refused, since a few lines of them
+The schema is strict: what we would not follow (tokenizers, modules, residual weights) is refused with its line, never
+left out in silence. Read with PyYAML, which is imported only here; aliases are refused, since a few lines of them
 can stand for gigabytes.
 
 Source: https://github.com/arcee-ai/mergekit, README (Merge Configuration), version 0.1.5.
@@ -9,74 +9,20 @@ Source: https://github.com/arcee-ai/mergekit, README (Merge Configuration), vers
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from thetastore.dtypes import DTYPES
 from thetastore.merging import MergeError, Method
+from thetastore.merging.models_recipe import Conditional, Model, ModelsRecipe, Slice, Values
 from thetastore.merging.registry import find_method
 
 MAX_YAML_BYTES = 1 << 20
-_TOP = ("merge_method", "base_model", "models", "parameters", "dtype", "out_dtype", "name")
+_TOP = ("merge_method", "base_model", "models", "slices", "parameters", "dtype", "out_dtype", "name")
+_SLICE = ("sources", "base_model", "parameters")
 _MODEL = ("model", "parameters")
-
-
-class Conditional(NamedTuple):
-    """A value for tensors whose names contain a text; an empty text is in all."""
-
-    filter: str
-    value: Any
-
-
-Values = Mapping[str, tuple[Conditional, ...]]
-
-
-class Model(NamedTuple):
-    """One of the models."""
-
-    name: str
-    parameters: Values
-    line: int
-
-
-class ModelsRecipe(NamedTuple):
-    """What is merged, and how."""
-
-    method: Method
-    base: str | None
-    models: tuple[Model, ...]
-    parameters: Values
-    dtype: str | None
-
-    def sides(self) -> tuple[Model, ...]:
-        """Return the models that are mixed: those listed but the base. `slerp` goes from the base to the other."""
-        if self.method.name == "slerp" and self.base is not None:
-            others = tuple(model for model in self.models if model.name != self.base)
-            return (Model(self.base, {}, 0), *others)
-        if not self.method.needs_base:
-            return self.models
-        return tuple(model for model in self.models if model.name != self.base)
-
-    def values(self, tensor: str) -> dict[str, Any]:
-        """Return the parameters for a tensor, as `parameter_values` takes them.
-
-        Raises:
-            MergeError: a model has no value of a parameter that others have.
-        """
-        given = {name: found for name, one in self.parameters.items() if (found := _chosen(one, tensor)) is not None}
-        sides = self.sides()
-        for name in dict.fromkeys(name for model in sides for name in model.parameters):
-            several = [_chosen(model.parameters.get(name, ()), tensor) for model in sides]
-            several = [given.get(name) if value is None else value for value in several]
-            if any(value is None for value in several):
-                lacking = next(model for model, value in zip(sides, several, strict=True) if value is None)
-                raise MergeError(f"model '{lacking.name}' has no '{name}' for tensor '{tensor}', and others have one")
-            given[name] = several
-        return given
-
-
-def _chosen(values: tuple[Conditional, ...], tensor: str) -> Any:
-    return next((one.value for one in values if one.filter in tensor), None)
+_SOURCE = ("model", "layer_range", "parameters")
+_WITHOUT_EFFECT = ("int8_mask",)
+"""Parameters that change how mergekit computes, and not what: they stand in most recipes, and are passed over."""
 
 
 def parse_models_recipe(text: bytes, source: str) -> ModelsRecipe:
@@ -93,17 +39,38 @@ def parse_models_recipe(text: bytes, source: str) -> ModelsRecipe:
         raise MergeError(f"'{source}' has {len(text)} bytes, more than a recipe may have")
     top = _Node(_compose(text, source), source)
     fields = top.fields(_TOP)
-    for name in ("merge_method", "models"):
-        if name not in fields:
-            raise top.error(f"'{name}' is missing")
+    if "merge_method" not in fields:
+        raise top.error("'merge_method' is missing")
+    if ("models" in fields) == ("slices" in fields):
+        raise top.error("either 'models' or 'slices' is needed" + (", not both" if "models" in fields else ""))
     method = fields["merge_method"].found_method()
-    models = tuple(item.model() for item in fields["models"].items())
-    parameters = fields["parameters"].values() if "parameters" in fields else {}
     base = fields["base_model"].text() if "base_model" in fields else None
-    if method.needs_base and base is None:
-        raise fields["merge_method"].error(f"method '{method.name}' needs a base_model")
+    slices: tuple[Slice, ...]
+    if "models" in fields:
+        slices = (Slice(tuple(item.model() for item in fields["models"].items()), base, {}, 0),)
+    else:
+        slices = tuple(item.slice(base) for item in fields["slices"].items())
+    parameters = fields["parameters"].values() if "parameters" in fields else {}
+    recipe = ModelsRecipe(method, slices, parameters, None)
+    for one in slices:
+        if method.name == "passthrough" and len(one.models) > 1:
+            raise MergeError(f"{source}, line {one.models[1].line}: passthrough takes one model, or one of each slice")
+        if method.needs_base and one.base is None:
+            raise fields["merge_method"].error(f"method '{method.name}' needs a base_model")
+        if (method.needs_base or method.name == "slerp") and one.base is not None and recipe.base_of(one) is None:
+            raise MergeError(f"{source}, line {one.line}: base_model '{one.base:.60}' is no source of this slice")
+    _check_parameters(recipe, source)
+    dtype = fields.get("out_dtype") or fields.get("dtype")
+    return recipe._replace(dtype=dtype.dtype() if dtype else None)
+
+
+def _check_parameters(recipe: ModelsRecipe, source: str) -> None:
+    """Refuse parameters that the method has not."""
+    method = recipe.method
     known = {parameter.name for parameter in method.parameters}
-    for values, line in [(parameters, 0), *((model.parameters, model.line) for model in models)]:
+    given = [(recipe.parameters, 0), *((one.parameters, one.line) for one in recipe.slices)]
+    given += [(model.parameters, model.line) for one in recipe.slices for model in one.models]
+    for values, line in given:
         for name in values:
             if name not in known:
                 where = f", line {line}" if line else ""
@@ -111,8 +78,6 @@ def parse_models_recipe(text: bytes, source: str) -> ModelsRecipe:
                     f"{source}{where}: method '{method.name}' has no parameter '{name}'",
                     f"it has: {', '.join(sorted(known))}",
                 )
-    dtype = fields.get("out_dtype") or fields.get("dtype")
-    return ModelsRecipe(method, base, models, parameters, dtype.dtype() if dtype else None)
 
 
 def _compose(text: bytes, source: str) -> Any:
@@ -190,34 +155,66 @@ class _Node:
             raise self.error(f"'{name:.60}' is no dtype that is known here", "float32, bfloat16, float16")
         return name
 
-    def model(self) -> Model:
+    def model(self, allowed: tuple[str, ...] = _MODEL) -> Model:
         """Return a model of the list."""
-        fields = self.fields(_MODEL)
-        if "model" not in fields:
-            raise self.error("'model' is missing")
-        return Model(fields["model"].text(), fields["parameters"].values() if "parameters" in fields else {}, self.line)
+        fields = self.fields(allowed)
+        for name in ("model", "layer_range"):
+            if name in allowed and name not in fields:
+                raise self.error(f"'{name}' is missing")
+        layers = fields["layer_range"]._layer_range() if "layer_range" in fields else None
+        return Model(
+            fields["model"].text(), fields["parameters"].values() if "parameters" in fields else {}, self.line, layers
+        )
+
+    def slice(self, base: str | None) -> Slice:
+        """Return a slice; its base is that of the recipe, unless it has its own."""
+        fields = self.fields(_SLICE)
+        if "sources" not in fields:
+            raise self.error("'sources' is missing")
+        models = tuple(item.model(_SOURCE) for item in fields["sources"].items())
+        base = fields["base_model"].text() if "base_model" in fields else base
+        found = Slice(models, base, fields["parameters"].values() if "parameters" in fields else {}, self.line)
+        for model in models:
+            if model.layers and model.layers[1] - model.layers[0] != found.layer_count:
+                raise self.error("all sources of a slice have as many layers")
+        return found
+
+    def _layer_range(self) -> tuple[int, int]:
+        numbers = [item._scalar() for item in self.items()]
+        if len(numbers) != 2 or not all(type(one) is float and one.is_integer() for one in numbers):
+            raise self.error("expected two numbers of layers: [FIRST, END]")
+        first, end = int(numbers[0]), int(numbers[1])
+        if not 0 <= first < end:
+            raise self.error(f"there are no layers in [{first}, {end}]")
+        return first, end
 
     def values(self) -> Values:
         """Return parameters, each with its conditions."""
-        return {name: node._conditionals() for name, node in self.fields(()).items()}
+        return {name: node._conditionals() for name, node in self.fields(()).items() if name not in _WITHOUT_EFFECT}
 
     def _conditionals(self) -> tuple[Conditional, ...]:
-        if self._node.id == "scalar":
-            return (Conditional("", self._scalar()),)
+        if self._node.id == "scalar" or all(item._node.id == "scalar" for item in self.items()):
+            return (Conditional("", self._value()),)
         found = []
         for item in self.items():
             if item._node.id != "mapping":
-                raise item.error("a list of numbers is a gradient over layers, which is not followed here")
+                raise item.error(
+                    "expected a filter and a value: a list has either these, or values from layer to layer"
+                )
             fields = item.fields(("filter", "value"))
             if "value" not in fields:
                 raise item.error("'value' is missing")
             text = fields["filter"].text() if "filter" in fields else ""
-            found.append(Conditional("" if text == "*" else text, fields["value"]._scalar()))
+            found.append(Conditional("" if text == "*" else text, fields["value"]._value()))
         return tuple(found)
+
+    def _value(self) -> Any:
+        """Return one value; of a list, its values from the first layer to the last."""
+        return self._scalar() if self._node.id == "scalar" else tuple(item._scalar() for item in self.items())
 
     def _scalar(self) -> Any:
         if self._node.id != "scalar":
-            raise self.error("expected one value: gradients over layers are not followed here")
+            raise self.error("expected one value")
         kind = str(self._node.tag).rpartition(":")[2]
         word = str(self._node.value)
         try:
