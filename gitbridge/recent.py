@@ -62,8 +62,8 @@ def _branches(repository: Repository, recent: Recent, remote: str | None) -> lis
     where = ["refs/heads", *([f"refs/remotes/{remote}"] if recent.of_remotes and remote else [])]
     listed = repository.git("for-each-ref", "--format=%(committerdate:unix) %(objectname)", *where).decode()
     oldest = time.time() - recent.ref_days * _DAY_S
-    pairs = (line.split() for line in listed.splitlines())
-    return [oid for date, oid in pairs if int(date) >= oldest]
+    found = (line.partition(" ") for line in listed.splitlines())
+    return [oid for date, _, oid in found if date and int(date) >= oldest]  # no date: not a commit
 
 
 def _before(repository: Repository, tip: str, recent: Recent) -> list[str]:

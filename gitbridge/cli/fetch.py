@@ -268,9 +268,9 @@ def _text_of_found(files: list[TrackedFile], found: Found, profile: Profile) -> 
     for place, manifests in found.offers:
         offered = [file for file in _distinct(files) if file.manifest_digest in manifests]
         rows = [(str(file.file_digest)[:10], size_text(file.file_bytes), printable(file.path)) for file in offered]
-        what = "" if not profile.tensors else f", of each {' and '.join(profile.tensors)}"
         lacks = count_text(len(offered), "file lacks", "files lack")
-        text += f"git theta: would fetch what {lacks} from '{place.url}'{what}\n{table(rows, right=(1,), indent='  ')}"
+        lacks += f" of {', '.join(map(repr, profile.tensors))}" if profile.tensors else ""
+        text += f"git theta: would fetch what {lacks} from '{place.url}'\n{table(rows, right=(1,), indent='  ')}"
     return text
 
 
