@@ -78,6 +78,7 @@ def test_a_good_answer_passes(plugin: Plugin) -> None:
         MemoryError(),
         NotImplementedError(),
         StopIteration(),
+        SystemExit(0),
         NotThisFormat("no"),
         None,
         "a layout",
@@ -120,7 +121,12 @@ def test_an_error_while_sniffing_means_no() -> None:
         def sniff(self, head: bytes) -> bool:
             raise IndexError
 
+    class Leaving(HeaderPlugin):
+        def sniff(self, head: bytes) -> bool:
+            sys.exit(0)
+
     assert guarded(Broken()).sniff(b"") is False
+    assert guarded(Leaving()).sniff(b"") is False
 
 
 def install(folder: Any, entry_points: str, module: str) -> None:
@@ -143,7 +149,7 @@ class Example:
         return Layout("example", 1, 7, (), ())
 class Failing(Example):
     def __init__(self):
-        raise RuntimeError
+        raise SystemExit(0)
 """
 
 

@@ -49,6 +49,10 @@ _CALLED = {".metadata": ("torch_dcp_metadata", "TorchDcpMetadata")}
 """What opaque files name tensors in other files, by what they are called."""
 
 
+_FAILURES = (Exception, SystemExit)
+"""What a plug-in may raise, and files are added all the same: `sys.exit` would end the filter in the middle."""
+
+
 def table_format(name: str) -> TableFormat | None:
     """Return the format of this name if its files name tensors in others."""
     return _loaded(*_TABLES[name]) if name in _TABLES else None
@@ -109,7 +113,7 @@ def _load_plugins() -> list[Format]:
     for entry_point in offered(FORMATS):
         try:
             plugins.append(guarded(entry_point.load()()))
-        except Exception:
+        except _FAILURES:
             continue
     return plugins
 
@@ -144,7 +148,7 @@ class _Guarded:
     def sniff(self, head: bytes) -> bool:
         try:
             return bool(self._plugin.sniff(head))
-        except Exception:
+        except _FAILURES:
             return False
 
     def _accept(self, layout: Layout) -> Layout:
@@ -152,7 +156,7 @@ class _Guarded:
             return layout
         return checked_layout(self.name, self.version, layout.file_bytes, list(layout.spans), list(layout.tensors))
 
-    def _declined(self, error: Exception) -> NotThisFormat:
+    def _declined(self, error: BaseException) -> NotThisFormat:
         return NotThisFormat(f"the format plug-in '{self.name}' failed: {type(error).__name__}")
 
 
@@ -166,7 +170,7 @@ class _GuardedHeader(_Guarded):
             if type(need.nbytes) is int and len(prefix) < need.nbytes <= MAX_HEADER_BYTES:
                 raise
             raise self._declined(need) from need
-        except Exception as error:
+        except _FAILURES as error:
             raise self._declined(error) from error
 
 
@@ -176,5 +180,5 @@ class _GuardedWhole(_Guarded):
             return self._accept(self._plugin.scan(file))
         except NotThisFormat:
             raise
-        except Exception as error:
+        except _FAILURES as error:
             raise self._declined(error) from error
