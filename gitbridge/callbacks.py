@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gitbridge.saving import Saver
+from thetastore.errors import PackageMissingError
 
 
 class TrainerCallback:
@@ -45,16 +46,20 @@ def _ignore(*_: Any, **__: Any) -> None:
 
 
 def lightning_callback(path: str, branch: str, repository: str | os.PathLike[str] = ".") -> Any:
-    """Return a callback that commits the module whenever Lightning saves a checkpoint.
+    """Return a callback that commits the module whenever Lightning saves a checkpoint. On the main process only.
+
+    It is one of `lightning`, or where that is not installed, of `pytorch_lightning`.
 
     Args:
         path: of the file, from the top of the work tree.
         branch: see `gitbridge.commit`.
         repository: the repository, or a directory in its work tree.
-    """
-    from lightning.pytorch import Callback
 
-    class Commit(Callback):  # type: ignore[misc]  # Lightning may not be installed
+    Raises:
+        PackageMissingError: neither is installed.
+    """
+
+    class Commit(_lightning_class()):  # type: ignore[misc]  # Lightning may not be installed
         def __init__(self) -> None:
             self.saver = Saver(path, branch, repository)
 
@@ -69,4 +74,19 @@ def lightning_callback(path: str, branch: str, repository: str | os.PathLike[str
         def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
             self.saver.close()
 
+        def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, str, str]]:
+            # For strategies that start processes: pickle cannot find a class of a function.
+            return lightning_callback, (path, branch, os.path.abspath(repository))
+
     return Commit()
+
+
+def _lightning_class() -> Any:
+    try:
+        from lightning.pytorch import Callback
+    except ModuleNotFoundError as error:
+        try:
+            from pytorch_lightning import Callback  # type: ignore[import-not-found]
+        except ModuleNotFoundError:
+            raise PackageMissingError.of(error, "a callback for Lightning") from None
+    return Callback

@@ -27,16 +27,19 @@ def cache_directory() -> str:
     return os.path.join(base, "thetastore")
 
 
-def clone_of(url: str, revision: str | None, cache_dir: str | None = None) -> tuple[Repository, str]:
+def clone_of(
+    url: str, revision: str | None, cache_dir: str | None = None, is_local: bool = False
+) -> tuple[Repository, str]:
     """Return a cached clone of a repository, and the commit that a revision is there now.
 
     Args:
         url: as `git fetch` takes it.
         revision: branch, tag or full commit oid; None for what the host's HEAD is.
         cache_dir: where clones are kept; None for the user's cache.
+        is_local: take what the revision was when it was asked for last; the other machine is not asked.
 
     Raises:
-        RemoteError: it cannot be reached.
+        RemoteError: it cannot be reached; or it may not be, and the revision was never asked for.
         RevisionError: it has no such revision.
     """
     if url.startswith("-"):
@@ -49,6 +52,12 @@ def clone_of(url: str, revision: str | None, cache_dir: str | None = None) -> tu
     wanted = revision or "HEAD"
     if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", wanted) and _has(repository, wanted):
         return repository, wanted
+    asked = f"refs/theta/asked/{hashlib.sha256(wanted.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}"
+    if is_local:
+        oid = repository.git("rev-parse", "--verify", "--quiet", asked, check=False).decode().strip()
+        if not oid:
+            raise RemoteError(f"there is no copy of '{wanted}' of '{url}' here, and nothing may be fetched")
+        return repository, oid
     repository.git("config", "remote.origin.url", url)
     try:
         _fetch(repository, wanted)
@@ -56,7 +65,9 @@ def clone_of(url: str, revision: str | None, cache_dir: str | None = None) -> tu
         if "couldn't find remote ref" in error.message or "not our ref" in error.message:
             raise RevisionError(f"'{url}' has no revision '{wanted}'", f"git ls-remote {url} lists them") from None
         raise RemoteError(f"'{url}' cannot be fetched from: {error.message}") from error
-    return repository, repository.git("rev-parse", "FETCH_HEAD^{commit}").decode().strip()
+    oid = repository.git("rev-parse", "FETCH_HEAD^{commit}").decode().strip()
+    repository.git("update-ref", asked, oid)
+    return repository, oid
 
 
 def _opened(path: str, url: str) -> Repository:

@@ -4,7 +4,7 @@
     with safe_open("model.safetensors", framework="pt", revision="v1.2") as file:
         rows = file.get_slice("lm_head.weight")[:128]
 
-Argument names and what comes back are those of safetensors 0.6. Without a revision, a file of the work tree is read as
+Argument names and what comes back are those of safetensors 0.8. Without a revision, a file of the work tree is read as
 it is there: a pointer from the store; safetensors that hold their weights by safetensors itself, where it is installed;
 any other file that holds its weights from the store, too, as long as it is the one in the index.
 """
@@ -30,14 +30,28 @@ class safe_open:  # noqa: N801 - the name that people know
     """A model, in the shape of `safetensors.safe_open`."""
 
     def __new__(
-        cls, filename: str | os.PathLike[str], framework: str, device: Any = "cpu", *, revision: str | None = None
+        cls,
+        filename: str | os.PathLike[str],
+        framework: str,
+        device: Any = "cpu",
+        *,
+        revision: str | None = None,
+        backend: str | None = None,
     ) -> Any:
         """Return one of safetensors' own where that reads the file that is there."""
         theirs = _theirs(filename) if revision is None else None
-        return super().__new__(cls) if theirs is None else theirs(filename, framework=framework, device=device)
+        if theirs is None:
+            return super().__new__(cls)
+        return theirs(filename, framework=framework, device=device, **_backend(backend))
 
     def __init__(
-        self, filename: str | os.PathLike[str], framework: str, device: Any = "cpu", *, revision: str | None = None
+        self,
+        filename: str | os.PathLike[str],
+        framework: str,
+        device: Any = "cpu",
+        *,
+        revision: str | None = None,
+        backend: str | None = None,
     ) -> None:
         """Open a model.
 
@@ -46,6 +60,7 @@ class safe_open:  # noqa: N801 - the name that people know
             framework: `pt`, `np` or `jax` (or `torch`, `numpy`, `flax`).
             device: for torch.
             revision: branch, tag or commit; None for what is checked out.
+            backend: how safetensors reads a file that it reads itself; None for its own choice.
 
         Raises: as `gitbridge.open`; and
             UsageError: the file holds weights that are neither in the index nor safetensors.
@@ -77,6 +92,10 @@ class safe_open:  # noqa: N801 - the name that people know
     def get_tensor(self, name: str) -> Any:
         """Return a tensor; raises a `KeyError` where there is none of the name."""
         return self._model[name].to(self._framework, self._device)
+
+    def get_tensors(self) -> dict[str, Any]:
+        """Return all tensors by name."""
+        return self._model.state_dict(self._framework, self._device)
 
     def get_slice(self, name: str) -> _Slice:
         """Return what is sliced with `[...]`, and read only then."""
@@ -114,7 +133,12 @@ class _Slice:
 
 
 def load_file(
-    filename: str | os.PathLike[str], device: Any = "cpu", *, framework: str = "pt", revision: str | None = None
+    filename: str | os.PathLike[str],
+    device: Any = "cpu",
+    *,
+    framework: str = "pt",
+    revision: str | None = None,
+    backend: str | None = None,
 ) -> dict[str, Any]:
     """Return all tensors of a model, as `safetensors.torch.load_file` (or, by `framework`, `.numpy`, `.flax`) does.
 
@@ -123,12 +147,18 @@ def load_file(
         device: for torch.
         framework: `pt`, `np` or `jax`.
         revision: branch, tag or commit; None for what is checked out.
+        backend: as for `safe_open`.
     """
     theirs = _theirs(filename) if revision is None else None
     if theirs is None:
         return _opened(filename, revision).state_dict(framework, device)
-    with theirs(filename, framework=framework, device=device) as file:
+    with theirs(filename, framework=framework, device=device, **_backend(backend)) as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+
+
+def _backend(name: str | None) -> dict[str, str]:
+    """Return the argument of safetensors 0.8, which those before do not know."""
+    return {} if name is None else {"backend": name}
 
 
 def _opened(filename: str | os.PathLike[str], revision: str | None) -> Model:

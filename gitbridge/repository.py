@@ -427,7 +427,9 @@ def _ask_git(start: str) -> Repository:
 
     try:
         answer = ask("--absolute-git-dir")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
+        if not os.path.isdir(start):
+            raise RepositoryMissingError(f"there is no directory '{start}', and so no Git repository") from None
         raise GitError("git is not installed, or not on PATH") from None
     if answer.returncode:
         words = answer.stderr.decode(sys.getfilesystemencoding(), "replace").strip().removeprefix("fatal: ")

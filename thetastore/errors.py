@@ -149,6 +149,7 @@ def _near_pattern(pattern: str, names: Sequence[str]) -> tuple[str, ...]:
     if not any(spelled in name for name in compared):
         length = spelled.count(".") + 1
         parts = {part for name in compared for part in _runs(name, length)}
+        parts |= {part[: len(spelled)] for part in parts}
         spelled = next(iter(near_names(spelled, sorted(parts), 1)), "")
     return tuple(name for name in compared if spelled and spelled in name)[:3]
 

@@ -26,6 +26,7 @@ OPTIONAL = {
     "zarr": "thetastore/zarr_view.py",
     "jax": "thetastore/arrays.py",
     "lightning": "gitbridge/callbacks.py",
+    "pytorch_lightning": "gitbridge/callbacks.py",
     "yaml": "thetastore/merging/mergekit_yaml.py",
     "ml_dtypes": "thetastore/arrays.py",
     "pytest": "thetastore/testing/",

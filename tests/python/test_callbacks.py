@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 import gitbridge
-from gitbridge.callbacks import TrainerCallback
+from gitbridge.callbacks import TrainerCallback, lightning_callback
 
 
 class Net:
@@ -59,6 +60,20 @@ def test_other_processes_of_a_run_save_nothing(repo):
     assert repo.git("branch", "--list", "run").out == ""
     with pytest.raises(AttributeError):
         _ = callback.nothing
+
+
+def test_a_callback_goes_to_processes_that_are_started_for_a_run(repo):
+    callback = pickle.loads(pickle.dumps(TrainerCallback("m.safetensors", "run", repo.path)))
+
+    callback.on_save(None, SimpleNamespace(global_step=7), None, model=Net())
+    callback.on_train_end(None, None, None)
+
+    assert repo.git("log", "-1", "--format=%s", "run").out == "checkpoint at step 7\n"
+
+
+def test_a_callback_for_lightning_says_what_it_needs():
+    with pytest.raises(ImportError, match="pip install lightning"):
+        lightning_callback("m.safetensors", "run")
 
 
 def test_no_framework_is_imported_for_the_packages():

@@ -115,8 +115,10 @@ def safetensors_source(tensors: Sequence[NewTensor], metadata: Mapping[str, str]
 
     Raises:
         UnsupportedError: safetensors has no such element type, or the header would be too long to be read.
-        MalformedError: two tensors have one name, or a name or shape that the format cannot hold.
+        MalformedError: two tensors have one name, or a name or shape that the format cannot hold; or metadata of
+            another kind than text.
     """
+    _check_metadata(metadata or {})
     placed = sorted(tensors, key=_place)
     for tensor in placed:
         if math.prod(tensor.shape) * DTYPES[tensor.dtype].bits % 8:
@@ -130,6 +132,12 @@ def safetensors_source(tensors: Sequence[NewTensor], metadata: Mapping[str, str]
         entries[tensor.name] = {"dtype": TYPE_NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": place}
         offset = place[1]
     return SafetensorsSource(_header(entries), placed)
+
+
+def _check_metadata(metadata: Mapping[str, str]) -> None:
+    for name, value in metadata.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise MalformedError(f"metadata has text by names, and {name!r}: {value!r} is something else: make it str")
 
 
 def _place(tensor: NewTensor) -> tuple[int, str]:
