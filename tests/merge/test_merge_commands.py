@@ -290,7 +290,8 @@ def test_slices_that_do_not_fit_are_named(work: Work, change: tuple[str, str], s
         (("ours.safetensors", "nowhere.safetensors"), "there is no file 'nowhere.safetensors'"),
         (("dtype: float32", "dtype: float31"), "line 13: 'float31' is no dtype"),
         (("dtype: float32", "dtype: &a float32"), "aliases, anchors and tags"),
-        (("dtype: float32", "dtype: 'float32"), "this is not YAML"),
+        (("dtype: float32", "dtype: 'float32"), "this is not one recipe in YAML"),
+        (("dtype: float32", "---\nname: two"), "expected a single document in the stream, but found another"),
         (("dtype: float32", "dtype: float32\ndtype: float16"), "'dtype' is there twice"),
     ],
 )

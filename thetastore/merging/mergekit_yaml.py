@@ -96,10 +96,15 @@ def _compose(text: bytes, source: str) -> Any:
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise MergeError(f"{source}{where}: this is not YAML: {getattr(error, 'problem', None) or error}") from None
+        raise MergeError(f"{source}{where}: this is not one recipe in YAML: {_said(error)}") from None
     if node is None:
         raise MergeError(f"{source}: the recipe is empty")
     return node
+
+
+def _said(error: Exception) -> str:
+    words = [getattr(error, "context", None), getattr(error, "problem", None)]
+    return ", ".join(filter(None, words)) or str(error)
 
 
 class _Node:
