@@ -105,12 +105,26 @@ def test_any_length_and_alignment_gives_anchors_within_the_chunk(seed, length, i
     assert anchors == anchors_of(bytes(raw), item_bytes)
 
 
-def test_what_is_remembered_takes_a_twentieth_of_a_percent_at_most() -> None:
-    for nbytes in (MIN_CHUNK_BYTES, 64 << 10, 96 << 10, 200_000, MIB, 2 * MIB):
-        for raw in (weights(4, nbytes), (POOR["a period of 5 KiB"] * 2)[:nbytes]):
-            remembered = to_remember(anchors_of(raw, 4), nbytes)
+@pytest.mark.parametrize("nbytes", [MIN_CHUNK_BYTES, 64 << 10, 96 << 10, 200_000, MIB, 2 * MIB])
+def test_what_is_remembered_takes_a_twentieth_of_a_percent_at_most_and_of_short_chunks_four_times_that(nbytes) -> None:
+    for raw in (weights(4, nbytes), (POOR["a period of 5 KiB"] * 2)[:nbytes]):
+        anchors = anchors_of(raw, 4)
+        takes = [
+            32 + 16 * len(chosen) if chosen else 0
+            for chosen in (to_remember(anchors, nbytes), to_remember(anchors, nbytes, is_difference=True))
+        ]
 
-            assert not remembered or 32 + 16 * len(remembered) <= nbytes * 0.0005
+        assert takes[0] <= nbytes * (0.0005 if nbytes >= MIB else 0.002)
+        assert takes[1] <= nbytes * 0.0005
+
+
+def test_of_a_short_chunk_hardly_an_eighth_is_without() -> None:
+    raw = weights(4, 288 << 10)
+    eighth = len(raw) // 8
+
+    found = {anchor.offset // eighth for anchor in to_remember(anchors_of(raw, 4), len(raw))}
+
+    assert len(found) >= 7
 
 
 def test_what_is_remembered_leaves_no_long_range_without() -> None:

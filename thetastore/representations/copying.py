@@ -23,9 +23,9 @@ from thetastore.representations.reading import Decoded, Representations
 
 MOST_READ = 4
 """Raw bytes of bases, theirs included, by those of the chunk that is made of copies of them."""
-LEAST_READ_BYTES = 1 << 20
-"""So much may be read for any chunk, however short: one whole chunk of the grid."""
-
+LEAST_READ_BYTES = 2 << 20
+"""So much may be read for any chunk, however short, if readers grant twice as much: two whole chunks of the grid, since
+a short one may lie across two, as an eighth of a matrix does."""
 
 KEPT_BYTES = 8 << 20
 """Of bases that are kept decoded."""
@@ -110,11 +110,13 @@ class Copying:
         return None if plan is None else Found(plan, 1 + max(bases.depths[base] for base in plan.bases))
 
     @staticmethod
-    def memorable(anchors: Sequence[Anchor], raw_bytes: int, found: Found | None = None) -> list[Anchor]:
+    def memorable(
+        anchors: Sequence[Anchor], raw_bytes: int, found: Found | None = None, is_difference: bool = False
+    ) -> list[Anchor]:
         """Return the anchors of a chunk for `remember`; of one made of copies only those of what no base has."""
         if found is not None:
             anchors = [anchor for anchor in anchors if not found.plan.has(anchor.offset, 1)]
-        return to_remember(anchors, raw_bytes)
+        return to_remember(anchors, raw_bytes, is_difference)
 
     def remember(self, chunk: Digest, anchors: Sequence[Anchor]) -> None:
         """Take note of the anchors of a chunk that was stored. In one thread; it is no error if that fails."""
