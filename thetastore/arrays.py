@@ -319,6 +319,14 @@ def copy_into(copy: Any, value: Any) -> None:
         numpy.copyto(copy, value, casting="no")
 
 
+def memory_of(value: Any) -> tuple[Any, ...]:
+    """Return what tells whether an array or tensor has the memory that it had: where, and how it lies there."""
+    if _is_torch(value):
+        return value.data_ptr(), str(value.device), value.dtype, tuple(value.shape), value.stride()
+    found = getattr(value, "__array_interface__", {})
+    return found.get("data", (id(value),))[0], found.get("typestr"), found.get("shape"), found.get("strides")
+
+
 class WritableTensor(NamedTuple):
     """A tensor of the caller's as bytes that can be changed in place."""
 

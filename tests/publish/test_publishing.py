@@ -99,6 +99,62 @@ def test_the_subscribers_own_arrays_are_changed_in_place_and_others_left_alone(u
     assert (buffer == 7).all()
 
 
+class Module:
+    """As one of torch: its tensors have the memory of its parameters, which may become another."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+
+    def state_dict(self) -> State:
+        return {name: value.view() for name, value in self.state.items()}
+
+    def to(self, dtype: str | None = None) -> None:
+        self.state = {name: value.astype(dtype or value.dtype) for name, value in self.state.items()}
+
+
+def test_a_module_whose_parameters_were_moved_is_followed_where_they_are_now(url: str) -> None:
+    state = start()
+    served = Module(copied(state))
+    with Publisher(url, "policy") as publisher, Subscriber(url, "policy", into=served) as subscriber:
+        publisher.publish(state)
+        subscriber.update()
+        for moves in (False, True):
+            if moves:
+                served.to()
+            train(state)
+            publisher.publish(state)
+            update = subscriber.update()
+            assert update is not None
+            assert update.is_whole == moves
+            assert same(served.state, state)
+
+        served.to()
+        served.state["big"][:] = 0
+        update = subscriber.update()
+        assert update is not None
+        assert update.is_whole
+        assert same(served.state, state)
+        assert subscriber.update() is None
+        assert same(subscriber.tensors, served.state)
+
+
+def test_a_module_that_became_one_of_another_type_is_refused_and_followed_again_later(url: str) -> None:
+    state = {"w": np.arange(6, dtype=np.float32)}
+    served = Module(copied(state))
+    with Publisher(url, "policy") as publisher, Subscriber(url, "policy", into=served) as subscriber:
+        publisher.publish(state)
+        subscriber.update()
+        served.to("f2")
+        for _ in range(2):
+            with pytest.raises(MalformedError, match="'w' of float32 .* there is one of float16"):
+                subscriber.update()
+        served.to("f4")
+        served.state["w"][:] = 7
+        subscriber.update()
+
+        assert same(served.state, state)
+
+
 def test_tied_tensors_are_changed_once(url: str) -> None:
     shared = RNG.standard_normal((400, 800), np.float32)
     state = {"embed": shared, "head": shared}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
-from thetastore.arrays import WritableTensor, array_form, torch_form, writable_tensor
+from thetastore.arrays import WritableTensor, array_form, memory_of, torch_form, writable_tensor
 from thetastore.errors import (
     MalformedError,
     NoSuchModelError,
@@ -33,6 +33,13 @@ from thetastore.versions.published import anchor_of, is_difference
 from thetastore.versions.writing import readers_of
 
 _POLL_S = 1.0
+
+
+class Module(Protocol):
+    """What names its tensors when it is asked, as `torch.nn.Module` does."""
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Return them by name; they are its own memory."""
 
 
 class Update(NamedTuple):
@@ -61,7 +68,7 @@ class Subscriber:
         self,
         url: str | os.PathLike[str] | Store,
         name: str,
-        into: Mapping[str, Any] | None = None,
+        into: Mapping[str, Any] | Module | None = None,
         framework: str = "numpy",
         poll_s: float = _POLL_S,
         storage_options: Mapping[str, object] | None = None,
@@ -71,9 +78,11 @@ class Subscriber:
         Args:
             url: of the store; or an open one, which `close` closes.
             name: of the model.
-            into: numpy arrays or torch tensors by name, to be changed in place; those that the model does not have
-                stay as they are. None: tensors are made, see `tensors`. It is their memory that is changed: after
-                torch's `model.to(...)`, which may have moved the parameters, subscribe again.
+            into: what is changed in place: a `torch.nn.Module`, or numpy arrays or torch tensors by name; those that
+                the model does not have stay as they are. None: tensors are made, see `tensors`. A module is asked
+                for its tensors at each update, since `module.to(...)` may give them other memory: a whole version is
+                read into that. Of tensors, the memory that they have now is changed: of `module.state_dict()` it may
+                no longer be the module's.
             framework: of those: `numpy` or `torch`.
             poll_s: how often to ask for a new version.
             storage_options: credentials and the like, as fsspec has them.
@@ -85,10 +94,13 @@ class Subscriber:
         self.name = parse_name(name).name
         self.number = 0
         """Of the version that the tensors are of; 0: of none, or they are being changed."""
-        self.tensors: dict[str, Any] = dict(into or {})
+        self.tensors: dict[str, Any] = {}
         """The tensors, as the user has them."""
         # Of what is on another device, or not in C order, a copy is kept: it is compared, and written back.
-        self._targets = {name: writable_tensor(name, value) for name, value in self.tensors.items()}
+        self._targets: dict[str, WritableTensor] = {}
+        self._memory: dict[str, tuple[Any, ...]] = {}
+        self._given = _asked_for(into)
+        self._bind(self._given())
         self._framework = framework
         self._is_given = into is not None
         self._ref = f"{MODELS}/{self.name}"
@@ -100,7 +112,7 @@ class Subscriber:
         """Bring the tensors to the newest version; None if they are of that already.
 
         All tensors are compared with the digests of the version. If one does not have its digest (it was changed by
-        somebody else), or a difference is no longer there, a whole version is read.
+        somebody else), or other memory than before, or a difference is no longer there, a whole version is read.
 
         Raises:
             NoSuchModelError: a `KeyError`: there is no such model yet, or it was deleted.
@@ -109,6 +121,8 @@ class Subscriber:
                 next call begins anew.
             BackendError: the store does not answer; nothing has changed, unless `number` is 0.
         """
+        if self._is_given:
+            self._follow_memory()
         entries = self._new_entries()
         if not entries and self.number:
             return None
@@ -144,6 +158,18 @@ class Subscriber:
 
     def __iter__(self) -> Iterator[Update]:
         return self.updates()
+
+    def _follow_memory(self) -> None:
+        """Take the tensors that are to be changed as they are now; begin anew where one has other memory."""
+        tensors = self._given()
+        if {name: memory_of(value) for name, value in tensors.items()} != self._memory:
+            self.number = 0
+            self._bind(tensors)
+
+    def _bind(self, tensors: Mapping[str, Any]) -> None:
+        self.tensors = dict(tensors)
+        self._targets = {name: writable_tensor(name, value) for name, value in self.tensors.items()}
+        self._memory = {name: memory_of(value) for name, value in self.tensors.items()}
 
     def _new_entries(self) -> list[Entry]:
         """Return the entries after the one that the tensors are of, as far as there are any without a listing."""
@@ -263,11 +289,11 @@ class Subscriber:
         known = {name: target[:2] for name, target in self._targets.items()}
         if known == {name: (dtype, shape) for name, dtype, shape in wanted}:
             return
-        self.tensors = {}
+        made = {}
         for name, dtype, shape in wanted:
             array = numpy.zeros(array_form(dtype, shape)[1], array_form(dtype, shape)[0])
-            self.tensors[name] = torch_form(dtype, array) if self._framework == "torch" else array
-        self._targets = {name: writable_tensor(name, value) for name, value in self.tensors.items()}
+            made[name] = torch_form(dtype, array) if self._framework == "torch" else array
+        self._bind(made)
 
     def close(self) -> None:
         """Free threads and files; the tensors stay."""
@@ -289,16 +315,24 @@ class _Unfit(Exception):  # noqa: N818 - an answer, never seen outside
 def subscribe(
     url: str | os.PathLike[str],
     name: str,
-    into: Mapping[str, Any] | None = None,
+    into: Mapping[str, Any] | Module | None = None,
     framework: str = "numpy",
     poll_s: float = _POLL_S,
     storage_options: Mapping[str, object] | None = None,
 ) -> Subscriber:
     """Follow a model; see `Subscriber` for the arguments.
 
-    for update in subscribe("s3://bucket/zoo", "policy", into=model.state_dict()): ...
+    for update in subscribe("s3://bucket/zoo", "policy", into=model): ...
     """
     return Subscriber(url, name, into, framework, poll_s, storage_options)
+
+
+def _asked_for(into: Mapping[str, Any] | Module | None) -> Callable[[], Mapping[str, Any]]:
+    """Return what gives the tensors that are to be changed."""
+    if into is not None and not isinstance(into, Mapping):
+        return into.state_dict
+    tensors = dict(into or {})
+    return lambda: tensors
 
 
 def _write_back(targets: Mapping[str, WritableTensor]) -> None:
