@@ -11,7 +11,7 @@ from checkpoints import safetensors_bytes
 
 from thetastore.backends.memory import MemoryBackend
 from thetastore.checking.budget import Budget, Spending, parse_budget
-from thetastore.checking.check import Check
+from thetastore.checking.check import Check, Named
 from thetastore.checking.repair import FileSource, StoreSource, repair
 from thetastore.checking.report import finding_lines
 from thetastore.cli.main import main
@@ -283,3 +283,60 @@ def test_findings_are_told_as_they_come():
 
     assert next(lines).startswith("packs/0")
     assert asked == [0]
+
+
+def swap(backend: MemoryBackend, *names: str) -> None:
+    stored = [backend.read(name) for name in names]
+    for name, body in zip(names, reversed(stored), strict=True):
+        backend.delete(name)
+        backend.create(name, body)
+
+
+def test_two_packs_under_each_others_names_are_found_and_cost_nothing():
+    backend, digests = filled(model(1), model(2, "abc"))
+    swap(backend, *sorted(backend.list("packs")))
+
+    check = checked(backend)
+    list(check.missing([Named(digest, "a model") for digest in digests]))  # goes on though manifests are not found
+    lost = check.lost_files(digests)
+    repaired = repair(Store.at(backend), check.found, [], digests)
+
+    assert {file.manifest_digest for file in lost} == set(digests)
+    assert repaired.lost == []
+    assert checked(backend).found == []
+    assert content(Store.at(backend), digests[0]) == model(1)
+    assert content(Store.at(backend), digests[1]) == model(2, "abc")
+
+
+def test_a_damaged_manifest_is_a_finding_by_its_name_and_not_the_end_of_the_check():
+    backend, (digest,) = filled(model(1))
+    (name,) = backend.list("packs")
+    with Store.at(backend) as store:
+        place = next(iter(store.objects.catalog.snapshot().find(digest)))
+    flip(backend, name, place.offset + place.nbytes - 1)
+
+    check = checked(backend, Level.TABLES)
+    list(check.missing([Named(digest, "'model' of commit 1")]))
+
+    assert [finding.digest for finding in check.found] == [digest]
+    assert "'model' of commit 1 needs it" in check.found[0].reason
+    assert [str(part) for file in check.lost_files([digest]) for part in file.parts] == [
+        "all of it, as its manifest is lost"
+    ]
+
+
+def test_a_pack_that_the_system_refuses_to_read_is_a_finding(tmp_path):
+    with Store.open(str(tmp_path), create=True) as store:
+        digest = store.put_file(io.BytesIO(model(1))).manifest_digest
+    (pack,) = (tmp_path / "packs").iterdir()
+    pack.rename(tmp_path / "elsewhere")
+    pack.symlink_to(tmp_path / "elsewhere")
+
+    with Store.open(str(tmp_path)) as store:
+        check = Check(store, Level.RAW)
+        found = list(check.findings())
+        lost = check.lost_files([digest])
+
+    assert {finding.file_name for finding in found} == {f"packs/{pack.name}"}
+    assert all("cannot be read" in finding.reason for finding in found)
+    assert len(lost) == 1

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from thetastore.checking.budget import Budget, Cursor, Spending
 from thetastore.digest import Digest
-from thetastore.errors import ThetaError
+from thetastore.errors import ObjectCorruptError, ThetaError
 from thetastore.pins import list_pins, read_pin
 from thetastore.pool import spread
 from thetastore.refs import Refs
@@ -114,10 +114,20 @@ class Check:
     def missing(self, named: Iterable[Named]) -> Iterator[Finding]:
         """Yield what is not there of files that have to be there whole."""
         for file in named:
-            for _, digest in self._store.missing_objects([file.manifest_digest]):
-                finding = Finding("packs", digest, f"it is not there, and {file.name} needs it", Problem.MISSING)
+            for finding in self._missing_of(file):
                 self.found.append(finding)
                 yield finding
+
+    def _missing_of(self, file: Named) -> Iterator[Finding]:
+        try:
+            missing = self._store.missing_objects([file.manifest_digest])
+        except ObjectCorruptError as error:  # a manifest or a page: what it lists is not known then
+            damaged = Digest.parse(error.digest)
+            if not any(finding.digest == damaged for finding in self.found):
+                yield Finding(error.place, damaged, f"{error.reason}; {file.name} needs it", Problem.RECORD)
+            return
+        for _, digest in missing:
+            yield Finding("packs", digest, f"it is not there, and {file.name} needs it", Problem.MISSING)
 
     def _looked_at(self, names: list[str]) -> Iterator[tuple[str, list[Finding]]]:
         sizes = {name: self._size(name) for name in names}

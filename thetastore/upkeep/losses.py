@@ -7,18 +7,28 @@ parts of files, too.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Collection, Container, Iterable, Iterator
 from typing import NamedTuple
 
 from thetastore.bases.candidates import TensorMap
 from thetastore.digest import Digest, Kind
-from thetastore.errors import MalformedError, ObjectCorruptError, ObjectMissingError, ThetaError, UnsupportedError
+from thetastore.errors import (
+    BackendError,
+    MalformedError,
+    ObjectCorruptError,
+    ObjectMissingError,
+    ThetaError,
+    UnsupportedError,
+)
 from thetastore.manifest import Chunk, Manifest, Tensor, parse_manifest, parse_page
 from thetastore.objects import Objects
 from thetastore.packs.catalog import id_of, records_of
 from thetastore.packs.writer import sealed_name
 from thetastore.representations.suspects import list_suspects
 
+_NO_FILE = (errno.ELOOP, errno.EINVAL)
+"""What a directory answers for a link, or a pipe, in the place of a file: unlike other refusals, always."""
 _TIED = 8
 """So many tensors at one place are told as one run of rows each."""
 
@@ -96,7 +106,11 @@ def _below(objects: Objects, lost: Iterable[Digest]) -> set[Digest]:
 
 
 def is_readable(objects: Objects, digest: Digest) -> bool:
-    """Tell whether some record gives an object, or may give it to a newer version."""
+    """Tell whether some record gives an object, or may give it to a newer version.
+
+    Raises:
+        BackendError: nobody knows, as the place does not answer, or refuses.
+    """
     try:
         kind = objects.entry(digest).kind
         if isinstance(kind, Kind):
@@ -105,7 +119,15 @@ def is_readable(objects: Objects, digest: Digest) -> bool:
         return False
     except UnsupportedError:
         pass  # not ours to judge
+    except BackendError as error:
+        _check_is_no_file(error)
+        return False
     return True
+
+
+def _check_is_no_file(error: BackendError) -> None:
+    if error.errno not in _NO_FILE:
+        raise error
 
 
 def _standing_on(objects: Objects, lost: Collection[Digest]) -> set[Digest]:
@@ -116,6 +138,9 @@ def _standing_on(objects: Objects, lost: Collection[Digest]) -> set[Digest]:
         try:
             entries = [record.entry for record in records_of(objects.packs.get(name))]
         except (FileNotFoundError, MalformedError, UnsupportedError):
+            continue
+        except BackendError as error:
+            _check_is_no_file(error)
             continue
         for entry in entries:
             if entry.bases:
@@ -142,6 +167,9 @@ def manifests_of(objects: Objects) -> list[Digest]:
         try:
             records = records_of(objects.packs.get(name))
         except (FileNotFoundError, MalformedError, UnsupportedError):
+            continue
+        except BackendError as error:
+            _check_is_no_file(error)
             continue
         found.update((record.entry.digest, None) for record in records if record.entry.kind == Kind.MANIFEST)
     return list(found)

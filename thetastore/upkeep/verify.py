@@ -113,6 +113,11 @@ def _covered_findings(objects: Objects, run: Run, snapshot: Snapshot) -> Iterato
             file_bytes = objects.backend.open(name).size()
         except FileNotFoundError:
             continue  # merged since it was listed
+        except BackendError as error:
+            if objects.backend.is_remote:
+                raise
+            yield _unreadable(name, error)
+            continue
         if file_bytes != info.file_bytes:
             reason = f"it has {file_bytes} bytes, and had {info.file_bytes} when it was sealed"
             yield Finding(name, None, reason, Problem.PACK)
@@ -141,7 +146,11 @@ def verify_pack(objects: Objects, name: str, level: Level) -> list[Finding]:
     except BackendError as error:
         if objects.backend.is_remote:
             raise  # nothing is known then, and nothing can be
-        return [Finding(name, None, f"it cannot be read: {error.strerror}", Problem.PACK)]
+        return [_unreadable(name, error)]
+
+
+def _unreadable(name: str, error: BackendError) -> Finding:
+    return Finding(name, None, f"it cannot be read: {error.strerror}", Problem.PACK)
 
 
 def _pack_findings(objects: Objects, pack: Pack, snapshot: Snapshot, level: Level) -> Iterator[Finding]:
