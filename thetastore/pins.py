@@ -7,10 +7,10 @@ a commit is a name that leans on other names.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from thetastore.backends import Backend
+from thetastore.backends import Backend, Range, announced
 from thetastore.digest import Digest, digest_of
 from thetastore.errors import MalformedError, UnsupportedError
 
@@ -22,6 +22,7 @@ MAX_PIN_BYTES = 256 << 20
 MAX_URL_CHARACTERS = 4096
 _OID = r"(?:[0-9a-f]{40}|[0-9a-f]{64})"
 _NAME = re.compile(rf"pins/([0-9a-f]{{40}})/({_OID})\.([0-9a-f]{{32}})\.(json|partial\.json|going)")
+_READ_AT_ONCE = 256
 _MOST_COLLECTIONS = 3
 """So often a writer begins anew; each time takes a day without a sign of life from it."""
 
@@ -205,9 +206,20 @@ def read_pin(backend: Backend, name: PinName) -> Pin:
         MalformedError: it breaks a rule of the format.
         UnsupportedError: a newer version wrote it.
     """
-    if backend.size(name.file_name) > MAX_PIN_BYTES:
+    nbytes = backend.open(name.file_name).size()
+    if nbytes > MAX_PIN_BYTES:
         raise MalformedError(f"the pin '{name.file_name}' is longer than {MAX_PIN_BYTES} bytes")
-    return parse_pin(backend.read(name.file_name), name)
+    return parse_pin(backend.read(name.file_name, 0, nbytes), name)
+
+
+def read_pins(backend: Backend, names: Iterable[PinName]) -> Iterator[tuple[PinName, Pin]]:
+    """Yield pins that were listed, in their order. Raises as `read_pin` does."""
+
+    def range_of(name: PinName) -> Range:
+        return Range(name.file_name, 0, backend.open(name.file_name).size())
+
+    for name in announced(backend, names, range_of, _READ_AT_ONCE):
+        yield name, read_pin(backend, name)
 
 
 def encode_pin(pin: Pin) -> bytes:

@@ -7,9 +7,10 @@ place but that creating a file fails where there is one. Whoever is slower finds
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from thetastore.backends import Range, announced
 from thetastore.errors import BackendError, MalformedError, UnsupportedError
 from thetastore.ref_entries import (
     MAX_ENTRY_BYTES,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 DIRECTORY = "refs"
 _USUAL_BYTES = 256 << 10
 """What is asked for first: a place far away takes one request for so much, and two for what may be longer."""
+_READ_AT_ONCE = 128
 _MOST_TRIES = 1000
 """Each is lost to somebody who got an entry in: so many in a row means that something else is wrong."""
 
@@ -108,13 +110,20 @@ class Refs:
             MalformedError, UnsupportedError, BackendError: an entry cannot be read or is missing; what is to be kept
                 is unknown then, and nothing may be deleted.
         """
-        for name, numbers in self.numbers().items():
-            yield from self._live(name, numbers)
+        found = self.numbers()
+        waiting = list(found)
+        while waiting:
+            window = waiting[: _first_count(waiting, found)]
+            waiting = waiting[len(window) :]
+            self._backend.expect(_range_of(name, number) for name in window for number in found[name])
+            for name in window:
+                yield from self._live(name, found[name])
 
     def _live(self, name: str, numbers: list[int]) -> Iterator[Entry]:
         latest = self._latest_number(name, numbers)
         oldest = self.read(name, latest).oldest if latest else 1
-        for number in range(oldest, max(numbers) + 1):
+        living = range(oldest, max(numbers) + 1)
+        for number in announced(self._backend, living, lambda number: _range_of(name, number), _READ_AT_ONCE):
             try:
                 yield self.read(name, number)
             except FileNotFoundError:
@@ -175,6 +184,20 @@ class Refs:
 def _unknown(error: BackendError, entry: Entry) -> BackendError:
     words = f"whether entry {entry.number} of '{entry.name}' was made is unknown: {error.strerror or error}"
     return BackendError(error.errno or errno.EIO, words, error.filename)
+
+
+def _first_count(names: Sequence[str], numbers: Mapping[str, Sequence[int]]) -> int:
+    """Return how many names have no more entries together than can be read at once; at least 1."""
+    count = 0
+    for at, name in enumerate(names):
+        count += len(numbers[name])
+        if count > _READ_AT_ONCE:
+            return max(at, 1)
+    return len(names)
+
+
+def _range_of(name: str, number: int) -> Range:
+    return Range(_file_name(name, number), 0, _USUAL_BYTES)
 
 
 def _file_name(name: str, number: int) -> str:

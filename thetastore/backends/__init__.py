@@ -14,12 +14,15 @@ request takes a round trip.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from typing import NamedTuple, Protocol
+from itertools import islice
+from typing import NamedTuple, Protocol, TypeVar
 
 from thetastore.digest import Buffer
 from thetastore.errors import MalformedError
+
+T = TypeVar("T")
 
 
 class Range(NamedTuple):
@@ -170,6 +173,14 @@ class Backend(Protocol):
 
     def try_lock(self, name: str) -> AbstractContextManager[bool]:
         """Lock a name among processes without waiting; the value says whether the lock was got."""
+
+
+def announced(backend: Backend, items: Iterable[T], range_of: Callable[[T], Range], most: int) -> Iterator[T]:
+    """Yield items, for each of which a range of a file will be read: from a place far away, `most` come together."""
+    rest = iter(items)
+    while window := list(islice(rest, most)):
+        backend.expect(map(range_of, window))
+        yield from window
 
 
 _NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")

@@ -51,7 +51,9 @@ class Held:
     def __init__(self, start: Callable[[Range], Future[bytes]]) -> None:
         """Fetch with `start`, which must return at once."""
         self._start = start
-        self._blocks: list[Block] = []
+        self._blocks: dict[Block, None] = {}
+        """In the order in which they were announced."""
+        self._of_file: dict[str, list[Block]] = {}
         self._held_bytes = 0
         self._lock = threading.Lock()
 
@@ -64,9 +66,10 @@ class Held:
                     continue
                 room -= wanted.nbytes
                 while self._blocks and self._held_bytes + wanted.nbytes > MOST_HELD_BYTES:
-                    self._drop(self._blocks[0])
+                    self._drop(next(iter(self._blocks)))
                 block = Block(wanted.name, wanted.offset, wanted.offset + wanted.nbytes, self._start(wanted))
-                self._blocks.append(block)
+                self._blocks[block] = None
+                self._of_file.setdefault(wanted.name, []).append(block)
                 self._held_bytes += wanted.nbytes
 
     def take(self, name: str, offset: int, out: memoryview) -> bool:
@@ -109,13 +112,17 @@ class Held:
             self._drop(block)
 
     def _find(self, name: str, start: int, stop: int) -> Block | None:
-        for block in self._blocks:
-            if block.name == name and block.start <= start and stop <= block.stop:
+        for block in self._of_file.get(name, ()):
+            if block.start <= start and stop <= block.stop:
                 return block
         return None
 
     def _drop(self, block: Block) -> None:
         if block in self._blocks:
-            self._blocks.remove(block)
+            del self._blocks[block]
+            others = self._of_file[block.name]
+            others.remove(block)
+            if not others:
+                del self._of_file[block.name]
             self._held_bytes -= block.stop - block.start
             block.stored.cancel()

@@ -93,6 +93,9 @@ class RemoteBackend:
             out = memoryview(bytearray(max(0, self._spools[name].size() - offset)))
             return bytes(out[: self._spools[name].read_into(offset, out)][:nbytes])
         if nbytes is not None and 0 < nbytes <= _UNKNOWN_READ_BYTES:
+            nbytes = self._there(name, offset, nbytes)
+            if not nbytes:
+                return b""
             found = self._held.find(name, offset, offset + nbytes)
             return bytes(found) if found is not None else self._get(name, offset, offset + nbytes)
         out = self._room(max(0, min(self.size(name) - offset, (1 << 62) if nbytes is None else nbytes)), name)
@@ -125,9 +128,12 @@ class RemoteBackend:
 
     def expect(self, ranges: Iterable[Range]) -> None:
         """See `Backend.expect`."""
-        self._held.expect(
-            wanted for wanted in ranges if wanted.offset + wanted.nbytes <= self._sizes.get(wanted.name, 1 << 62)
-        )
+        cut = (Range(name, offset, self._there(name, offset, nbytes)) for name, offset, nbytes in ranges)
+        self._held.expect(wanted for wanted in cut if wanted.nbytes)
+
+    def _there(self, name: str, offset: int, nbytes: int) -> int:
+        """Return how many of these bytes a file has, as far as its length is known."""
+        return max(0, min(nbytes, self._sizes.get(name, 1 << 62) - offset))
 
     def expect_list(self, prefix: str) -> None:
         """See `Backend.expect_list`."""

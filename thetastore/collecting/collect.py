@@ -176,7 +176,7 @@ class _Round:
         roots = list(self._roots())
         named = self._named(roots)
         self._objects.catalog.refresh(thorough=True)
-        self._tables.update(read_tables(self._objects.packs, self._objects.catalog.snapshot().packs))
+        self._tables.update(read_tables(self._objects, self._objects.catalog.snapshot().packs))
         self._needed = with_bases(named, self._tables.values())
         if self._bring_back():
             self._needed = with_bases(named, self._tables.values())
@@ -266,7 +266,7 @@ class _Round:
         """Take from the trash what has any of these objects; return those that are not there either."""
         self._objects.catalog.refresh()
         for note in self._objects.catalog.snapshot().notes_of(Stage.TRASH):
-            tables = read_tables(self._objects.packs, note.file_names)
+            tables = read_tables(self._objects, note.file_names)
             there = union(table.words for table in tables.values())
             if not has(there, missing).any():
                 continue
@@ -346,7 +346,7 @@ class _Round:
 
     def _read_new_tables(self) -> None:
         names = self._objects.catalog.snapshot().packs - self._tables.keys()
-        self._tables.update(read_tables(self._objects.packs, names))
+        self._tables.update(read_tables(self._objects, names))
 
     def _empty_trash(self) -> tuple[Amount, Amount]:
         """Delete what has lain in the trash for long enough; return that, and what stays."""
@@ -367,7 +367,7 @@ class _Round:
         if deleted.pack_count and self._upkeep is not None:
             there = [table.words for table in self._tables.values()]
             for note in self._objects.catalog.snapshot().notes_of(Stage.TRASH):
-                there += [table.words for table in read_tables(self._objects.packs, note.file_names).values()]
+                there += [table.words for table in read_tables(self._objects, note.file_names).values()]
             delete_sidecars(self._backend, union(there), self._now_s - sessions.SESSION_S)
         return deleted, in_trash
 

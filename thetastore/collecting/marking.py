@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     Words = NDArray[numpy.uint64]
 
 _KINDS = frozenset(map(int, Kind))
+_TABLES_AT_ONCE = 256
+"""From far away: at most 64 KiB of each are announced."""
 
 
 def word_of(digest: bytes) -> int:
@@ -55,13 +58,12 @@ def needed_by(objects: Objects, roots: Iterable[Root], may_lack: bool = False) -
             that what it needs is unknown.
     """
     words = array("Q")
-    seen: set[Digest] = set()
-    for root in roots:
-        if root.manifest_digest in seen:
-            continue
-        seen.add(root.manifest_digest)
-        words.append(word_of(root.manifest_digest))
-        for digest in listed_by(objects, root.manifest_digest, seen, may_lack):
+    manifests = dict.fromkeys(root.manifest_digest for root in roots)
+    seen = set(manifests)
+    objects.whereabouts.expect_manifests(manifests)
+    for manifest_digest in manifests:
+        words.append(word_of(manifest_digest))
+        for digest in listed_by(objects, manifest_digest, seen, may_lack):
             words.append(word_of(digest))
     return _distinct(words)
 
@@ -166,18 +168,21 @@ def has(ascending: Words, words: Words) -> NDArray[numpy.bool_]:
     return found
 
 
-def read_tables(packs: Packs, names: Iterable[str]) -> dict[str, Table]:
-    """Read the tables of packs; one that is gone by now is left out.
+def read_tables(objects: Objects, names: Iterable[str]) -> dict[str, Table]:
+    """Read the tables of packs of a store; one that is gone by now is left out.
 
     Raises:
         MalformedError, UnsupportedError: one is no pack, or a newer version wrote it: what leans on what is unknown.
     """
     tables = {}
-    for name in sorted(names):
-        try:
-            tables[name] = read_table(packs, name)
-        except FileNotFoundError:
-            continue
+    rest = iter(sorted(names))
+    while window := list(islice(rest, _TABLES_AT_ONCE)):
+        objects.whereabouts.expect_tables(window)
+        for name in window:
+            try:
+                tables[name] = read_table(objects.packs, name)
+            except FileNotFoundError:
+                continue
     return tables
 
 

@@ -122,7 +122,7 @@ class _Pruning:
         self._named = needed_by(objects, named, may_lack=True)
         objects.catalog.refresh(thorough=True)
         snapshot = objects.catalog.snapshot()
-        self._tables: dict[str, Table] = read_tables(objects.packs, snapshot.packs - snapshot.retired)
+        self._tables: dict[str, Table] = read_tables(objects, snapshot.packs - snapshot.retired)
         tables = list(self._tables.values())
         self._elsewhere = self._proven(with_bases(needed_words, tables), is_elsewhere)
         everything = union(table.words for table in tables)

@@ -85,7 +85,7 @@ def pins_of(backend: Backend) -> dict[PinName, Pin]:
             words = f"'{listing.unknown[0]}' is not a file of a pin: a newer version may have put it there"
             raise MalformedError(f"{words}; nothing may be deleted")
         try:
-            return {name: pins.read_pin(backend, name) for name in listing.names}
+            return dict(pins.read_pins(backend, listing.names))
         except FileNotFoundError:
             continue  # unpinned since it was listed, and what was needed of it is in newer ones: look for these
 

@@ -236,9 +236,9 @@ class Catalog:
 
     def expect_manifests(self, manifest_digests: Sequence[Digest]) -> None:
         """Begin to fetch what tells where manifests and their chunks are. Only a hint, for far stores."""
-        if self._index_will_do:
-            self.locations.expect(manifest_digests)
-            if not self._is_index_expected:
+        if self._backend.is_remote:
+            self.locations.expect(manifest_digests)  # whatever is believed of places: they have the manifests
+            if self._index_will_do and not self._is_index_expected:
                 self._is_index_expected = True
                 self._backend.expect_list("index")
 

@@ -123,7 +123,8 @@ class Whereabouts:
             waiting = [base for base in dict.fromkeys(bases) if base not in found]
         return found
 
-    def _expect_tables(self, names: Iterable[str]) -> None:
+    def expect_tables(self, names: Iterable[str]) -> None:
+        """Announce that the tables of packs will be read."""
         if not self._backend.is_remote:
             return
         ranges = []
@@ -163,7 +164,7 @@ class Whereabouts:
 
     def _from_tables(self, unknown: Mapping[str, set[Digest]]) -> dict[Digest, Located]:
         found: dict[Digest, Located] = {}
-        self._expect_tables(unknown)
+        self.expect_tables(unknown)
         for name, wanted in unknown.items():
             try:
                 records = records_of(self._packs.get(name))
