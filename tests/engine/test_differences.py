@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 from checkpoints import safetensors_bytes
@@ -74,6 +75,59 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def other(tmp_path: Path) -> Iterator[Store]:
     with Store.open(str(tmp_path / "other"), create=True) as store:
         yield store
+
+
+def bfloat16(shape: tuple[int, ...], seed: int = 3) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 0.02, shape).astype(ml_dtypes.bfloat16)
+
+
+def with_steps(array: np.ndarray, rows: float, elements: float) -> np.ndarray:
+    """Move a share of the elements of a share of the rows by a unit in their last place."""
+    rng = np.random.default_rng(4)
+    moved = (rng.random((len(array), 1)) < rows) & (rng.random(array.shape) < elements)
+    return (array.view(np.uint16) + moved).astype(np.uint16).view(ml_dtypes.bfloat16)
+
+
+def test_a_difference_that_is_chosen_for_another_store_is_as_small_as_one_that_was_added_there(
+    store, other, tmp_path
+) -> None:
+    matrix = bfloat16((900, 512))
+    base, version = {"w": matrix}, {"w": with_steps(matrix, rows=0.25, elements=0.3)}
+    digest = put(store, version)  # by itself: the base is not in this store
+    put(other, base)
+
+    store.send_to(other, [digest])
+
+    with Store.open(str(tmp_path / "local"), create=True) as local:
+        put(local, base)
+        added = put(local, version)
+        assert added == digest
+        assert delta_count(local, added) == delta_count(other, digest) == 1
+        assert stored_bytes(other, digest) == stored_bytes(local, added)
+    assert content(other, digest) == safetensors_bytes(version)
+
+
+@pytest.mark.parametrize(("elements", "is_difference"), [(255, False), (256, True), (384, True), (2048, True)])
+def test_a_small_tensor_is_a_difference_from_512_bytes_on(elements, is_difference, store) -> None:
+    before = bfloat16((elements,))
+    after = before.copy()
+    after[elements // 2] += 1
+    base = put(store, {"norm": before})
+
+    digest = put(store, {"norm": after}, base)
+
+    (entry,) = [entry for entry in entries(store, digest) if entry.raw_bytes == 2 * elements]
+    assert (entry.codec == "difference") is is_difference
+    if is_difference:
+        assert entry.stored_bytes + 32 < entry.raw_bytes / 2
+
+
+def test_a_small_tensor_of_which_everything_changed_stands_alone(store) -> None:
+    base = put(store, {"norm": bfloat16((384,), seed=3)})
+
+    digest = put(store, {"norm": bfloat16((384,), seed=8)}, base)
+
+    assert delta_count(store, digest) == 0
 
 
 def without_families(store: Store) -> None:

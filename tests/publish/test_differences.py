@@ -62,6 +62,23 @@ def two() -> tuple[State, State]:
     return before, after
 
 
+def test_steps_of_some_rows_of_a_matrix_take_less_than_those_of_as_many_elements_without_rows() -> None:
+    rng = np.random.default_rng(6)
+    before = rng.normal(0, 0.02, (2048, 512)).astype(np.float16)
+    moved = (rng.random((2048, 1)) < 0.25) & (rng.random(before.shape) < 0.3)
+    # As gradients are: products of a number for the row and one for the column.
+    signs = rng.choice([-1, 1], (2048, 1)) * rng.choice([-1, 1], 512) * np.where(before < 0, -1, 1)
+    after = (before.view(np.uint16) + moved * signs).astype(np.uint16).view(np.float16)
+    vector = {"w": after.reshape(-1).copy()}
+
+    of_matrix, of_vector = difference({"w": before}, {"w": after}), difference({"w": before.reshape(-1)}, vector)
+
+    assert len(of_matrix) < 0.95 * len(of_vector)
+    state = {"w": before.copy()}
+    assert applied(of_matrix, state) is None
+    assert state["w"].tobytes() == after.tobytes()
+
+
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 1.0])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int64", "uint8", "complex64"])
 def test_any_change_of_any_type_is_applied_bit_by_bit(dtype: str, share: float) -> None:

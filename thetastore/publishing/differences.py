@@ -13,6 +13,7 @@ import numpy as np
 
 from thetastore import codecs
 from thetastore.arrays import WritableTensor
+from thetastore.chunking import columns_of
 from thetastore.codecs import Coded
 from thetastore.digest import Buffer, Digest, digest_of
 from thetastore.dtypes import DTYPES
@@ -71,12 +72,13 @@ def changes_of(
     Returns:
         Where it differs, and what is to be stored for each piece that does.
     """
+    columns = columns_of(shape)
 
     def coded(start: int) -> Coded | None:
         now, before = raw[start : start + PIECE_BYTES], base[start : start + PIECE_BYTES]
         if np.array_equal(np.frombuffer(now, "u1"), np.frombuffer(before, "u1")):
             return None
-        difference = codecs.encode_difference(now, before, dtype)
+        difference = codecs.encode_difference(now, before, dtype, columns=columns)
         # Where most has changed a difference may be larger than the piece itself, and a sample cannot tell exactly.
         if difference is not None and memoryview(difference.stored).nbytes < now.nbytes // 2:
             return difference
