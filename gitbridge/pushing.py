@@ -314,7 +314,9 @@ def _made_available(
     """Fetch from other remotes what this clone never had; return what is nowhere: manifest, and an object of it."""
     absent = _absent(local, target, lacking)
     if absent:
-        _fetch_from_others(repository, local, place, [files[manifest] for manifest in absent])
+        needed = [files[manifest] for manifest in absent]
+        # It may take days, in which nothing is sent.
+        _fetch_from_others(repository, local, place, needed, lambda *_: target.objects.keep_alive())
         absent = _absent(local, target, lacking)
     return absent
 
@@ -331,14 +333,16 @@ def _absent(local: Store, target: Store, lacking: list[Digest]) -> dict[Digest, 
     return absent
 
 
-def _fetch_from_others(repository: Repository, local: Store, place: Place, files: list[TrackedFile]) -> None:
+def _fetch_from_others(
+    repository: Repository, local: Store, place: Place, files: list[TrackedFile], report: Report
+) -> None:
     with open_place(place) as condemned:  # what a writer must not rely on can be read, and is stored again then
         lacking = incomplete(local, [file.manifest_digest for file in files])
-        send_what_is_there(condemned, local, lacking, None, None)
+        send_what_is_there(condemned, local, lacking, report, None)
     for name in remote_names(repository):
         try:
             if any(other.location != place.location for other in places(repository, name)):
-                fetch_manifests(repository, local, files, name, profile=EVERYTHING)
+                fetch_manifests(repository, local, files, name, report=report, profile=EVERYTHING)
                 return
         except (RemoteError, ConfigError):
             continue

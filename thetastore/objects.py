@@ -175,6 +175,15 @@ class Objects:
         self.catalog.rely()
         self.catalog.forget()
 
+    def keep_alive(self) -> None:
+        """Have collectors see that the session, if there is one, goes on: for whoever stores nothing for hours.
+
+        Raises:
+            BackendError: the store cannot be written to.
+        """
+        if self._session is not None:
+            self._session.keep_alive()
+
     def is_vouched_for(self) -> bool:
         """Tell, after a ref or a pin was written, whether what it needs was kept all the time since the session began.
 
@@ -335,8 +344,7 @@ class Objects:
                 self._upkeep.seal_early(self._writers[-1])
                 self._writers.pop()
             self._writers.append(self._new_writer())
-        if self._session is not None:
-            self._session.keep_alive()
+        self.keep_alive()
         writer = self._writers[-1]
         self._added[entry.digest] = writer, writer.append(entry, stored), entry.bases
         self.added_bytes += entry.stored_bytes

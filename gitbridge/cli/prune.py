@@ -132,18 +132,20 @@ def _remote_stores(repositories: list[Repository], own: str) -> list[Store]:
 
     One that cannot be had has nothing, as far as we know.
     """
-    found: dict[str, Store] = {}
+    found: list[Store] = []
+    asked: set[str] = set()
     for repository in repositories:
         for remote in [None, *remote_names(repository)]:
             try:
                 for place in places(repository, remote):
-                    if place.location not in found and not _is_same(place.directory, own):
-                        found[place.location] = open_place(place)
-                        found[place.location].count_only_durable()
+                    if place.location not in asked and not _is_same(place.directory, own):
+                        asked.add(place.location)
+                        found.append(open_place(place))
+                        found[-1].count_only_durable()
             except (RemoteError, ConfigError, ThetaError) as error:
                 words = error.message if isinstance(error, RemoteError | ConfigError) else str(error)
                 print(f"git theta: {words}: what only it may have stays here", file=sys.stderr)
-    return list(found.values())
+    return found
 
 
 def _is_same(directory: str | None, own: str) -> bool:

@@ -111,6 +111,32 @@ def look(place: Any) -> Seen:
     return Seen(lambda commits: reached_by(tips).intersection(commits))
 
 
+def slow_push(commit: str, sendings: list[int], *, shows_life: bool = True) -> Body:
+    """Return a process that takes two days to bring what it sends from elsewhere, and notes how often it had to."""
+
+    def body(backend: SteppedBackend) -> None:
+        with Store.at(backend) as store:
+            store.begin_session()
+            count = 0
+
+            def send(pinned: set[str]) -> list[Pin]:
+                nonlocal count
+                count += 1
+                for _ in range(3):
+                    backend.wait(16 * HOUR_S)
+                    if shows_life:
+                        store.objects.keep_alive()
+                digest = store.put_file(io.BytesIO(WEIGHTS[commit])).manifest_digest
+                store.seal()
+                return [] if commit in pinned else [Pin(URL, commit, (digest,), tuple(sorted(pinned & {GONE})))]
+
+            pin_history(backend, REPOSITORY, send, store.objects.is_vouched_for)
+            sendings.append(count)
+        backend.create(f"git/{commit}", b"")
+
+    return body
+
+
 def keeper(
     pause_s: float,
     grace_s: float = HOUR_S,
@@ -230,6 +256,24 @@ def test_a_push_that_leans_on_what_is_marked_is_found_out() -> None:
 
 def test_a_push_that_does_not_make_sure_after_a_long_sleep_is_found_out() -> None:
     assert hunt([push(NEXT, makes_sure=False), keeper(LONGER_THAN_A_SESSION_S)]).loss
+
+
+def test_a_push_that_takes_days_and_shows_that_it_lives_is_honoured_all_the_time() -> None:
+    sendings: list[int] = []
+
+    explored = try_out([slow_push(NEXT, sendings), keeper(WITHIN_A_SESSION_S)], faults=())
+
+    assert explored.loss is None, explored
+    assert set(sendings) == {1}
+
+
+def test_a_push_that_takes_days_and_shows_nothing_sends_again_before_it_says_that_it_is_done() -> None:
+    sendings: list[int] = []
+
+    explored = try_out([slow_push(NEXT, sendings, shows_life=False), keeper(WITHIN_A_SESSION_S)], faults=())
+
+    assert explored.loss is None, explored
+    assert max(sendings) > 1
 
 
 def test_refs_that_are_read_once_and_believed_for_ever_are_found_out() -> None:

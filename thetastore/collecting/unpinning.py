@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
 from typing import NamedTuple
 
 from thetastore import sessions
@@ -100,6 +101,23 @@ def unpin(backend: Backend, repository: str, look: Look, grace_s: float, is_dry:
         return done
 
 
+class _Turn(Enum):
+    """What a round does to a pin that is not kept."""
+
+    MARK = "mark"
+    WAIT = "wait"
+    DELETE = "delete"
+
+
+class _Step(NamedTuple):
+    name: PinName
+    turn: _Turn
+    held_by: frozenset[str] = frozenset()
+    """Sessions that it waits for."""
+    next_s: float | None = None
+    """In so many seconds its next step can be taken."""
+
+
 def _round(backend: Backend, repository: str, look: Look, grace_s: float, is_dry: bool) -> Unpinned:
     time_s = now_s(backend)
     at_work = sessions.alive(backend, time_s, revokes=not is_dry)
@@ -107,62 +125,79 @@ def _round(backend: Backend, repository: str, look: Look, grace_s: float, is_dry
     everything = pins_of(backend)
     ours = {name: pin for name, pin in everything.items() if name.repository == repository}
     ages_s = _Ages(backend, time_s)
-    reached = seen.reached({name.commit for name in ours})
-    unmarked = [name for name in ours if not name.is_going]
-    named = [name for name in unmarked if name.commit in reached]
-    young = [name for name in unmarked if name.commit not in reached and ages_s.of(name.file_name) < grace_s]
+    named, young = _to_keep(ours, seen, ages_s, grace_s)
     kept = _with_what_is_leant_on([*named, *young], ours)
-    marked, waiting, deleted, held_by = [], [], [], set()
-    next_s: list[float] = [grace_s - ages_s.of(name.file_name) for name in young]
-    for name in sorted(ours.keys() - kept):
-        if not name.is_going:
-            marked.append(name)
-            next_s.append(grace_s)
-            if not is_dry:
-                _mark(backend, name)
-            continue
-        age_s = ages_s.of(name.mark_name)
-        older = {f"{sessions.DIRECTORY}/{one.id}" for one in at_work if one.begun_s <= time_s - age_s + SLACK_S}
-        if age_s < grace_s or older:
-            waiting.append(name)
-            next_s += [grace_s - age_s] if age_s < grace_s else []
-            held_by |= older if age_s >= grace_s else set()
-            continue
-        deleted.append(name)
-        if not is_dry:
-            backend.delete(name.file_name)
-            backend.delete(name.mark_name)
+    steps = [_step(name, ages_s, at_work, grace_s) for name in sorted(ours.keys() - kept)]
     if not is_dry:
+        for step in steps:
+            _take(backend, step)
         _sweep_lone_marks(backend, repository)
-    going = [*marked, *waiting, *deleted]
+    going = {step.name for step in steps}
     names_left = {digest for name, pin in everything.items() if name not in going for digest in pin.manifests}
     alone = {digest for name in going for digest in ours[name].manifests} - names_left - seen.unpinned
+    next_s = [grace_s - ages_s.of(name.file_name) for name in young]
     return Unpinned(
         pin_count=len(ours),
         kept_count=len(kept) - len(young),
         young_count=len(young),
-        marked=tuple(ours[name] for name in marked),
-        waiting=tuple(ours[name] for name in waiting),
-        deleted=tuple(ours[name] for name in deleted),
+        marked=_pins_whose(_Turn.MARK, steps, ours),
+        waiting=_pins_whose(_Turn.WAIT, steps, ours),
+        deleted=_pins_whose(_Turn.DELETE, steps, ours),
         manifest_count=len(alone),
-        held_by=tuple(sorted(held_by)),
-        next_s=min(next_s, default=None),
+        held_by=tuple(sorted(frozenset[str]().union(*(step.held_by for step in steps)))),
+        next_s=min((*next_s, *(step.next_s for step in steps if step.next_s is not None)), default=None),
     )
+
+
+def _pins_whose(turn: _Turn, steps: Iterable[_Step], ours: Mapping[PinName, Pin]) -> tuple[Pin, ...]:
+    return tuple(ours[step.name] for step in steps if step.turn is turn)
+
+
+def _to_keep(
+    ours: Mapping[PinName, Pin], seen: Seen, ages_s: _Ages, grace_s: float
+) -> tuple[list[PinName], list[PinName]]:
+    """Return the pins without a mark of commits that refs reach, and those of others that are young."""
+    reached = seen.reached({name.commit for name in ours})
+    unmarked = [name for name in ours if not name.is_going]
+    named = [name for name in unmarked if name.commit in reached]
+    young = [name for name in unmarked if name.commit not in reached and ages_s.of(name.file_name) < grace_s]
+    return named, young
+
+
+def _step(name: PinName, ages_s: _Ages, at_work: Iterable[sessions.Known], grace_s: float) -> _Step:
+    """Return what follows for a pin that is not kept."""
+    if not name.is_going:
+        return _Step(name, _Turn.MARK, next_s=grace_s)
+    age_s = ages_s.of(name.mark_name)
+    if age_s < grace_s:
+        return _Step(name, _Turn.WAIT, next_s=grace_s - age_s)
+    marked_s = ages_s.time_s - age_s
+    older = frozenset(f"{sessions.DIRECTORY}/{one.id}" for one in at_work if one.begun_s <= marked_s + SLACK_S)
+    return _Step(name, _Turn.WAIT, held_by=older) if older else _Step(name, _Turn.DELETE)
+
+
+def _take(backend: Backend, step: _Step) -> None:
+    if step.turn is _Turn.MARK:
+        _mark(backend, step.name)
+    elif step.turn is _Turn.DELETE:
+        backend.delete(step.name.file_name)
+        backend.delete(step.name.mark_name)
 
 
 class _Ages:
     """How old files are, by the place's clock; each is asked for once."""
 
     def __init__(self, backend: Backend, time_s: float) -> None:
+        self.time_s = time_s
+        """What time it is there."""
         self._backend = backend
-        self._time_s = time_s
         self._known: dict[str, float] = {}
 
     def of(self, name: str) -> float:
         """Return the age in seconds; what is gone is as young as can be, so that nothing follows from it."""
         if name not in self._known:
             try:
-                self._known[name] = self._time_s - self._backend.written_s(name)
+                self._known[name] = self.time_s - self._backend.written_s(name)
             except FileNotFoundError:
                 self._known[name] = 0.0
         return self._known[name]
