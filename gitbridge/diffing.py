@@ -142,8 +142,13 @@ class Differ:
         except ObjectMissingError as error:
             raise self._not_here(before, after) from error
 
-    def of_commits(self, path: str, blamed: Iterable[Blamed]) -> Iterator[Measured]:
+    def of_commits(self, path: str, blamed: Iterable[Blamed], sides: Mapping[str, Side]) -> Iterator[Measured]:
         """Yield the figures of what commits did to the tensors of a file; of those that they added, none.
+
+        Args:
+            path: of the file.
+            blamed: its tensors, and what they come from.
+            sides: what reads versions that are not pointers, by what commits have as their blobs.
 
         Raises:
             RemoteError: weights are not here; says what to fetch.
@@ -154,12 +159,14 @@ class Differ:
                 by_commit.setdefault(one.commit.oid, []).append(one)
         for rows in by_commit.values():
             commit = rows[0].commit
-            before = self._version(path, f"{commit.short}~", commit.parent_blobs[0])
-            after = self._version(path, commit.short, commit.blob)
+            before = self._version(path, f"{commit.short}~", commit.parent_blobs[0], sides)
+            after = self._version(path, commit.short, commit.blob, sides)
             yield from self.measured(before, after, [one.change for one in rows])
 
-    def _version(self, path: str, where: str, blob: str) -> Version:
+    def _version(self, path: str, where: str, blob: str, sides: Mapping[str, Side]) -> Version:
         """Return a version without its table: what is compared is known already."""
+        if blob in sides:
+            return Version(path, where, "", 0, None, None, (), sides[blob])
         assert self._repository is not None, "commits are of a repository"
         file = tracked_blob(self._repository, path, blob)
         if file is None:

@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from gitbridge.errors import PathMissingError, UsageError
-from gitbridge.pointers import is_pointer, parse_tensor_line
+from gitbridge.joined_versions import JoinedModels, Opened, settled
+from gitbridge.pointers import PointerTensor, is_pointer, parse_tensor_line, tensor_lines
 from gitbridge.repository import Repository
 from gitbridge.revisions import resolve
 from thetastore.comparing.changes import ADDED, Change, Entry, changes_between
+from thetastore.comparing.sides import Side
+from thetastore.digest import Digest
 from thetastore.selection import NameTest
 
 _LOG = (
@@ -80,9 +84,16 @@ class History:
             RevisionError: there is no such revision.
             PathMissingError: no commit up to there has a file at this path.
         """
-        self._repository = repository
-        self.path = path
-        self.commits = list(_commits(repository, resolve(repository, revision, "commit"), path))
+        oid = resolve(repository, revision, "commit")
+        self._models = JoinedModels(repository)
+        model = self._models.named(oid, path)
+        self.path = model.path if model else path
+        """Of the file; of a model of several files, of the one that names the tensors."""
+        if model is not None:
+            self.commits = _of_model(_commits(repository, oid, model.path, [file.path for file in model.files]))
+            self._blobs: _Tables = _States(self._models, self.path, self.commits)
+            return
+        self.commits = list(_commits(repository, oid, path))
         if not self.commits:
             raise PathMissingError(
                 f"no commit up to '{revision}' has a file '{path}'",
@@ -92,6 +103,16 @@ class History:
         while follow and source is not None:
             source = _continue_before_rename(repository, self.commits, source)
         self._blobs = _Blobs(repository, self.commits)
+
+    def __enter__(self) -> History:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._models.__exit__()
+
+    def sides(self) -> Mapping[str, Side]:
+        """Return what reads the versions of a model of several files, by what commits have as their blobs."""
+        return self._blobs.sides()
 
     def changed(self, wants: NameTest) -> Iterator[Changed]:
         """Yield the commits that changed tensors whose names are wanted, the newest first. To be called once.
@@ -177,7 +198,74 @@ def _name_in(line: bytes) -> bytes:
 
 def _entries(lines: Iterable[bytes]) -> list[Entry]:
     parsed = (parse_tensor_line(line.decode("ascii", "replace")) for line in lines)
-    return [Entry(tensor.name, tensor.dtype, tensor.shape, tensor.digest) for tensor in parsed]
+    return [
+        Entry(name, dtype, shape, Digest() if digest == _UNKNOWN else digest) for digest, dtype, shape, name in parsed
+    ]
+
+
+class _Tables(Protocol):
+    """The tables of tensors that commits have, as lines of pointers."""
+
+    def lines(self, blob: str) -> frozenset[bytes]:
+        """Return the lines of a version; none where it is no pointer, or not there."""
+
+    def is_pointer(self, blob: str) -> bool:
+        """Tell whether a version lists tensors at all."""
+
+    def forget(self, commit: Commit) -> None:
+        """Let go of what only this commit, and those before it in the list, have needed."""
+
+    def sides(self) -> Mapping[str, Side]:
+        """Return what reads versions that no pointer names."""
+
+
+class _States:
+    """The tables of a model of several files, whose version is that of a whole commit. All are read at once."""
+
+    def __init__(self, models: JoinedModels, path: str, commits: Sequence[Commit]) -> None:
+        self._models = models
+        self._path = path
+        self._oids = list(dict.fromkeys(oid for commit in commits for oid in (commit.oid, *commit.parents)))
+
+    @cached_property
+    def _opened(self) -> dict[str, Opened]:
+        found = {oid: self._models.at(oid).get(self._path) for oid in self._oids}
+        opened = {oid: self._models.open(model, oid[:12]) for oid, model in found.items() if model}
+        return {oid: one for oid, one in opened.items() if one}
+
+    @cached_property
+    def _lines(self) -> dict[str, frozenset[bytes]]:
+        tables = settled(list(self._opened.values()))
+        return {oid: _lines_in(table) for oid, table in zip(self._opened, tables, strict=True)}
+
+    def lines(self, blob: str) -> frozenset[bytes]:
+        """See `_Tables.lines`."""
+        return self._lines.get(blob, frozenset())
+
+    def is_pointer(self, blob: str) -> bool:
+        """See `_Tables.is_pointer`."""
+        return blob in self._opened
+
+    def forget(self, commit: Commit) -> None:
+        """Do nothing: whether a tensor has to be read depends on all versions."""
+
+    def sides(self) -> Mapping[str, Side]:
+        """Return what reads the model in each commit."""
+        return {oid: one.side for oid, one in self._opened.items()}
+
+
+def _of_model(commits: Iterable[Commit]) -> list[Commit]:
+    """Return commits whose blobs stand for all that is in them, and in the nearest ancestors that changed the model."""
+    return [commit._replace(blob=commit.oid, parent_blobs=commit.parents or ("",)) for commit in commits]
+
+
+_UNKNOWN = Digest(bytes(32))
+"""Stands in a line for a digest that nothing has to know, as all versions have the same."""
+
+
+def _lines_in(table: Iterable[Entry]) -> frozenset[bytes]:
+    lines = tensor_lines(PointerTensor(one.digest or _UNKNOWN, one.dtype, one.shape, one.name) for one in table)
+    return frozenset(line.rstrip("\n").encode() for line in lines)
 
 
 class _Blobs:
@@ -202,6 +290,10 @@ class _Blobs:
         self.lines(blob)
         return self._lines.get(blob) is not None
 
+    def sides(self) -> Mapping[str, Side]:
+        """Return nothing: pointers name what reads them."""
+        return {}
+
     def forget(self, commit: Commit) -> None:
         """Let go of what only this commit, and those before it in the list, have needed."""
         for blob in _blobs_of(commit):
@@ -222,10 +314,10 @@ def _lines_of(content: bytes) -> frozenset[bytes] | None:
     return frozenset(rest.split(b"\n")[1:-1])
 
 
-def _commits(repository: Repository, oid: str, path: str) -> Iterator[Commit]:
+def _commits(repository: Repository, oid: str, path: str, others: Sequence[str] = ()) -> Iterator[Commit]:
     # Git abbreviates all names of a listing alike, those of blobs too, which have to be whole.
     short_length = len(repository.git("rev-parse", "--short", oid).strip())
-    tokens = iter(repository.git(*_LOG, oid, "--", path).split(b"\0")[:-1])
+    tokens = iter(repository.git(*_LOG, oid, "--", path, *others).split(b"\0")[:-1])
     pending = next(tokens, None)
     while pending is not None:
         name = pending.decode()

@@ -135,12 +135,17 @@ def models_of_several_files(
 
     Raises as `files_of` does.
     """
+    for path in candidate_paths(repository, revision, tracked):
+        model = files_of(repository, revision, path, tracked) if path.startswith(prefix) else None
+        if model is not None:
+            yield model
+
+
+def candidate_paths(repository: Repository, revision: str, tracked: Mapping[str, TrackedFile]) -> list[str]:
+    """Return the paths of a revision, or of the index, at which models of several files may be."""
     listing = ["ls-tree", "-r", "-z", "--name-only", "--full-tree", revision] if revision else ["ls-files", "-z"]
-    for name in map(os.fsdecode, repository.git(*listing).split(b"\0")[:-1]):
-        if name.startswith(prefix) and may_be_several(name, tracked.get(name)):
-            model = files_of(repository, revision, name, tracked)
-            if model is not None:
-                yield model
+    paths = map(os.fsdecode, repository.git(*listing).split(b"\0")[:-1])
+    return [path for path in paths if may_be_several(path, tracked.get(path))]
 
 
 def revision_of(repository: Repository, revision: str | None) -> str:

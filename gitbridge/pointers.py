@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from gitbridge.errors import PointerError, PointerVersionError
@@ -76,8 +76,6 @@ def render_pointer(manifest: Manifest, manifest_digest: Digest) -> bytes:
 
 def pointer_text(pointer: Pointer) -> bytes:
     """Return the one text that has these values."""
-    from json.encoder import encode_basestring_ascii
-
     head = (
         f"format {pointer.format} {pointer.layout_version}\n"
         f"size {pointer.file_bytes}\n"
@@ -85,10 +83,15 @@ def pointer_text(pointer: Pointer) -> bytes:
         f"manifest {pointer.manifest_digest}\n"
         f"tensors {len(pointer.tensors)}\n"
     )
-    lines = [
-        f"{t.digest} {t.dtype} {_shape_text(t.shape)} {encode_basestring_ascii(t.name)}\n" for t in pointer.tensors
-    ]
-    return b"".join([_VERSION_LINES[pointer.version], _COMMENT, head.encode(), "".join(lines).encode()])
+    lines = "".join(tensor_lines(pointer.tensors))
+    return b"".join([_VERSION_LINES[pointer.version], _COMMENT, head.encode(), lines.encode()])
+
+
+def tensor_lines(tensors: Iterable[PointerTensor]) -> list[str]:
+    """Return the lines that list tensors, each with its end."""
+    from json.encoder import encode_basestring_ascii
+
+    return [f"{t.digest} {t.dtype} {_shape_text(t.shape)} {encode_basestring_ascii(t.name)}\n" for t in tensors]
 
 
 def _shape_text(shape: Sequence[int]) -> str:

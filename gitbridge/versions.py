@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import NamedTuple
 
 from gitbridge.errors import PathMissingError, RevisionError, UsageError
+from gitbridge.joined_versions import JoinedModels, Opened, settled
+from gitbridge.joining import ModelFiles, named_model
 from gitbridge.merging.finishing import Unmerged, unmerged_files
 from gitbridge.pointers import MAX_POINTER_BYTES, Pointer, is_pointer, parse_pointer
 from gitbridge.repository import Repository
 from gitbridge.revisions import FileName, parse_name, path_from_top, resolve, tracked_file
 from gitbridge.states import select
 from gitbridge.trees import TrackedFile, tracked_blob, tracked_in_index, tracked_in_tree
+from thetastore.checkpoints.joining import names_others
 from thetastore.comparing.changes import Entry
-from thetastore.comparing.sides import FileSide
+from thetastore.comparing.sides import OPAQUE, FileSide, Side
 from thetastore.digest import Digest
 
 INDEX, WORK_TREE = "index", "work tree"
@@ -43,9 +46,9 @@ class Version(NamedTuple):
     file_digest: Digest | None
     """None where it was not computed: two plain files are compared tensor by tensor."""
     manifest_digest: Digest | None
-    """None where the weights are in the file `side` alone."""
+    """None where the weights are read through `side`, or are those of several files."""
     entries: tuple[Entry, ...]
-    side: FileSide | None = None
+    side: Side | None = None
     parts: tuple[Version, ...] = ()
     """The files that make up the model, where several are taken for one."""
 
@@ -77,6 +80,7 @@ class Versions:
     def __init__(self, repository: Repository | None) -> None:
         self._repository = repository
         self._open = ExitStack()
+        self._models: JoinedModels | None = None
 
     def __enter__(self) -> Versions:
         return self
@@ -100,7 +104,7 @@ class Versions:
         if len(names) == 2 and (repository is None or any(self._is_file_name(name) for name in names)):
             if cached or paths:
                 raise UsageError("two files are compared as they are: leave --cached and paths out")
-            return [Two(self._named(names[0]), self._named(names[1]))]
+            return [self._models_named(names) or Two(self._named(names[0]), self._named(names[1]))]
         if repository is None:
             raise UsageError("there is no Git repository here: name two files", "git theta diff A B")
         if len(names) == 1 and ".." in names[0] and not self._is_file_name(names[0]):
@@ -113,7 +117,8 @@ class Versions:
             return self._between_trees(names[0], names[1], paths)
         if cached:
             base = names[0] if names else "HEAD"
-            return self._paired(self._tree(base, not names), base, tracked_in_index(repository), INDEX, paths)
+            found = self._paired(self._tree(base, not names), base, tracked_in_index(repository), INDEX, paths)
+            return self._with_models(found, base, INDEX)
         return self._with_work_tree(names[0] if names else None, paths)
 
     # Which two
@@ -135,7 +140,8 @@ class Versions:
         return [first, second]
 
     def _between_trees(self, before: str, after: str, paths: Sequence[str]) -> list[Two]:
-        return self._paired(self._tree(before), before, self._tree(after), after, paths)
+        found = self._paired(self._tree(before), before, self._tree(after), after, paths)
+        return self._with_models(found, before, after)
 
     def _tree(self, revision: str, may_be_unborn: bool = False) -> list[TrackedFile]:
         assert self._repository is not None, "a tree is of a repository"
@@ -173,7 +179,7 @@ class Versions:
             two = Two(self._version(old[path], revision or INDEX) if path in old else None, after)
             if _differ(two):
                 found.append(two)
-        return _with_renames(found)
+        return self._with_models(_with_renames(found), revision or INDEX, WORK_TREE, touched)
 
     def _touched(self) -> set[str]:
         """Return the paths whose files git does not know to be as the index says."""
@@ -196,6 +202,67 @@ class Versions:
                 )
             )
         return _with_renames(found)
+
+    # Models of several files
+
+    def _with_models(
+        self, found: list[Two], where: str, there: str, touched: Container[str] = frozenset()
+    ) -> list[Two]:
+        """Take the files of a model of several files for one, where any of them changed."""
+        if not any(_may_be_in_model(version) for two in found for version in two.sides):
+            return found
+        old, new = self._models_at(where), self._models_at(there)
+        for path in sorted(old.keys() | new.keys()):
+            sides = old.get(path), new.get(path)
+            paths = {path, *(file.path for model in sides if model for file in model.files)}
+            changed = [two for two in found if any(version and version.path in paths for version in two.sides)]
+            is_on_disk = any(one in touched for one in paths)
+            if changed and (two := self._model(sides, where, there, is_on_disk)):
+                found = [one for one in found if one not in changed] + [two]
+        return sorted(found, key=lambda two: two.path)
+
+    def _model(
+        self, sides: tuple[ModelFiles | None, ModelFiles | None], where: str, there: str, is_on_disk: bool
+    ) -> Two | None:
+        """Return two versions of a model; None where the files of one do not belong together."""
+        models = self._opened_models()
+        before, after = sides
+        opened = (
+            models.open(before, where) if before else None,
+            (models.open_on_disk if is_on_disk else models.open)(after, there) if after else None,
+        )
+        if any(model and not one for model, one in zip(sides, opened, strict=True)):
+            return None
+        two = [one and _of_model(one, entries) for one, entries in zip(opened, settled(opened), strict=True)]
+        return Two(two[0], two[1])
+
+    def _models_named(self, names: Sequence[str]) -> Two | None:
+        """Return the models that two names stand for; None where neither is of several files, or one is on disk."""
+        repository = self._repository
+        parsed = [parse_name(name)._replace(tensor=None) for name in names]
+        if repository is None or any(
+            name.revision is None or os.path.lexists(text) or name.path[:2] in _STAGES
+            for name, text in zip(parsed, names, strict=True)
+        ):
+            return None
+        found = [named_model(repository, name, os.getcwd()) for name in parsed]
+        if not any(model.outside for model in found):
+            return None
+        where, there = (name.revision or INDEX for name in parsed)
+        return self._model((found[0], found[1]), where, there, is_on_disk=False)
+
+    def _models_at(self, where: str) -> dict[str, ModelFiles]:
+        """Return the models of several files of a revision; for the work tree, those of the index."""
+        assert self._repository is not None, "a tree is of a repository"
+        if where == "HEAD" and self._repository.head_oid() is None:
+            return {}
+        return self._opened_models().at("" if where in NO_REVISIONS else resolve(self._repository, where, "tree"))
+
+    def _opened_models(self) -> JoinedModels:
+        if self._models is None:
+            assert self._repository is not None, "models are of a repository"
+            self._models = self._open.enter_context(JoinedModels(self._repository))
+        return self._models
 
     def _selected(self, files: list[TrackedFile], paths: Sequence[str]) -> list[TrackedFile]:
         assert self._repository is not None, "paths are of a repository"
@@ -268,6 +335,9 @@ class Versions:
 _MOST_OWNERS = 16
 """Of a tensor that more files have, only so many are asked whether they are what was renamed."""
 
+_IN_MODELS = ("torch-dcp", "torch-zip")
+"""Formats that list tensors by other names than those of the model."""
+
 _STAGES = tuple(f"{stage}:" for stage in SIDES)
 
 
@@ -276,6 +346,17 @@ def version_of_pointer(path: str, where: str, pointer: Pointer) -> Version:
     entries = tuple(Entry(t.name, t.dtype, t.shape, t.digest) for t in pointer.tensors)
     return Version(
         path, where, pointer.format, pointer.file_bytes, pointer.file_digest, pointer.manifest_digest, entries
+    )
+
+
+def _of_model(model: Opened, entries: tuple[Entry, ...]) -> Version:
+    return Version(model.path, model.where, model.format, model.file_bytes, None, None, entries, model.side)
+
+
+def _may_be_in_model(version: Version | None) -> bool:
+    """Tell whether a file may hold tensors that another one names, or be that one."""
+    return version is not None and (
+        version.format in (OPAQUE, *_IN_MODELS) or names_others(version.format, version.path)
     )
 
 

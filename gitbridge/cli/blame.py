@@ -61,16 +61,16 @@ def _blamed(repository: Repository, options: argparse.Namespace) -> Sequence[tup
     from thetastore.comparing.comparison import Measured
     from thetastore.selection import Globs
 
-    history = History(repository, *revision_and_path(repository, options.names), follow=True)
-    wants = Globs(options.tensors or ())
-    found = history.blamed(wants)
-    wants.check()
-    if options.names_only:
-        return [(one, Measured(one.change)) for one in found]
     figures: dict[str, Measured] = {}
-    with Differ(repository, Options()) as differ:
+    names = revision_and_path(repository, options.names)
+    with History(repository, *names, follow=True) as history, Differ(repository, Options()) as differ:
+        wants = Globs(options.tensors or ())
+        found = history.blamed(wants)
+        wants.check()
+        if options.names_only:
+            return [(one, Measured(one.change)) for one in found]
         try:
-            for measured in differ.of_commits(history.path, found):
+            for measured in differ.of_commits(history.path, found, history.sides()):
                 figures[measured.change.name] = measured
         except RemoteError as error:
             print(f"git theta: not all figures are known: {error.message}", file=sys.stderr)

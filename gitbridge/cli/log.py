@@ -56,10 +56,11 @@ def _changed(repository: Repository, options: argparse.Namespace) -> Iterator[Ch
     from gitbridge.versions import revision_and_path
     from thetastore.selection import Globs
 
-    history = History(repository, *revision_and_path(repository, options.names), follow=options.follow)
-    wants = Globs(options.tensors or ())
-    yield from history.changed(wants)
-    wants.check()
+    names = revision_and_path(repository, options.names)
+    with History(repository, *names, follow=options.follow) as history:
+        wants = Globs(options.tensors or ())
+        yield from history.changed(wants)
+        wants.check()
 
 
 def _text(found: Iterable[Changed], named_count: int | None) -> Iterator[str]:

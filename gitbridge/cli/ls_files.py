@@ -7,7 +7,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gitbridge.absent import remark_on_absent
 from gitbridge.cli.opening import open_repository
@@ -21,6 +21,9 @@ from gitbridge.states import revision_states, select, work_tree_states
 from gitbridge.trees import TrackedFile, all_refs, tracked_in_history, tracked_in_index, tracked_in_tree
 from thetastore.command_line import Parser, print_json
 from thetastore.dtypes import raw_bytes_of
+
+if TYPE_CHECKING:
+    from gitbridge.joining import ModelFiles
 
 _EPILOG = """\
 states:
@@ -55,10 +58,13 @@ def ls_files(arguments: list[str]) -> int:
             return 0
         states = (revision_states if revisions or has_history else work_tree_states)(repository, files)
         rows = list(zip(files, states, strict=True))
+        is_one_tree = options.tensors and not has_history and len(revisions) < 2
+        models = _models(repository, revisions, files) if is_one_tree else []
         if options.json:
-            _print_json(repository, rows, options.tensors)
+            _print_json(repository, rows, options.tensors, models)
         elif options.tensors:
             _print_tensors(repository, rows, options.long)
+            _print_models(repository, models)
         else:
             # Without the whole digest, ten digits tell the versions of a file apart.
             _print_text(rows, _WHOLE if options.long else _SHORT if has_history else 0)
@@ -143,7 +149,45 @@ def _explain_nothing(repository: Repository) -> None:
         print(f"git theta: {remark}", file=sys.stderr)
 
 
-def _print_json(repository: Repository, rows: Sequence[tuple[TrackedFile, str]], with_tensors: bool) -> None:
+def _models(repository: Repository, revisions: Sequence[str], files: Sequence[TrackedFile]) -> list[ModelFiles]:
+    """Return the models of which one of some files names tensors in others, or holds them."""
+    from gitbridge.joined_versions import JoinedModels
+
+    paths = {file.path for file in files}
+    with JoinedModels(repository) as models:
+        found = models.at(resolve(repository, revisions[0], "tree") if revisions else "")
+    return [model for model in found.values() if any(file.path in paths for file in model.files)]
+
+
+def _print_models(repository: Repository, models: Sequence[ModelFiles]) -> None:
+    """List tensors that files name in others; those have no digests before they are read."""
+    for model in models:
+        files = ", ".join(printable(file.path) for file in model.files)
+        sys.stdout.write(f"\n{printable(model.path)} names, in {files}:\n")
+        rows = [
+            (t.dtype, shape_text(t.shape), size_text(raw_bytes_of(t.dtype, math.prod(t.shape))), printable(t.name))
+            for t in model.tensors(repository)
+        ]
+        sys.stdout.write(table(rows, right=(2,), indent="  "))
+
+
+def _model_values(repository: Repository, model: ModelFiles) -> dict[str, Any]:
+    tensors = [
+        {
+            "name": tensor.name,
+            "dtype": tensor.dtype,
+            "shape": list(tensor.shape),
+            "digest": str(tensor.digest) or None,
+            "raw_bytes": raw_bytes_of(tensor.dtype, math.prod(tensor.shape)),
+        }
+        for tensor in model.tensors(repository)
+    ]
+    return {"path": model.path, "files": [file.path for file in model.files], "tensors": tensors}
+
+
+def _print_json(
+    repository: Repository, rows: Sequence[tuple[TrackedFile, str]], with_tensors: bool, models: Sequence[ModelFiles]
+) -> None:
     files = []
     for file, state in rows:
         values: dict[str, Any] = {
@@ -165,7 +209,8 @@ def _print_json(repository: Repository, rows: Sequence[tuple[TrackedFile, str]],
                 for tensor in file.pointer(repository).tensors
             ]
         files.append(values)
-    print_json({"files": files})
+    joined = {"models": [_model_values(repository, model) for model in models]} if models else {}
+    print_json({"files": files, **joined})
 
 
 def _print_text(rows: Sequence[tuple[TrackedFile, str]], digit_count: int) -> None:

@@ -85,7 +85,7 @@ def _figures(one: Measured) -> dict[str, Any]:
 def _entry(entry: Entry | None) -> dict[str, Any] | None:
     if entry is None:
         return None
-    return {"name": entry.name, "dtype": entry.dtype, "shape": list(entry.shape), "digest": str(entry.digest)}
+    return {"name": entry.name, "dtype": entry.dtype, "shape": list(entry.shape), "digest": str(entry.digest) or None}
 
 
 def _group(group: Group) -> dict[str, Any]:

@@ -77,6 +77,11 @@ class TensorReader:
         except KeyError:
             raise NoSuchTensorError(name, tuple(self._tensors)) from None
 
+    @property
+    def objects(self) -> Objects:
+        """Where its chunks are."""
+        return self._objects
+
     def __contains__(self, name: object) -> bool:
         return name in self._tensors
 
@@ -108,6 +113,23 @@ class TensorReader:
         hasher = new_hasher()
         for piece in self._pieces(tensor):
             hasher.update(piece)
+        return Digest(hasher.digest())
+
+    def mark(self, name: str) -> Digest:
+        """Return a digest of what manifests say of a tensor's bytes: if it is equal, they are; nothing else is read.
+
+        Raises:
+            NoSuchTensorError, ObjectMissingError, ObjectCorruptError: as `read`, of pages.
+        """
+        tensor = self.tensor(name)
+        if tensor.digest:
+            return tensor.digest
+        hasher = new_hasher()
+        for piece in self._in_pieces.get(name, ()):
+            hasher.update(f"{piece.at} {piece.shape} {piece.reader.mark(piece.name)}\n".encode())
+        for offset, chunk in self.chunks(name):
+            start, stop = max(tensor.offset, offset), min(tensor.offset + tensor.raw_bytes, offset + chunk.raw_bytes)
+            hasher.update(f"{start - offset} {stop - start} {chunk.digest}\n".encode())
         return Digest(hasher.digest())
 
     def read(self, name: str, out: memoryview | None = None) -> memoryview:

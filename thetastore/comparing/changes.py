@@ -24,6 +24,7 @@ class Entry(NamedTuple):
     dtype: str
     shape: tuple[int, ...]
     digest: Digest
+    """Empty where it is not known, and known to be what other versions in the comparison have."""
 
     @property
     def raw_bytes(self) -> int:
@@ -59,7 +60,7 @@ class Change(NamedTuple):
         before, after = self.before, self.after
         if before is None or after is None:
             return False
-        return (before.digest, before.dtype) == (after.digest, after.dtype)
+        return bool(before.digest) and (before.digest, before.dtype) == (after.digest, after.dtype)
 
 
 def changes_between(before: Iterable[Entry], after: Iterable[Entry]) -> list[Change]:
@@ -88,7 +89,7 @@ def _renamed(gone: list[Entry], come: list[Entry]) -> Iterator[Change]:
     """Pair what went and what came with the same bytes and type; of several, those whose names end alike."""
     waiting: dict[tuple[Digest, str], deque[Entry]] = {}
     for entry in gone:
-        if entry.raw_bytes:
+        if entry.raw_bytes and entry.digest:
             waiting.setdefault((entry.digest, entry.dtype), deque()).append(entry)
     for entry in come:
         candidates = waiting.get((entry.digest, entry.dtype))
