@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from gitbridge.errors import HookError
 from gitbridge.repository import Repository
+from thetastore.sharing import share_as_above
 
 HOOKS = ("pre-push", "post-checkout", "post-merge", "post-rewrite")
 COMMIT_HOOK = "pre-commit"
@@ -310,6 +311,7 @@ def _write(path: str, content: bytes, mode: int) -> None:
         stream.write(content)
     if mode not in (0o777, 0o666):
         os.chmod(temporary, mode)
+    share_as_above(temporary)
     os.rename(temporary, path)
 
 
@@ -332,6 +334,7 @@ def _mark(repository: Repository, directory: str) -> None:
         return
     try:
         os.makedirs(repository.theta_dir, exist_ok=True)
+        share_as_above(repository.theta_dir)
         text = f"{directory}\n{_signature(repository, directory)}"
         _write(_marker_path(repository), os.fsencode(text), 0o666)
     except OSError:

@@ -16,6 +16,7 @@ from typing import NamedTuple, Self
 import xxhash
 
 from thetastore.digest import Digest
+from thetastore.sharing import share_as_above
 
 VERSION = 1
 _VERSIONS = (0, VERSION)
@@ -87,6 +88,7 @@ class Journal:
             OSError: the directory cannot be written.
         """
         os.makedirs(directory, exist_ok=True)
+        share_as_above(directory)
         while True:
             path = os.path.join(directory, os.urandom(8).hex())
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o666)
@@ -95,6 +97,7 @@ class Journal:
                 break
             # Somebody took it for a dead process's before we had locked it.
             os.close(fd)
+        share_as_above(path, fd)  # whoever else works here completes what we leave
         boot = boot_id()
         os.write(fd, _HEAD.pack(_MAGIC, VERSION, len(boot)) + boot)
         return cls(path, fd)

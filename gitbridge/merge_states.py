@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from gitbridge.repository import Repository
 from thetastore.digest import digest_of
+from thetastore.sharing import share_as_above
 from thetastore.tables import count_text
 
 _SCHEMA = 1
@@ -52,6 +53,7 @@ def write_state(repository: Repository, state: ConflictState) -> None:
 
     place = _place(repository, state.path)
     os.makedirs(os.path.dirname(place), exist_ok=True)
+    share_as_above(os.path.dirname(place))
     values = {
         "schema": _SCHEMA,
         "path": state.path,
@@ -62,6 +64,7 @@ def write_state(repository: Repository, state: ConflictState) -> None:
     temporary = f"{place}.{os.getpid()}"
     with open(temporary, "w", encoding="ascii") as stream:
         json.dump(values, stream, indent=1)
+    share_as_above(temporary)
     os.replace(temporary, place)
 
 

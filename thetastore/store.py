@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from thetastore.backends import Backend
-from thetastore.backends.directory import DirectoryBackend, share_directory
+from thetastore.backends.directory import DirectoryBackend
 from thetastore.backends.urls import SCHEMES, is_url, parse_url
 from thetastore.bases.finding import BaseHint
 from thetastore.checkpoints.ahead import ahead
@@ -36,6 +36,7 @@ from thetastore.merge_records import send_records
 from thetastore.objects import Objects
 from thetastore.pool import Pool
 from thetastore.selection import Wants
+from thetastore.sharing import share_directory
 from thetastore.transfers.shipment import Piece, Shipment
 from thetastore.transfers.transfer import CopyReport, copy_shipment
 
@@ -181,9 +182,10 @@ class Store:
             shipment = Shipment(self.objects.get, self.objects, self.objects, [manifest_digest], wants)
             yield from (piece.digest for piece in shipment)
             return
-        for page in manifest.pages:
+        pages = tuple(dict.fromkeys(manifest.pages))  # a hostile file names one of them a hundred thousand times
+        for page in pages:
             yield page.digest
-        for placed in iter_chunks(self.objects, manifest):
+        for placed in iter_chunks(self.objects, manifest._replace(pages=pages)):
             yield placed.chunk.digest
 
     def missing_objects(

@@ -246,10 +246,12 @@ def _save_traceback() -> str:
     from gitbridge.errors import BridgeError
     from gitbridge.repository import Repository
     from thetastore.command_line import save_traceback
+    from thetastore.sharing import share_as_above
 
     try:
         directory = os.path.join(Repository.discover().theta_dir, "logs")
         os.makedirs(directory, exist_ok=True)
+        share_as_above(directory)
     except (BridgeError, OSError):
         directory = tempfile.gettempdir()
     else:

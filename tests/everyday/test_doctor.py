@@ -53,7 +53,7 @@ BREAK_AND_MEND = {
         "-c filter.theta.required=false add p.safetensors && git commit -qm plain",
     ),
     "a pointer that nothing tracks": ("attributes", "git cat-file blob HEAD:m.safetensors > x.t; git add x.t"),
-    "weights that are in no store": ("weights", "rm -r ../weights .git/theta/packs .git/theta/index"),
+    "weights that are in no store": ("weights", "rm -rf ../weights .git/theta/packs .git/theta/index"),
 }
 
 

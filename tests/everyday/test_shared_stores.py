@@ -72,6 +72,25 @@ def test_a_repository_that_git_shares_has_a_store_that_is_shared(place, word: st
     assert lets_the_group_in(work.path / ".git" / "theta") == is_shared
 
 
+def test_whoever_works_in_a_shared_work_tree_can_complete_and_replace_what_others_left(place) -> None:
+    place.git("init", "-q", "--shared", "p")
+    repository = place.path / "p"
+    place.write("p/a.safetensors", place.checkpoint("a"))
+    place.run("sh", "-ec", "cd p; git theta track '*.safetensors'; git add .; git commit -qm one")
+    place.run("sh", "-ec", "cd p; rm a.safetensors; git checkout -q -- .")
+
+    closed = [path for path in (repository / ".git").rglob("*") if not _is_open(path.stat().st_mode)]
+
+    assert (repository / ".git/theta/pending").is_dir()
+    assert [path.name for path in closed] == ["COMMIT_EDITMSG"], "which is git's own"
+
+
+def _is_open(mode: int) -> bool:
+    runs = stat.S_IXGRP if mode & stat.S_IXUSR else 0
+    wanted = SHARED | stat.S_IXGRP if stat.S_ISDIR(mode) else stat.S_IRGRP | runs
+    return mode & wanted == wanted
+
+
 def test_the_doctor_names_what_not_everybody_may_write_to(place) -> None:
     place.run("thetastore", "init", "--shared", "zoo")
     place.git("init", "-q", "p")

@@ -25,6 +25,7 @@ from types import TracebackType
 from thetastore.backends import Range, check_name
 from thetastore.digest import Buffer
 from thetastore.errors import BackendError
+from thetastore.sharing import share_as_above
 
 # A store may be hostile: a link would lead out of it, and opening a pipe would wait for ever.
 _READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -315,7 +316,7 @@ class _Lock:
             except FileNotFoundError:
                 _make_directory(os.path.dirname(self._path))
                 self._fd = os.open(self._path, _WRITE_FLAGS | os.O_CREAT, _NEW_FILE_MODE)
-            _share(self._fd, self._path)
+            share_as_above(self._path, self._fd)
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return True
@@ -344,17 +345,6 @@ class _Refusals:
             raise BackendError(error.errno, error.strerror, self._path) from error
 
 
-def share_directory(path: str) -> None:
-    """Make a directory, if there is none, and let its group write to it and to all that comes into it.
-
-    One that is somebody else's stays as it is: only its owner, or root, can do that.
-    """
-    os.makedirs(path, exist_ok=True)
-    found = os.stat(path)
-    if found.st_mode & _GROUP_OF_DIRECTORY != _GROUP_OF_DIRECTORY and found.st_uid == os.geteuid():
-        os.chmod(path, stat.S_IMODE(found.st_mode) | _GROUP_OF_DIRECTORY)
-
-
 def _temporary_name() -> str:
     return f"~{os.urandom(12).hex()}"
 
@@ -376,26 +366,8 @@ def _create(path: str) -> int:
     except FileNotFoundError:
         _make_directory(os.path.dirname(path))
         fd = os.open(path, flags, _NEW_FILE_MODE)
-    _share(fd, path)
+    share_as_above(path, fd)
     return fd
-
-
-def _share(fd: int, path: str) -> None:
-    """Let the group into a file of ours, if its directory is shared."""
-    if not _is_shared(os.path.dirname(path)):
-        return
-    found = os.fstat(fd)
-    if found.st_mode & _GROUP_OF_FILE != _GROUP_OF_FILE and found.st_uid == os.geteuid():
-        os.fchmod(fd, stat.S_IMODE(found.st_mode) | _GROUP_OF_FILE)
-
-
-def _is_shared(directory: str) -> bool:
-    return os.stat(directory).st_mode & _SHARED == _SHARED
-
-
-_SHARED = stat.S_ISGID | stat.S_IWGRP
-_GROUP_OF_FILE = stat.S_IRGRP | stat.S_IWGRP
-_GROUP_OF_DIRECTORY = stat.S_ISGID | stat.S_IRWXG
 
 
 def _make_directory(path: str) -> None:
@@ -414,8 +386,7 @@ def _make_directory_in(parent: str, path: str) -> None:
         os.mkdir(path)
     except FileExistsError:
         return
-    if _is_shared(parent):
-        os.chmod(path, stat.S_IMODE(os.stat(path).st_mode) | _GROUP_OF_DIRECTORY)
+    share_as_above(path)
     _sync_directory(parent)
 
 
