@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from thetastore.digest import new_hasher
-from thetastore.errors import MalformedError, NoSuchTensorError
+from thetastore.errors import BackendError, MalformedError, NoSuchTensorError
 from thetastore.open_file import Replacing
 from thetastore.ref_entries import Entry, RefFile, check_path
 from thetastore.selection import Globs, glob_wants
 from thetastore.store import Store
+from thetastore.tables import size_text
 
 if TYPE_CHECKING:
     from thetastore.checkpoints.compose import NewTensor
@@ -73,6 +75,7 @@ def write_files(
 
     Raises:
         FileExistsError: a file is there that has other bytes; nothing was written.
+        BackendError: there is no room for them (`ENOSPC`); nothing was written.
         ObjectMissingError, ObjectCorruptError: a file cannot be had; those before it were written.
     """
     manifests = [store.get_manifest(file.manifest_digest) for file in files]
@@ -84,7 +87,9 @@ def write_files(
         if not is_kept and not is_forced and os.path.lexists(place):
             raise FileExistsError(None, "it exists with other bytes: --force replaces it", place)
     missing = (manifest for manifest, is_kept in zip(manifests, kept, strict=True) if not is_kept)
-    counted = _counting(report, sum(manifest.file_bytes for manifest in missing))
+    total_bytes = sum(manifest.file_bytes for manifest in missing)
+    check_room(places[0] if places else os.curdir, total_bytes)
+    counted = _counting(report, total_bytes)
     written = []
     for file, manifest, place, is_kept in zip(files, manifests, places, kept, strict=True):
         if not is_kept:
@@ -95,6 +100,22 @@ def write_files(
         if say:
             say(written[-1])
     return written
+
+
+def check_room(place: str, nbytes: int) -> None:
+    """Refuse what cannot fit: a store of some kilobytes may name a file of petabytes.
+
+    Raises:
+        BackendError: `ENOSPC`, before anything is written.
+    """
+    directory = os.path.dirname(os.path.abspath(place))
+    while not os.path.isdir(directory):
+        directory = os.path.dirname(directory)
+    found = os.statvfs(directory)
+    free_bytes = found.f_bavail * found.f_frsize
+    if nbytes > free_bytes:
+        words = f"there is no room: it takes {size_text(nbytes)}, and {size_text(free_bytes)} are free"
+        raise BackendError(errno.ENOSPC, words, place)
 
 
 def _counting(report: Report | None, total_bytes: int) -> Callable[[int], None]:
@@ -136,6 +157,7 @@ def write_part(
 
     Raises:
         NoSuchTensorError: a glob matches none; says which names are near.
+        BackendError: there is no room for them (`ENOSPC`).
     """
     from thetastore.checkpoints.compose import safetensors_source
 
@@ -148,6 +170,7 @@ def write_part(
     metadata = {"format": "pt", "theta.tensors": f"{len(wanted)} of {len(places)}"}
     counted = _counting(report, sum(places[name].tensor(name).raw_bytes for name in wanted))
     source = safetensors_source([_new_tensor(places[name], name, counted) for name in sorted(wanted)], metadata)
+    check_room(place, source.file_bytes)
     with Replacing(place) as descriptor:
         source.write_to(descriptor)
     return Part(place, source.file_bytes, len(wanted), len(places))
