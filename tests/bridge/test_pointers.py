@@ -5,7 +5,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gitbridge.errors import PointerError, PointerVersionError
@@ -55,6 +55,7 @@ SMALL = Pointer(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # of a busy machine, not of the code
 @given(pointers)
 def test_a_pointer_comes_back_from_its_text(pointer):
     text = pointer_text(pointer)
@@ -65,6 +66,7 @@ def test_a_pointer_comes_back_from_its_text(pointer):
     assert text.isascii()
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # of a busy machine, not of the code
 @given(pointers, st.data())
 def test_whatever_is_accepted_is_the_rendering_of_its_values(pointer, data):
     text = bytearray(pointer_text(pointer))
