@@ -133,9 +133,9 @@ def _chosen_files(repository: Repository, oid: str, allow: list[str] | None, ign
 
 def _write(repository: Repository, oid: str, target: str, chosen: _Chosen, how: _How) -> None:
     os.makedirs(target, exist_ok=True)
+    _write_weights(repository, oid, chosen.weights, target, how)  # what may be missing goes first
     for path, blob in chosen.plain.items():
         _write_plain(repository, blob, _place(target, path), how.is_forced)
-    _write_weights(repository, oid, chosen.weights, target, how)
 
 
 def _plain_files(repository: Repository, oid: str, tracked: Iterable[str]) -> dict[str, str]:

@@ -99,8 +99,9 @@ class Objects:
         # Bases are written before their deltas, so they can only be gone where a pack is.
         if snapshot.lost and not self.representations.has_bases(digest):
             return False
-        if snapshot.incoming and not self._counts_unsealed:
-            return any(place.file_name in snapshot.packs for place in snapshot.find(digest))
+        is_in_doubt = snapshot.incoming and not self._counts_unsealed
+        if is_in_doubt and not any(place.file_name in snapshot.packs for place in snapshot.find(digest)):
+            return False
         return digest not in self._suspected() or self._is_readable(digest)
 
     def contains_manifest(self, digest: Digest) -> bool:
