@@ -153,7 +153,7 @@ def test_a_plugin_that_fails_or_lies_changes_nothing(work: GitWork, tmp_path: Pa
     for kind, words in {
         "raise": "update type 'mine' failed: ZeroDivisionError",
         "lie": "did not answer with an Adapter",
-        "short": "are missing or too many",
+        "short": "it was given",
         "late": "update type 'mine' failed at 'a': ZeroDivisionError",
     }.items():
         (tmp_path / "update").write_text(kind)

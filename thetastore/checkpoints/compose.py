@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 from thetastore.digest import Buffer
 from thetastore.dtypes import DTYPES, raw_bytes_of
-from thetastore.errors import MalformedError, UnsupportedError
+from thetastore.errors import MalformedError, ThetaError, UnsupportedError
 from thetastore.formats import MAX_HEADER_BYTES
 from thetastore.formats.safetensors import DTYPE_NAMES
 
@@ -52,7 +53,7 @@ class SafetensorsSource:
     def __init__(self, header: bytes, tensors: Sequence[NewTensor]) -> None:
         self.file_bytes = len(header) + sum(tensor.raw_bytes for tensor in tensors)
         """Length of the whole file."""
-        self._pieces = _checked_pieces(header, tensors)
+        self._pieces = chain([header], chain.from_iterable(map(exact_pieces, tensors)))
         self._left = memoryview(b"")
 
     def readinto(self, view: memoryview, /) -> int:
@@ -160,17 +161,16 @@ def _header(entries: dict[str, Any]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _checked_pieces(header: bytes, tensors: Sequence[NewTensor]) -> Iterator[Buffer]:
-    yield header
-    for tensor in tensors:
-        left_bytes = tensor.raw_bytes
-        for piece in tensor.pieces():
-            left_bytes -= memoryview(piece).nbytes
-            if left_bytes < 0:
-                break
-            yield piece
-        if left_bytes:
-            raise MalformedError(
-                f"tensor '{tensor.name}' of {tensor.dtype} {tensor.shape} has {tensor.raw_bytes} bytes; "
-                f"it was given {'more' if left_bytes < 0 else tensor.raw_bytes - left_bytes}"
-            )
+def exact_pieces(tensor: NewTensor, error: Callable[[str], ThetaError] = MalformedError) -> Iterator[Buffer]:
+    """Yield the bytes of a tensor; raise `error` where there are more or fewer than its shape and dtype say."""
+    left_bytes = tensor.raw_bytes
+    for piece in tensor.pieces():
+        left_bytes -= memoryview(piece).nbytes
+        if left_bytes < 0:
+            break
+        yield piece
+    if left_bytes:
+        raise error(
+            f"tensor '{tensor.name}' of {tensor.dtype} {tensor.shape} has {tensor.raw_bytes} bytes; "
+            f"it was given {'more' if left_bytes < 0 else tensor.raw_bytes - left_bytes}"
+        )

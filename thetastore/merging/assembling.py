@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO
 
-from thetastore.checkpoints.compose import NewTensor, safetensors_source
+from thetastore.checkpoints.compose import NewTensor, exact_pieces, safetensors_source
 from thetastore.checkpoints.ingest import Source
 from thetastore.digest import Buffer, Digest, new_hasher
 from thetastore.formats.zip_checksums import mend_checksums
@@ -148,7 +148,7 @@ def _overlaid(layout: Checkpoint, places: Sequence[tuple[int, Result]]) -> Itera
         raw: memoryview | None = None
         while cursor < end:
             if at == cursor and result is not None:
-                yield from _exactly(result)
+                yield from exact_pieces(_new(result), MergeError)
                 covered_to = cursor + result.raw_bytes
                 cursor = min(end, covered_to)
                 at, result = next(waiting, (None, None))
@@ -159,22 +159,13 @@ def _overlaid(layout: Checkpoint, places: Sequence[tuple[int, Result]]) -> Itera
             cursor = stop
 
 
-def _exactly(result: Result) -> Iterator[Buffer]:
-    left = result.raw_bytes
-    for piece in result.pieces():
-        left -= memoryview(piece).nbytes
-        if left < 0:
-            break
-        yield piece
-    if left:
-        raise MergeError(f"tensor '{result.name}' was to have {result.raw_bytes} bytes: {left} are missing or too many")
-
-
 def composed(results: Sequence[Result], metadata: Mapping[str, str] | None) -> Source:
     """Return a new safetensors file of the results."""
-    return safetensors_source(
-        [NewTensor(result.name, result.dtype, result.shape, result.pieces) for result in results], metadata
-    )
+    return safetensors_source([_new(result) for result in results], metadata)
+
+
+def _new(result: Result) -> NewTensor:
+    return NewTensor(result.name, result.dtype, result.shape, result.pieces)
 
 
 def skeleton_digest(layout: Checkpoint) -> Digest:
