@@ -45,8 +45,10 @@ class DamagedPointerError(BridgeError):
 class Cleaner:
     """Cleans the files of one repository."""
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(self, repository: Repository, is_forkable: bool = False) -> None:
+        """Clean files of a repository; see `Pool.is_forkable`."""
         self._repository = repository
+        self._is_forkable = is_forkable
         self._store: Store | None = None
         self._blobs = BlobsAtPaths(repository)
         self._named_bases = NamedBases(repository)
@@ -79,6 +81,7 @@ class Cleaner:
         """
         if self._store is None:
             self._store = self._repository.open_store(create)
+            self._store.pool.is_forkable = self._is_forkable
         return self._store
 
     def close(self) -> None:

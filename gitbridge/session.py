@@ -24,7 +24,7 @@ class Session:
 
     def __init__(self) -> None:
         self.repository = Repository.discover()
-        self.cleaner = Cleaner(self.repository)
+        self.cleaner = Cleaner(self.repository, is_forkable=True)
         self._profile: Profile | None = None
         if self.repository.work_tree is not None:
             hooks.install_missing(self.repository)

@@ -118,6 +118,8 @@ class Pool:
 
     def __init__(self, workers: int | None = None) -> None:
         self.workers = workers or default_workers()
+        self.is_forkable = False
+        """Whether long work may be done by copies of the process, too (`thetastore.forks`). For programs of ours."""
         self.window = 2 * self.workers + 1
         """How many items `map_bounded` holds at once, finished or not: what bounds its memory."""
         self._threads: _Threads | None = None

@@ -181,6 +181,14 @@ class Bases:
     def _resembles(self, chunk: Chunk, raw: memoryview, dtype: str) -> bool:
         return resembles(self._objects, chunk, raw, dtype)
 
+    def sketch_at(self, offset: int) -> tuple[str, ...]:
+        """Return the keys of the tensor that begins at an offset, where `guess` found any."""
+        return self._sketches.get(offset, ())
+
+    def adopt_sketch(self, offset: int, keys: tuple[str, ...]) -> None:
+        """Take keys of a tensor for `register` that were found elsewhere."""
+        self._sketches[offset] = keys
+
     def register(self, manifest_digest: Digest) -> None:
         """Make the file known to its family, unless it is but a version of what is known."""
         if not self._has_parent:

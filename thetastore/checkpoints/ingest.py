@@ -15,6 +15,7 @@ from typing import IO, NamedTuple, Protocol
 from thetastore.bases.candidates import PlacedTensor, TensorMap
 from thetastore.bases.finding import BaseHint, Bases
 from thetastore.buffers import Buffers
+from thetastore.checkpoints.cuts import INLINE_WORK_BYTES, Piece
 from thetastore.chunking import CONTENT_MAX_BYTES, MAX_GRID_CHUNK_BYTES, columns_of, content_cut, grid_lengths
 from thetastore.digest import Buffer, Digest, Kind, digest_of, new_hasher
 from thetastore.errors import NotThisFormat
@@ -31,8 +32,6 @@ from thetastore.tensor_digests import TensorDigests
 OPAQUE = Layout("opaque", 1, 0, (), ())
 """The layout of a file of which nothing is known; its length is found by reading."""
 
-INLINE_WORK_BYTES = 32 << 10
-"""Chunks up to this length are worked on in the caller's thread."""
 _WORKERS_THAT_PAY = 3
 """With fewer threads, elements are coded in the caller's: that is some dozens of calls of 10 to 100 us, after each of
 which a thread has to have the interpreter back, and waking another one takes as long. On 2 processors, two threads took
@@ -171,19 +170,6 @@ def _described(manifest: Manifest) -> _Described:
     return _Described(manifest, pages, root, digest_of(root, Kind.MANIFEST))
 
 
-class _Piece(NamedTuple):
-    """A chunk on its way into the store."""
-
-    offset: int
-    raw: memoryview
-    dtype: str | None
-    columns: int
-    """Elements of a row, of a part of a matrix; else 0."""
-    bases: Iterator[Digest]
-    """What it may be a difference of; looked for when it is asked."""
-    update: Proposal | None
-
-
 class _Run:
     """One pass over a stream under one layout."""
 
@@ -213,7 +199,7 @@ class _Run:
 
     def manifest(self) -> Manifest | None:
         """Store the chunks and describe the file; None if the file is not as long as its layout says."""
-        for piece, prepared in self._pool.map_bounded(self._prepare, self._pieces(), self._is_inline):
+        for piece, prepared in self._prepared():
             digest = self._objects.add(prepared)
             self._bases.learn(prepared)
             if self._updates is not None and piece.update is not None:
@@ -235,22 +221,37 @@ class _Run:
             yield self._objects.get(Kind.CHUNK, chunk.digest)
         yield self._tail
 
-    def _is_inline(self, piece: _Piece) -> bool:
+    def _prepared(self) -> Iterator[tuple[Piece, Prepared]]:
+        """Yield the chunks in order, hashed and coded."""
+        if not self._may_fork():
+            yield from self._pool.map_bounded(self._prepare, self._pieces(), self._is_inline)
+            return
+        from thetastore.checkpoints.coders import Coders
+
+        with Coders(self._objects, self._bases, self._layout.file_bytes, self._pool.workers) as coders:
+            yield from coders.map(self._prepare, self._pieces())
+
+    def _may_fork(self) -> bool:
+        """Tell whether copies of this process may code beside it: of files whose end is known, for a store here."""
+        is_here = not self._objects.backend.is_remote
+        return self._pool.is_forkable and self._pool.workers > 1 and is_here and self._layout is not OPAQUE
+
+    def _is_inline(self, piece: Piece) -> bool:
         """Tell whether a chunk is worked on in the caller's thread."""
         if len(piece.raw) <= INLINE_WORK_BYTES:
             return True
         return piece.dtype is not None and self._pool.workers < _WORKERS_THAT_PAY
 
-    def _prepare(self, piece: _Piece) -> tuple[_Piece, Prepared]:
+    def _prepare(self, piece: Piece) -> tuple[Piece, Prepared]:
         return piece, self._objects.prepare(
             Kind.CHUNK, piece.raw, piece.dtype, piece.bases, update=piece.update, columns=piece.columns
         )
 
-    def _pieces(self) -> Iterator[_Piece]:
+    def _pieces(self) -> Iterator[Piece]:
         """Cut the stream; hash, in order, what goes by. Ends early where the stream does."""
         for raw, dtype, columns in self._cuts():
             bases, update = self._bases.guess(self._offset, raw, dtype), self._proposal(len(raw))
-            piece = _Piece(self._offset, raw, dtype, columns, bases, update)
+            piece = Piece(self._offset, raw, dtype, columns, bases, update)
             self._file_hasher.update(raw)
             self._tensor_digests.feed(piece.offset, raw)
             self._offset += len(raw)
