@@ -43,7 +43,7 @@ _FREE_FAILURES = 24
 
 
 class Bases:
-    """Guesses bases for the chunks of one file. Thread-safe; nothing is read before the first guess is asked for."""
+    """Guesses bases for the chunks of one file. Thread-safe; nothing is read before `open`, or the first guess."""
 
     def __init__(
         self,
@@ -93,6 +93,11 @@ class Bases:
             with self._lock:
                 found = self._guess(offset, raw, dtype)
             yield from found
+
+    def open(self) -> None:
+        """Find the models to guess from now, and not when the first guess is asked for."""
+        with self._lock:
+            self._opened()
 
     def likely(self, offset: int, nbytes: int) -> Digest | None:
         """Return what `guess` will probably yield first for a chunk; told without reading any."""

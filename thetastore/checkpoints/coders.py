@@ -62,9 +62,12 @@ class Coders:
             yield self._settled(prepare, *flying.popleft())
 
     def _fork_after(self, piece: Piece, prepared: Prepared) -> None:
-        """Fork at the first chunk that the store has not: what coding imports, and where bases are, is known then."""
+        """Fork after the first chunk that the store has not. What all need is had before: numpy, and whom to ask."""
         is_worth_it = _is_long(piece) and self._file_bytes - piece.offset >= FORK_FOR_BYTES
         if self._forks is None and prepared.entry is not None and is_worth_it:
+            import numpy  # noqa: F401
+
+            self._bases.open()  # which may ask a `git cat-file`, whose pipes are for one
             self._forks = Forks(self._copies, self._work, MAX_GRID_CHUNK_BYTES)
 
     def _submit(self, piece: Piece) -> Promise | None:
