@@ -187,6 +187,12 @@ class StoreMissingError(ThetaError, FileNotFoundError):
     code = "store-missing"
 
 
+class DescriptorMissingError(HintedError):
+    """There are packs at the place that was named, and nothing that says of which store."""
+
+    code = "descriptor-missing"
+
+
 class UnsupportedError(ThetaError):
     """Something valid that this version cannot read; the message names what is needed."""
 

@@ -22,6 +22,7 @@ from thetastore.checkpoints.locating import write_locators
 from thetastore.checkpoints.rebuild import iter_chunks, read_file, write_file
 from thetastore.checkpoints.tensors import TensorReader
 from thetastore.descriptor import (
+    DESCRIPTOR,
     NEW,
     check_descriptor,
     check_is_still,
@@ -30,7 +31,15 @@ from thetastore.descriptor import (
     read_descriptor,
 )
 from thetastore.digest import Digest, Kind
-from thetastore.errors import MalformedError, ObjectMissingError, StoreMissingError, ThetaError, UnsupportedError
+from thetastore.errors import (
+    BackendError,
+    DescriptorMissingError,
+    MalformedError,
+    ObjectMissingError,
+    StoreMissingError,
+    ThetaError,
+    UnsupportedError,
+)
 from thetastore.manifest import Manifest, parse_manifest
 from thetastore.merge_records import send_records
 from thetastore.objects import Objects
@@ -91,6 +100,7 @@ class Store:
 
         Raises:
             StoreMissingError: there is no store, and `create` is not set.
+            DescriptorMissingError: there is one, and the file that says so is gone.
             MalformedError: the place holds something else, the URL is none, or it is to be shared as a directory is.
             UnsupportedError: the store was written by a newer version, or a package for the URL is missing.
             BackendError: the place cannot be made, read or reached.
@@ -116,7 +126,7 @@ class Store:
         except FileNotFoundError:
             check_nothing_is_under_way(backend)
             if not create:
-                raise StoreMissingError(f"there is no thetastore at '{backend.url}'") from None
+                raise _nothing_at(backend) from None
             descriptor = create_descriptor(backend)
         many = descriptor.is_for_many(backend.is_remote)
         if not many:
@@ -375,3 +385,14 @@ def _opened_by_plugin(scheme: str, open_backend: Any, url: str) -> Backend:
         raise UnsupportedError(f"what the plug-in for '{scheme}://' opens is no backend: it has no '{lacking[0]}'")
     backend: Backend = opened
     return backend
+
+
+def _nothing_at(backend: Backend) -> ThetaError:
+    """Return the error for a place without a descriptor: a store that lost it needs another command than none."""
+    try:
+        has_packs = next(iter(backend.list("packs")), None) is not None
+    except (BackendError, FileNotFoundError):
+        has_packs = False
+    if not has_packs:
+        return StoreMissingError(f"there is no thetastore at '{backend.url}'")
+    return DescriptorMissingError(f"'{backend.url}' has packs, and no {DESCRIPTOR}", f"thetastore mend {backend.url}")

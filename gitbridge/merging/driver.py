@@ -22,7 +22,7 @@ from gitbridge.merging.trailers import leave_note, trailer_text
 from gitbridge.repository import Repository
 from thetastore.errors import ThetaError
 from thetastore.merging import MergeError
-from thetastore.merging.merge import Conflict, Merge, Sides, three_way_merge
+from thetastore.merging.merge import Conflict, Merge, Sides, check_names, three_way_merge
 from thetastore.merging.mixing import Rule
 from thetastore.merging.registry import find_method
 from thetastore.merging.three_way import Decision
@@ -98,6 +98,7 @@ _AGAIN = "ours is as it was. Mend that, abort this merge (or rebase, ...) and be
 def _merged(call: _Call, store: Store, rules: Rules) -> Outcome:
     repository, path, is_virtual = call.repository, call.path, call.is_virtual
     sides = open_sides(repository, store, path, *call.texts)
+    check_names(sides)
     if not (sides.ours.tensors and sides.theirs.tensors):
         return _undecided(call, [], "its tensors are not known, so it cannot be merged by them")
     names = {name for side in sides for name in side.tensors}

@@ -12,7 +12,7 @@ from thetastore.backends.memory import MemoryBackend
 from thetastore.checking.descriptors import mend_descriptor
 from thetastore.cli.main import main
 from thetastore.descriptor import DESCRIPTOR, VERSION, Descriptor, encode_descriptor, read_descriptor
-from thetastore.errors import BackendError, MalformedError, UnsupportedError
+from thetastore.errors import BackendError, DescriptorMissingError, MalformedError, UnsupportedError
 from thetastore.packs.preamble import PREAMBLE_BYTES, checksum64
 from thetastore.store import Store
 from thetastore.testing import FaultyBackend
@@ -59,6 +59,8 @@ def test_one_that_is_gone_is_written_anew(tmp_path, capsys):
     fill(DirectoryBackend(str(tmp_path)))
     (tmp_path / DESCRIPTOR).unlink()
 
+    with pytest.raises(DescriptorMissingError, match=f"thetastore mend {tmp_path}"):
+        Store.open(str(tmp_path))
     assert main(["mend", str(tmp_path)]) == 1
 
     assert "was gone and was written anew" in capsys.readouterr().err

@@ -56,6 +56,27 @@ def test_a_conflict_leaves_ours_whole_and_says_which_tensors(work: Work, base: M
     assert "layers.1.weight" not in work.theta("status", check=False).out
 
 
+def test_a_part_of_a_distributed_checkpoint_is_not_merged_by_the_numbers_of_its_tensors(work: Work) -> None:
+    part = (Path(__file__).parent.parent / "fixtures/dcp/__3_0.distcp").read_bytes()
+    work.git("theta", "track", "*.distcp")
+    place = work.path / "a.distcp"
+    place.write_bytes(part)
+    work.commit(tag="parted")
+    for branch, at in (("theirs", 3226), ("ours", 4803)):  # where tensors '2' and '3' begin
+        work.git("checkout", "-q", "-b", branch, "parted")
+        place.write_bytes(part[:at] + bytes([part[at] ^ 1]) + part[at + 1 :])
+        work.commit(message=branch)
+    before = place.read_bytes()
+
+    done = work.git("merge", "-m", "merge", "theirs", check=False)
+
+    assert done.status == 1
+    assert "'a.distcp' is not merged: its tensors ('base') have numbers for names" in done.err
+    assert "git checkout --ours (or --theirs) -- DIRECTORY" in done.err
+    assert place.read_bytes() == before
+    assert work.status() == "UU a.distcp\n"
+
+
 @pytest.mark.parametrize("how", ["setting", "attribute", "environment", "recipe"])
 def test_a_method_that_was_said_beforehand_decides(work: Work, sides: Model, changed: Make, how: str) -> None:
     base = sides

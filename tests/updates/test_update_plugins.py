@@ -99,6 +99,8 @@ def opened(path, base):
     kind = open(path).read()
     if kind == "raise":
         raise ZeroDivisionError("oh")
+    if kind == "exit":
+        raise SystemExit(0)
     if kind == "lie":
         return {"a": 1}
     if kind == "part":
@@ -152,6 +154,7 @@ def test_a_plugin_that_fails_or_lies_changes_nothing(work: GitWork, tmp_path: Pa
     before = work.git("ls-files", "-s"), (work.path / "m.safetensors").read_bytes()
     for kind, words in {
         "raise": "update type 'mine' failed: ZeroDivisionError",
+        "exit": "update type 'mine' failed: SystemExit",
         "lie": "did not answer with an Adapter",
         "short": "it was given",
         "late": "update type 'mine' failed at 'a': ZeroDivisionError",

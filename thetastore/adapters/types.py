@@ -61,7 +61,7 @@ def open_adapter(name: str, path: str, base: Base) -> Adapter:
         adapter = kind.open(path, base)
     except UpdateError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if name in BUILT_IN:
             raise
         raise UpdateError(f"update type '{name}' failed: {type(error).__name__}: {error}"[:500]) from error
@@ -83,7 +83,7 @@ def open_adapter(name: str, path: str, base: Base) -> Adapter:
 def _guarded(name: str, change: Change) -> Change:
     """Return a change whose failures are told as those of the plug-in."""
 
-    def failed(error: Exception) -> UpdateError:
+    def failed(error: BaseException) -> UpdateError:
         return UpdateError(f"update type '{name}' failed at '{change.name}': {type(error).__name__}: {error}"[:500])
 
     def pieces() -> Iterator[Buffer]:
@@ -91,7 +91,7 @@ def _guarded(name: str, change: Change) -> Change:
             yield from change.pieces()
         except UpdateError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise failed(error) from error
 
     def recipe() -> Recipe:
@@ -100,7 +100,7 @@ def _guarded(name: str, change: Change) -> Change:
             return change.recipe()
         except UpdateError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise failed(error) from error
 
     return change._replace(pieces=pieces, recipe=None if change.recipe is None else recipe)

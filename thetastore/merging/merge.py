@@ -63,6 +63,9 @@ class Merge(NamedTuple):
         return [one for one in self.decisions if one.taken == side and one.side(other) != one.result]
 
 
+_NUMBERED = frozenset({"torch-dcp"})
+"""Formats of files that number their tensors; names are in another file."""
+
 RuleFor = Callable[[Decision], Rule | None]
 """Which rule decides a conflict; None for none."""
 
@@ -75,8 +78,9 @@ def three_way_merge(sides: Sides, rule_for: RuleFor) -> Merge:
         rule_for: asked for each conflict.
 
     Raises:
-        MergeError: a side has no tensors that are known: it is not that it deleted them all.
+        MergeError: a side has no tensors that are known (it is not that it deleted them all), or they have no names.
     """
+    check_names(sides)
     for side in (sides.ours, sides.theirs):
         if not side.tensors:
             raise MergeError(
@@ -93,6 +97,20 @@ def three_way_merge(sides: Sides, rule_for: RuleFor) -> Merge:
         if part is not None:
             merge.results.append(_copied(decision.name, part))
     return merge
+
+
+def check_names(sides: Sides) -> None:
+    """Refuse files whose tensors are only numbered: another sharding, and a number is another tensor.
+
+    Raises:
+        MergeError: a side is a part of a model of several files.
+    """
+    for side in sides:
+        if side.format in _NUMBERED:
+            raise MergeError(
+                f"its tensors ('{side.label}') have numbers for names: it is a part of a model of several files",
+                "take all files of one side: git checkout --ours (or --theirs) -- DIRECTORY, then git add DIRECTORY",
+            )
 
 
 def _copied(name: str, part: Part) -> Result:
