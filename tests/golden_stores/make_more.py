@@ -60,10 +60,14 @@ def safetensors(**arrays: np.ndarray) -> bytes:
 
 
 def of_numpy(array: np.ndarray, is_packed: bool) -> bytes:
-    """Return a file as numpy writes it."""
-    out = io.BytesIO()
-    np.savez(out, w=array) if is_packed else np.save(out, array)
-    return out.getvalue()
+    """Return a file as numpy writes it; `np.savez` is as Python's patch level has its zip files."""
+    out, packed = io.BytesIO(), io.BytesIO()
+    np.save(out, array)
+    if not is_packed:
+        return out.getvalue()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("w.npy"), out.getvalue())
+    return packed.getvalue()
 
 
 def random(seed: int, *shape: int) -> np.ndarray:
