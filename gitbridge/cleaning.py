@@ -46,7 +46,7 @@ class Cleaner:
     """Cleans the files of one repository."""
 
     def __init__(self, repository: Repository, is_forkable: bool = False) -> None:
-        """Clean files of a repository; see `Pool.is_forkable`."""
+        """Clean files of a repository; see `Pool.allow_forks`."""
         self._repository = repository
         self._is_forkable = is_forkable
         self._store: Store | None = None
@@ -81,7 +81,8 @@ class Cleaner:
         """
         if self._store is None:
             self._store = self._repository.open_store(create)
-            self._store.pool.is_forkable = self._is_forkable
+            if self._is_forkable:
+                self._store.pool.allow_forks()
         return self._store
 
     def close(self) -> None:

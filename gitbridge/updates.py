@@ -122,7 +122,7 @@ def update_files(repository: Repository, files: Sequence[ToUpdate], asked: Asked
     filling = Filling(repository, repository.work_tree)
     try:
         with repository.open_store() as store:
-            store.pool.is_forkable = True  # it is `git theta add` that calls
+            store.pool.allow_forks()  # it is `git theta add` that calls
             stored = _Storing(repository, store, filling).all(files, asked)
             store.seal()
     except BaseException:

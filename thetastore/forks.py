@@ -5,7 +5,7 @@ than they gain (docs/decisions/031, 032). A copy has all that its function needs
 what comes and goes is a short head for each piece of work, through pipes, and bytes, in shared memory.
 
 Forking copies what other threads hold in the middle of something. So only a program of ours does it, on Linux, where it
-knows all threads of its process: `Pool.is_forkable`. A copy ignores Ctrl-C, and ends when nobody can give it work any
+knows all threads of its process: `Pool.allow_forks`. A copy ignores Ctrl-C, and ends when nobody can give it work any
 more, for whatever reason; when a copy dies, its work is done by whoever asked.
 """
 

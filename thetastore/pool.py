@@ -119,12 +119,16 @@ class Pool:
     def __init__(self, workers: int | None = None) -> None:
         self.workers = workers or default_workers()
         self.is_forkable = False
-        """Whether long work may be done by copies of the process, too (`thetastore.forks`). For programs of ours."""
+        """Whether long work may be done by copies of the process, too (`thetastore.forks`)."""
         self.window = 2 * self.workers + 1
         """How many items `map_bounded` holds at once, finished or not: what bounds its memory."""
         self._threads: _Threads | None = None
         self._executor: Executor | None = None
         self._lock = _thread.allocate_lock()
+
+    def allow_forks(self) -> None:
+        """Let copies of the process do long work: for a program that knows its threads, where that is safe at all."""
+        self.is_forkable = sys.platform == "linux"  # frameworks of macOS do not outlive a fork
 
     def map_bounded(self, function: Callable[[T], R], items: Iterable[T], is_small: Callable[[T], bool]) -> Iterator[R]:
         """Apply a function to each item in threads, and yield the results in the order of the items.
