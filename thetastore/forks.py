@@ -71,12 +71,16 @@ class Forks:
 
     def submit(self, head: bytes, raw: memoryview) -> Promise | None:
         """Have a copy do a piece of work; None where all have enough to do."""
-        copy = min(self._copies, key=lambda one: len(one.waiting), default=None)
+        copy = self._idlest()
         if copy is not None and len(copy.waiting) == _DEPTH:
             for one in self._copies:
                 one.take_answers(wait=False)
-            copy = min(self._copies, key=lambda one: len(one.waiting))
+            copy = self._idlest()
         return None if copy is None else copy.submit(head, raw)
+
+    def _idlest(self) -> _Copy | None:
+        living = (one for one in self._copies if not one.is_dead)
+        return min(living, key=lambda one: len(one.waiting), default=None)
 
 
 class Promise:
@@ -111,7 +115,7 @@ class _Copy:
         self._free = list(range(_DEPTH))
         self.waiting: deque[tuple[Promise, int]] = deque()
         """What was given to it and not answered, with the slots, the oldest first."""
-        self._is_dead = False
+        self.is_dead = False
 
     @classmethod
     def forked(cls, work: Work, most_bytes: int, others: Sequence[_Copy]) -> _Copy:
@@ -136,7 +140,7 @@ class _Copy:
             os._exit(0)
 
     def submit(self, head: bytes, raw: memoryview) -> Promise | None:
-        if self._is_dead or not self._free or raw.nbytes > self._slots[0].question.nbytes:
+        if self.is_dead or not self._free or raw.nbytes > self._slots[0].question.nbytes:
             return None
         number = self._free.pop()
         self._slots[number].question[: raw.nbytes] = raw
@@ -167,7 +171,7 @@ class _Copy:
 
     def _die(self) -> None:
         """Give what it has not answered back to those who asked."""
-        self._is_dead = True
+        self.is_dead = True
         while self.waiting:
             self.waiting.popleft()[0].is_settled = True
 

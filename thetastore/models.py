@@ -21,8 +21,8 @@ from thetastore.arrays import array_form, jax_form, parse_index, read_array, rea
 from thetastore.checkpoints.joining import joined
 from thetastore.checkpoints.tensors import TensorReader, in_turn
 from thetastore.digest import Digest
-from thetastore.errors import MalformedError, NoSuchTensorError, ObjectMissingError
-from thetastore.formats import MAX_HEADER_BYTES
+from thetastore.errors import MalformedError, NoSuchTensorError, NotThisFormat, ObjectMissingError
+from thetastore.formats.safetensors import metadata_texts
 from thetastore.manifest import Tensor as Entry
 from thetastore.selection import glob_wants, is_glob
 from thetastore.store import Store
@@ -426,15 +426,10 @@ def _wants(pattern: str | re.Pattern[str] | Callable[[str], bool]) -> Callable[[
 def _metadata_of(reader: TensorReader) -> dict[str, str]:
     if reader.manifest.format != "safetensors":
         return {}
-    import json
-
     try:
-        header_bytes = int.from_bytes(reader.read_file(0, 8), "little")
-        if header_bytes > MAX_HEADER_BYTES:
-            raise MalformedError(f"a header of {header_bytes} bytes")
-        found = json.loads(reader.read_file(8, 8 + header_bytes)).get("__metadata__", {})
+        found = metadata_texts(reader.read_file)
         return {str(name): str(value) for name, value in found.items()}
-    except (ValueError, AttributeError, IndexError, RecursionError) as error:
+    except (NotThisFormat, ValueError, AttributeError, IndexError, RecursionError) as error:
         raise MalformedError(
             f"manifest '{reader.manifest_digest}' speaks of a safetensors file, and is wrong"
         ) from error

@@ -79,6 +79,12 @@ def test_the_work_of_copies_that_die_is_given_back_and_no_more_taken(forks: Fork
     assert forks.submit(b"next", memoryview(b"ab")) is None
 
 
+def test_a_copy_that_died_does_not_keep_the_other_one_from_work(forks: Forks) -> None:
+    assert submitted(forks, b"die", b"x").result() is None
+
+    assert submitted(forks, b"next", b"ab").result() is not None
+
+
 MAKER = """
 import os, signal
 from thetastore.forks import Forks
