@@ -136,6 +136,7 @@ def look_for_manifests(
     pointers: Sequence[HasManifest],
     remote: str | None,
     profile: Profile | None = None,
+    wants: Wants | None = None,
 ) -> Found:
     """Find out where what is kept of files would come from; nothing is fetched, but to know what files need.
 
@@ -145,8 +146,9 @@ def look_for_manifests(
         pointers: what names the files.
         remote: the Git remote whose stores are asked; None is the one that `git fetch` would use.
         profile: which files and tensors; None for what this clone is set to keep.
+        wants: which tensors, whatever the profile says of files and tensors.
     """
-    wanted, wants = _wanted(repository, pointers, profile, None)
+    wanted, wants = _wanted(repository, pointers, profile, wants)
     lacking = incomplete(local, wanted, wants) if local is not None else wanted
     asking = _Asking()
     offers = []

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gitbridge.errors import PathMissingError, RevisionError
 from gitbridge.fetching import Report, fetch_manifests
+from gitbridge.kept_tensors import MAX_PLAIN_BYTES, TABLE_SUFFIXES
 from gitbridge.pointers import PointerTensor
 from gitbridge.reading import reader_of
 from gitbridge.revisions import FileName, path_from_top, resolve, tracked_file
@@ -36,9 +37,6 @@ if TYPE_CHECKING:
 
 INDEX_SUFFIX = ".index.json"
 """Ends the name of the file that says which shard holds which tensor."""
-TABLE_SUFFIXES = (".index", ".onnx", ".metadata")
-"""End the names of files that name tensors in others, where git keeps them itself; tracked ones say what they are."""
-_MAX_PLAIN_BYTES = 64 << 20
 _HEAD_BYTES = 64
 
 
@@ -272,7 +270,7 @@ def _plain_oid(repository: Repository, revision: str, path: str) -> str:
     """Return the oid of a file that git keeps itself; empty if there is none, or it is too long to name others."""
     line = repository.git("cat-file", "--batch-check", input=f"{revision}:{path}\n".encode(errors="surrogateescape"))
     words = line.split()
-    is_short_blob = len(words) == 3 and words[1] == b"blob" and int(words[2]) <= _MAX_PLAIN_BYTES
+    is_short_blob = len(words) == 3 and words[1] == b"blob" and int(words[2]) <= MAX_PLAIN_BYTES
     return words[0].decode() if is_short_blob else ""
 
 

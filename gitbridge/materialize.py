@@ -120,7 +120,11 @@ def _fetched(
     remark_on_fetch(store, repository.store_path(), wanted)
     progress = Shown("fetching weights")
     try:
-        return fetch_what_there_is(repository, store, wanted, None, treeish, progress, profile)
+        if not profile.tensors:
+            return fetch_what_there_is(repository, store, wanted, None, treeish, progress, profile)
+        from gitbridge.kept_tensors import fetch_kept
+
+        return fetch_kept(repository, store, wanted, None, [treeish or ""], profile, progress, treeish)
     except (ThetaError, OSError) as error:
         return Fetched(error=error)
     finally:

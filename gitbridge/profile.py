@@ -16,7 +16,7 @@ from thetastore.digest import Digest
 from thetastore.errors import ThetaError
 
 if TYPE_CHECKING:
-    from thetastore.selection import Wants
+    from thetastore.selection import NameTest
     from thetastore.store import Store
 
 TENSORS, INCLUDE, EXCLUDE = "theta.fetchTensors", "theta.fetchInclude", "theta.fetchExclude"
@@ -40,7 +40,7 @@ class Profile(NamedTuple):
         """Tell whether anything of a file is kept."""
         return (not self.include or _matches(path, self.include)) and not _matches(path, self.exclude)
 
-    def wants(self) -> Wants | None:
+    def wants(self) -> NameTest | None:
         """Return what tells which tensors are kept; None if all are."""
         if not self.tensors:
             return None

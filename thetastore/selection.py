@@ -14,9 +14,9 @@ from thetastore.manifest import Manifest, Tensor
 
 NameTest = Callable[[str], bool]
 """Tells of a tensor's name whether the tensor is wanted."""
-Wants: TypeAlias = "NameTest | Ranges | Mapping[Digest, Ranges]"
+Wants: TypeAlias = "NameTest | Ranges | Mapping[Digest, NameTest | Ranges]"
 """What is wanted of files: tensors, by the names that manifests have for them; or bytes, where those name none; or
-bytes of each file, by its manifest, and none of the others."""
+either of each file, by its manifest, and nothing of the others."""
 
 
 def is_glob(text: str) -> bool:
@@ -99,11 +99,9 @@ class Ranges:
 
 def wanted_of(manifest_digest: Digest, manifest: Manifest, wants: Wants) -> Ranges:
     """Return the bytes of a file that are wanted."""
-    if isinstance(wants, Ranges):
-        return wants
     if isinstance(wants, Mapping):
-        return wants.get(manifest_digest) or Ranges((), lambda _: False)
-    return Ranges(manifest.tensors, wants)
+        return wanted_of(manifest_digest, manifest, wants.get(manifest_digest) or Ranges((), lambda _: False))
+    return wants if isinstance(wants, Ranges) else Ranges(manifest.tensors, wants)
 
 
 def reach_bytes(tensor: Tensor) -> int:

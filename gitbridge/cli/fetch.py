@@ -16,7 +16,7 @@ from gitbridge.render import Progress, count_text, printable, size_text, table
 from gitbridge.repository import Repository
 from gitbridge.revisions import resolve
 from gitbridge.trees import TrackedFile, all_refs, tracked_in_history, tracked_in_index, tracked_in_tree
-from thetastore.command_line import Parser, print_json
+from thetastore.command_line import FailedAfterError, Parser, print_json
 from thetastore.errors import StoreMissingError, did_you_mean, near_names
 
 if TYPE_CHECKING:
@@ -57,10 +57,11 @@ def fetch(arguments: list[str]) -> int:
     with open_repository() as repository:
         check_is_remote(repository, options.remote)
         profile = _profile(repository, options, options.all)
-        files = _chosen(repository, _asked_for(repository, options), profile, bool(options.include))
+        trees = _trees(repository, options)
+        files = _chosen(repository, _asked_for(repository, options), profile, options, trees)
         if options.dry_run:
-            return _look(repository, files, profile, options)
-        return _fetch(repository, files, profile, options)
+            return _look(repository, files, profile, options, trees)
+        return _fetch(repository, files, profile, options, trees)
 
 
 def pull(arguments: list[str]) -> int:
@@ -79,12 +80,11 @@ def pull(arguments: list[str]) -> int:
     with open_work_tree() as repository:
         check_is_remote(repository, options.remote)
         profile = _profile(repository, options)
-        files = _chosen(repository, _checked_out(repository), profile, bool(options.include))
-        fetched = _bring(repository, files, profile, options.remote)
+        trees = _trees_checked_out(repository)
+        files = _chosen(repository, _checked_out(repository), profile, options, trees)
+        fetched = _bring(repository, files, profile, options.remote, trees)
         if fetched.error is not None:
-            if options.json:
-                print_json({**_values(files, fetched), "filled": [], "failed": []})
-            raise fetched.error
+            raise FailedAfterError({**_values(files, fetched), "filled": [], "failed": []}) from fetched.error
         if not options.json and not options.quiet:
             print(_text(fetched, profile))
         # Files that are not asked for stay pointers, even if the local store has them.
@@ -135,6 +135,20 @@ def _asked_for(repository: Repository, options: argparse.Namespace) -> list[Trac
     return files + recent_files(repository, recent, options.remote or default_remote(repository), tips)
 
 
+def _trees(repository: Repository, options: argparse.Namespace) -> list[str]:
+    """Return the revisions in which other files may name the tensors; empty is the index."""
+    refs = refs_given(options, [])
+    if refs or options.stdin:
+        return [resolve(repository, ref) for ref in refs]
+    return _trees_checked_out(repository)
+
+
+def _trees_checked_out(repository: Repository) -> list[str]:
+    index = [""] if repository.work_tree else []
+    head = repository.head_oid()
+    return index + ([head] if head else [])
+
+
 def _checked_out(repository: Repository) -> list[TrackedFile]:
     files = tracked_in_index(repository) if repository.work_tree else []
     try:
@@ -144,7 +158,11 @@ def _checked_out(repository: Repository) -> list[TrackedFile]:
 
 
 def _chosen(
-    repository: Repository, wanted: list[TrackedFile], profile: Profile, must_include: bool
+    repository: Repository,
+    wanted: list[TrackedFile],
+    profile: Profile,
+    options: argparse.Namespace,
+    trees: list[str],
 ) -> list[TrackedFile]:
     """Return the files that a profile keeps something of.
 
@@ -153,12 +171,24 @@ def _chosen(
         NoSuchTensorError: globs of tensors match none.
     """
     files = [file for file in wanted if profile.wants_path(file.path)]
-    if must_include and not files and wanted:
+    if options.include and not files and wanted:
         raise _not_included(profile, wanted)
-    if profile.tensors and files:  # pointers tell, so nothing is fetched for it
-        names = {tensor.name for file in files for tensor in file.pointer(repository).tensors}
-        select_names(sorted(names), profile.tensors)
+    if profile.tensors and files:  # pointers tell, so as a rule nothing is fetched for it
+        select_names(sorted(_names_in(repository, files, options.remote, trees)), profile.tensors)
     return files
+
+
+def _names_in(repository: Repository, files: list[TrackedFile], remote: str | None, trees: list[str]) -> set[str]:
+    """Return the names of all tensors, those that files have for tensors in others among them."""
+    from gitbridge.kept_tensors import tell_names
+
+    try:
+        with repository.open_store(create=False) as local:
+            told = tell_names(repository, local, files, remote, trees)
+    except StoreMissingError:
+        told = tell_names(repository, None, files, remote, trees)
+    known = [file for file in files if file.path not in told.paths]
+    return told.names | {tensor.name for file in known for tensor in file.pointer(repository).tensors}
 
 
 def _not_included(profile: Profile, files: list[TrackedFile]) -> PathMissingError:
@@ -172,13 +202,17 @@ def _not_included(profile: Profile, files: list[TrackedFile]) -> PathMissingErro
 # Bringing them
 
 
-def _fetch(repository: Repository, files: list[TrackedFile], profile: Profile, options: argparse.Namespace) -> int:
-    fetched = _bring(repository, files, profile, options.remote)
+def _fetch(
+    repository: Repository,
+    files: list[TrackedFile],
+    profile: Profile,
+    options: argparse.Namespace,
+    trees: list[str],
+) -> int:
+    fetched = _bring(repository, files, profile, options.remote, trees)
     values = _values(files, fetched)
     if fetched.error is not None:
-        if options.json:
-            print_json(values)
-        raise fetched.error
+        raise FailedAfterError(values) from fetched.error
     text = "" if options.quiet else _text(fetched, profile) + "\n"
     if options.prune:
         from gitbridge.cli.prune import prune_as_set, text_of, values_of
@@ -194,8 +228,11 @@ def _fetch(repository: Repository, files: list[TrackedFile], profile: Profile, o
     return 0
 
 
-def _bring(repository: Repository, files: list[TrackedFile], profile: Profile, remote: str | None) -> Fetched:
-    from gitbridge.fetching import Fetched, fetch_what_there_is
+def _bring(
+    repository: Repository, files: list[TrackedFile], profile: Profile, remote: str | None, trees: list[str]
+) -> Fetched:
+    from gitbridge.fetching import Fetched
+    from gitbridge.kept_tensors import fetch_kept
     from gitbridge.space import remark_on_fetch
 
     if not files:
@@ -205,7 +242,7 @@ def _bring(repository: Repository, files: list[TrackedFile], profile: Profile, r
         with repository.open_store() as local:
             if profile.is_whole:
                 remark_on_fetch(local, repository.store_path(), files)
-            return fetch_what_there_is(repository, local, files, remote, report=progress, profile=profile)
+            return fetch_kept(repository, local, files, remote, trees, profile, progress)
     finally:
         progress.done()
 
@@ -243,20 +280,27 @@ def _distinct(files: list[TrackedFile]) -> list[TrackedFile]:
 # Only looking
 
 
-def _look(repository: Repository, files: list[TrackedFile], profile: Profile, options: argparse.Namespace) -> int:
-    from gitbridge.fetching import look_for_manifests
+def _look(
+    repository: Repository,
+    files: list[TrackedFile],
+    profile: Profile,
+    options: argparse.Namespace,
+    trees: list[str],
+) -> int:
+    from gitbridge.kept_tensors import look_for_kept
 
     try:
         with repository.open_store(create=False) as local:
-            found = look_for_manifests(repository, local, files, options.remote, profile)
+            found = look_for_kept(repository, local, files, options.remote, trees, profile)
     except StoreMissingError:
-        found = look_for_manifests(repository, None, files, options.remote, profile)
-    if options.json:
-        print_json(_values_of_found(files, found))
-    else:
+        found = look_for_kept(repository, None, files, options.remote, trees, profile)
+    values = _values_of_found(files, found)
+    if options.json and found.error is None:
+        print_json(values)
+    elif not options.json:
         sys.stdout.write(_text_of_found(files, found, profile))
     if found.error is not None:
-        raise found.error
+        raise FailedAfterError(values) from found.error
     return 0
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import posixpath
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from thetastore.checkpoints.pieces import Piece, Pieces
 from thetastore.checkpoints.tensors import TensorReader
@@ -23,7 +23,10 @@ from thetastore.formats.registry import candidates, table_called, table_format
 from thetastore.layout import Tensor as LaidTensor
 from thetastore.layout import check_amplification
 from thetastore.manifest import Tensor
-from thetastore.selection import reach_bytes
+from thetastore.selection import NameTest, reach_bytes
+
+Places: TypeAlias = dict[str, list[Outside]]
+"""What a file says of tensors in others, by the paths of these."""
 
 
 def names_others(format_name: str, path: str) -> bool:
@@ -39,7 +42,7 @@ def may_name_others(head: bytes, path: str) -> bool:
     return any(table_format(format.name) is not None for format in candidates(head))
 
 
-def tensors_outside(reader: TensorReader, path: str) -> dict[str, list[Outside]]:
+def tensors_outside(reader: TensorReader, path: str) -> Places:
     """Return the tensors that a file says lie in others, by the paths of these; none, if it is of no such format.
 
     Args:
@@ -53,7 +56,7 @@ def tensors_outside(reader: TensorReader, path: str) -> dict[str, list[Outside]]
     return outside_of(_Whole(reader), reader.manifest.format, path)
 
 
-def outside_of(file: RandomAccess, format_name: str, path: str) -> dict[str, list[Outside]]:
+def outside_of(file: RandomAccess, format_name: str, path: str) -> Places:
     """Return what `tensors_outside` does, of any file.
 
     Args:
@@ -76,7 +79,7 @@ def outside_of(file: RandomAccess, format_name: str, path: str) -> dict[str, lis
         if format is None:  # only its name speaks for it
             return {}
         raise MalformedError(f"'{path}' does not say where its tensors are: {error}") from None
-    places: dict[str, list[Outside]] = {}
+    places: Places = {}
     for outside in found:
         places.setdefault(posixpath.join(directory, outside.file_name), []).append(outside)
     return places
@@ -84,17 +87,45 @@ def outside_of(file: RandomAccess, format_name: str, path: str) -> dict[str, lis
 
 def named_places(file: RandomAccess, path: str) -> set[str]:
     """Return the paths of the files that a file outside of any store says its tensors lie in."""
+    return set(_told_by(file, path))
+
+
+def tensors_told(raw: bytes, path: str) -> Places:
+    """Return what `tensors_outside` does, of the bytes of a file outside of any store; none where it is malformed."""
+    return _told_by(_Bytes(raw), path)
+
+
+def _told_by(file: RandomAccess, path: str) -> Places:
     head = file.read_at(0, SNIFF_BYTES)
     if not may_name_others(head, path):
-        return set()
+        return {}
     names = [format.name for format in candidates(head)] or [""]
-    places: set[str] = set()
+    told: Places = {}
     for name in names:
         try:
-            places.update(outside_of(file, name, path))
+            told |= outside_of(file, name, path)
         except MalformedError:  # it is not of this format, or is called as none of its files is
             continue
-    return places
+    return told
+
+
+def wanted_outside(places: Mapping[str, Iterable[Outside]], wants: NameTest) -> dict[str, list[Tensor]]:
+    """Return where the tensors that are wanted lie in other files, by the paths of these; of a file none may be.
+
+    Of a tensor that the other file knows itself, with whatever encloses it there.
+    """
+    found: dict[str, list[Tensor]] = {}
+    for place, told in places.items():
+        wanted = [one for one in told if wants(one.whole.name if one.whole else one.tensor.name)]
+        found[place] = [_reach(one) for one in wanted]
+    return found
+
+
+def _reach(outside: Outside) -> Tensor:
+    laid = outside.tensor
+    if outside.enclosing_bytes:
+        return Tensor(laid.name, "uint8", (outside.enclosing_bytes,), laid.offset, None, Digest())
+    return Tensor(*laid, Digest())
 
 
 def named_outside(places: Mapping[str, Iterable[Outside]]) -> list[LaidTensor]:
@@ -218,3 +249,14 @@ class _Whole:
 
     def read_at(self, offset: int, nbytes: int) -> bytes:
         return self._reader.read_file(offset, min(offset + nbytes, self.size))
+
+
+class _Bytes:
+    """A file in memory, as format plug-ins read files."""
+
+    def __init__(self, raw: bytes) -> None:
+        self.size = len(raw)
+        self._raw = raw
+
+    def read_at(self, offset: int, nbytes: int) -> bytes:
+        return self._raw[offset : offset + nbytes]
