@@ -46,6 +46,8 @@ _LEAST_DISTANCE_BYTES: Final = 12 << 10
 _PARTS: Final = 28
 """Of a chunk that is remembered by more anchors than its length gives it: an eighth of a matrix of 288 KiB, as one that
 is split for 8 ranks, then is without any in one case of 30, and not of four."""
+_SMALL: Final = 16
+"""A record under this part of its chunk is a small one: as many anchors as of others would add 1/200 to it."""
 
 
 class Anchor(NamedTuple):
@@ -78,19 +80,19 @@ def anchors_of(raw: Buffer, item_bytes: int) -> list[Anchor]:
     return [Anchor(offset, identity) for identity, offset in by_identity.items()]
 
 
-def to_remember(anchors: Sequence[Anchor], raw_bytes: int, is_difference: bool = False) -> list[Anchor]:
+def to_remember(anchors: Sequence[Anchor], raw_bytes: int, stored_bytes: int | None = None) -> list[Anchor]:
     """Return the anchors of a chunk that are worth their place in a table: evenly spaced, about one each 40 KiB.
 
     In the table they and the chunk's digest take 0.05 % of its bytes at most; so a chunk under 96 KiB has none. Of
-    chunks under 1 MiB one in a 28th is remembered, or in 12 KiB, 0.1 % as a rule and never more than 0.2 %; but not of
-    differences, for which that would be much.
+    chunks under 1 MiB one in a 28th is remembered, or in 12 KiB, 0.1 % as a rule and never more than 0.2 %; of those
+    whose record takes so little that this would be much, small differences, half as many. None means that it is more.
     """
     most = (raw_bytes // REMEMBERED_SHARE - _CHUNK_ENTRY_BYTES) // _ANCHOR_ENTRY_BYTES
     if most < 1:
         return []
     distance = raw_bytes // most
-    if not is_difference:
-        distance = min(distance, max(raw_bytes // _PARTS, _LEAST_DISTANCE_BYTES))
+    is_small = stored_bytes is not None and stored_bytes * _SMALL < raw_bytes
+    distance = min(distance, (2 if is_small else 1) * max(raw_bytes // _PARTS, _LEAST_DISTANCE_BYTES))
     chosen = set(_spread([anchor.offset for anchor in anchors], distance))
     return [anchor for anchor in anchors if anchor.offset in chosen]
 

@@ -93,7 +93,7 @@ def choose(
         if copies is not None and memoryview(copies.stored).nbytes < delta_bytes:
             return Choice(*copies, found.plan.bases, found.depth, copying.memorable(anchors, view.nbytes, found))
     chosen = delta or alone or plain(raw, dtype)
-    return chosen._replace(anchors=copying.memorable(anchors, view.nbytes, is_difference=delta is not None))
+    return chosen._replace(anchors=copying.memorable(anchors, view.nbytes, stored_bytes=delta_bytes))
 
 
 def _best_difference(

@@ -21,11 +21,12 @@ from thetastore.representations.anchors import Anchor, anchors_of, to_remember
 from thetastore.representations.matching import CopyPlan, find_copies
 from thetastore.representations.reading import Decoded, Representations
 
-MOST_READ = 4
-"""Raw bytes of bases, theirs included, by those of the chunk that is made of copies of them."""
-LEAST_READ_BYTES = 2 << 20
-"""So much may be read for any chunk, however short, if readers grant twice as much: two whole chunks of the grid, since
-a short one may lie across two, as an eighth of a matrix does."""
+MOST_READ = 8
+"""Raw bytes of bases, theirs included, by those of the chunk that is made of copies of them. A base that stands alone
+counts twice: a repacking may make a difference of it, and readers are to grant that as well."""
+LEAST_READ_BYTES = 4 << 20
+"""So much may be read for any chunk, however short, if readers grant it: two whole chunks of the grid, each a
+difference, since a short one may lie across two, as an eighth of a matrix does."""
 
 KEPT_BYTES = 8 << 20
 """Of bases that are kept decoded."""
@@ -111,12 +112,12 @@ class Copying:
 
     @staticmethod
     def memorable(
-        anchors: Sequence[Anchor], raw_bytes: int, found: Found | None = None, is_difference: bool = False
+        anchors: Sequence[Anchor], raw_bytes: int, found: Found | None = None, stored_bytes: int | None = None
     ) -> list[Anchor]:
         """Return the anchors of a chunk for `remember`; of one made of copies only those of what no base has."""
         if found is not None:
             anchors = [anchor for anchor in anchors if not found.plan.has(anchor.offset, 1)]
-        return to_remember(anchors, raw_bytes, is_difference)
+        return to_remember(anchors, raw_bytes, stored_bytes)
 
     def remember(self, chunk: Digest, anchors: Sequence[Anchor]) -> None:
         """Take note of the anchors of a chunk that was stored. In one thread; it is no error if that fails."""
@@ -210,8 +211,7 @@ class _BaseReader:
         self.depths: dict[Digest, int] = {}
         self._representations = representations
         self._decoded = decoded
-        # Half of what readers allow: a base may come to stand on others by a repacking.
-        self._left_bytes = min(max(MOST_READ * raw_bytes, LEAST_READ_BYTES), most_base_bytes(raw_bytes) // 2)
+        self._left_bytes = min(max(MOST_READ * raw_bytes, LEAST_READ_BYTES), most_base_bytes(raw_bytes))
         self._most_depth = most_depth
         self._taken: list[Digest] = []
 
@@ -219,7 +219,7 @@ class _BaseReader:
         """Return the bytes of an object, valid until `close`; None if it is gone, damaged, too deep or too dear."""
         try:
             entry = self._representations.entry(digest)
-            cost_bytes = self._cost_bytes(digest, self._most_depth)
+            cost_bytes = max(self._cost_bytes(digest, self._most_depth), 2 * base_cost_bytes(entry.raw_bytes))
             if entry.depth > self._most_depth or cost_bytes > self._left_bytes:
                 return None
             decoded = self._decoded.take(digest, entry.raw_bytes)

@@ -115,7 +115,7 @@ def _anchored(objects: Objects, digest: Digest, raw_bytes: int, dtype: str) -> t
                 for anchor in anchors
                 if any(patch.start <= anchor.offset < patch.start + patch.nbytes for patch in patches)
             ]
-        return digest, to_remember(anchors, raw_bytes, entry.codec == "difference")
+        return digest, to_remember(anchors, raw_bytes, entry.stored_bytes)
     except ThetaError:
         return digest, []
     finally:

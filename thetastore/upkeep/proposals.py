@@ -22,7 +22,7 @@ from thetastore.chunking import columns_of
 from thetastore.digest import Digest, Kind, checksum_of
 from thetastore.errors import ThetaError
 from thetastore.objects import Objects
-from thetastore.packs.records import MAX_DEPTH, Entry, most_base_bytes
+from thetastore.packs.records import MAX_DEPTH, Entry, base_cost_bytes, most_base_bytes
 from thetastore.pool import Pool, spread
 from thetastore.representations.choice import HOT_DEPTH, LEAST_DIFFERENCE_BYTES, MOST_READ
 from thetastore.representations.copying import Copying
@@ -249,9 +249,22 @@ class Search:
         return before.stored_bytes if not before.bases else self._holdings.root_bytes(standing)
 
     def _is_affordable(self, raw_bytes: int, bases: tuple[Digest, ...]) -> bool:
-        """Tell whether writers and readers put up with the bases of an object: half of what the latter would read."""
-        allowed = most_base_bytes(raw_bytes) // 2
-        return self._holdings.cost_bytes(bases, allowed) <= allowed
+        """Tell whether readers put up with the bases of an object, also after the next repacking.
+
+        So a base that stands alone counts twice, since it may become a difference then; as `Copying` counts.
+        """
+        allowed = most_base_bytes(raw_bytes)
+        total = 0
+        for base in bases:
+            held = self._holdings.get(base)
+            least = 2 * base_cost_bytes(held.raw_bytes) if held is not None else 0
+            total += max(least, self._holdings.cost_bytes((base,), allowed))
+        return total <= allowed
+
+    def _is_readable(self, held: Held) -> bool:
+        """Tell whether readers put up with the bases of an object as they are by now."""
+        allowed = most_base_bytes(held.raw_bytes)
+        return self._holdings.cost_bytes(held.bases, allowed) <= allowed
 
     def _proposal_of(self, task: Task, found: Difference) -> Proposal:
         bases = (found.base,)
@@ -315,7 +328,7 @@ class Search:
             return 0
         depth = self._holdings.depth_on(held.bases)
         if depth <= held.depth:
-            return held.depth
+            return held.depth if self._is_readable(held) else None
         moved = held._replace(depth=depth)
         is_fine = depth <= max(self._effort.most_depth, HOT_DEPTH) and self._is_cheap_enough(moved, held)
         return depth if is_fine else None
