@@ -330,20 +330,11 @@ class Catalog:
         self._expect_runs(new)
         for name in new:
             try:
-                self._runs[name] = self._open_run(name)
+                self._runs[name] = open_run(self._backend, name)
             except FileNotFoundError:
                 pass  # merged away since it was listed: its packs count as not covered
             except (MalformedError, UnsupportedError) as error:
                 self._runs[name] = error
-
-    def _open_run(self, name: str) -> Run:
-        if self._backend.is_remote:
-            from thetastore.packs.far_index import LEAST_FAR_RUN_BYTES, FarRun
-
-            nbytes = self._backend.open(name).size()
-            if nbytes >= LEAST_FAR_RUN_BYTES:
-                return FarRun(self._backend, name, nbytes)
-        return Run(self._backend.view(name), name)
 
     def _expect_runs(self, names: Iterable[str]) -> None:
         """Begin to fetch the runs of a far store, but for those of which single ranges are read."""
@@ -391,6 +382,22 @@ class Catalog:
             except UnsupportedError as error:
                 problems.append((name, error))
         return problems
+
+
+def open_run(backend: Backend, name: str) -> Run:
+    """Open a run: a long one far away so that ranges of it are read.
+
+    Raises:
+        FileNotFoundError: it is gone.
+        MalformedError, UnsupportedError: as `Run`.
+    """
+    if backend.is_remote:
+        from thetastore.packs.far_index import LEAST_FAR_RUN_BYTES, FarRun
+
+        nbytes = backend.open(name).size()
+        if nbytes >= LEAST_FAR_RUN_BYTES:
+            return FarRun(backend, name, nbytes)
+    return Run(backend.view(name), name)
 
 
 def read_loose(packs: Packs, name: str, known: Loose | None = None) -> Loose:

@@ -18,6 +18,7 @@ from thetastore.backends import Backend, Range
 from thetastore.digest import Digest, checksum_of
 from thetastore.errors import MalformedError
 from thetastore.packs.index import (
+    DIGEST_BYTES,
     FENCE_ROWS,
     PACK_BYTES,
     PLACE_BYTES,
@@ -28,6 +29,7 @@ from thetastore.packs.index import (
     Place,
     Run,
     can_be,
+    check_packs,
     parse_packs,
     parse_place,
     read_end,
@@ -80,7 +82,7 @@ class FarRun(Run):
         check_preamble(self._read(0, PREAMBLE_BYTES), RUN_MAGIC, name)
         suffix = self._read(nbytes - suffix_bytes, suffix_bytes)
         self._end: End = read_end(suffix, nbytes, name)
-        self.count = self._end.digest_count
+        self.count, self.body_checksum = self._end.digest_count, self._end.body_checksum
         self._places_at = PREAMBLE_BYTES + 32 * self.count
         fences = suffix[self._end.fences_at - nbytes : -TRAILER_BYTES]
         if checksum_of(fences) != self._end.fences_checksum:
@@ -96,13 +98,36 @@ class FarRun(Run):
     def packs(self) -> tuple[PackInfo, ...]:  # type: ignore[override]
         """The packs that it covers; read when they are asked for."""
         if self._packs is None:
-            table = self._read(self._end.body_end, self._end.pack_count * PACK_BYTES)
-            self._packs = parse_packs(table, self._end, self.name)
+            self._packs = parse_packs(self.pack_table)
         return self._packs
+
+    @property
+    def pack_table(self) -> memoryview:  # type: ignore[override]
+        """The list of packs, as it stands in the run; read each time."""
+        table = self._read(self._end.body_end, self._end.pack_count * PACK_BYTES)
+        return check_packs(table, self._end, self.name)
 
     def is_intact(self) -> bool:
         """Tell nothing: to read all of a long run for one object that is missing would take minutes."""
         return True
+
+    def digests(self, first: int, stop: int) -> memoryview:
+        """See `Run.digests`: they are fetched."""
+        where = self.digest_range(first, stop)
+        return self._read(where.offset, where.nbytes)
+
+    def places(self, first: int, stop: int) -> memoryview:
+        """See `Run.places`: they are fetched."""
+        where = self.place_range(first, stop)
+        return self._read(where.offset, where.nbytes)
+
+    def digest_range(self, first: int, stop: int) -> Range:
+        """Return where the digests of some rows are."""
+        return Range(self.name, PREAMBLE_BYTES + DIGEST_BYTES * first, DIGEST_BYTES * (stop - first))
+
+    def place_range(self, first: int, stop: int) -> Range:
+        """Return where the places of some rows are."""
+        return Range(self.name, self._places_at + PLACE_BYTES * first, PLACE_BYTES * (stop - first))
 
     def find(self, digest: bytes, word: int) -> Sequence[Place]:
         """See `Run.find`; a digest that was not among those looked up together is looked up by itself."""
@@ -168,15 +193,14 @@ class FarRun(Run):
 
     def ranges(self, window: _Window, with_places: bool) -> list[Range]:
         """Return what to read of a window."""
-        rows = window.stop - window.first
-        found = [Range(self.name, PREAMBLE_BYTES + 32 * window.first, 32 * rows)]
+        found = [self.digest_range(window.first, window.stop)]
         if with_places:
-            found.append(Range(self.name, self._places_at + PLACE_BYTES * window.first, PLACE_BYTES * rows))
+            found.append(self.place_range(window.first, window.stop))
         return found
 
     def search(self, window: _Window) -> tuple[list[tuple[Digest, int]], list[Digest]]:
         """Read a window; return the rows of its digests that are there, and digests that may lie beside it."""
-        view = self._read(PREAMBLE_BYTES + 32 * window.first, 32 * (window.stop - window.first))
+        view = self.digests(window.first, window.stop)
         words = view.cast("Q")[3::4]
         hits: list[tuple[Digest, int]] = []
         missed: list[Digest] = []
@@ -203,9 +227,7 @@ class FarRun(Run):
 
     def settle(self, hits: Sequence[tuple[Digest, int]]) -> None:
         """Read the places of rows, and remember what they say."""
-        rows = [
-            (digest, parse_place(self._read(self._places_at + PLACE_BYTES * at, PLACE_BYTES), 0)) for digest, at in hits
-        ]
+        rows = [(digest, parse_place(self.places(at, at + 1), 0)) for digest, at in hits]
         packs = self._packs_at({place[0] for _, place in rows})
         found: dict[Digest, tuple[Place, ...]] = {}
         for digest, (number, nbytes, offset) in rows:
@@ -217,7 +239,7 @@ class FarRun(Run):
 
     def place_ranges(self, hits: Sequence[tuple[Digest, int]]) -> list[Range]:
         """Return where the places of rows are."""
-        return [Range(self.name, self._places_at + PLACE_BYTES * at, PLACE_BYTES) for _, at in hits]
+        return [self.place_range(at, at + 1) for _, at in hits]
 
     def _packs_at(self, numbers: Iterable[int]) -> dict[int, PackInfo]:
         """Return packs by their numbers: one by one where the list is long. It has no checksum then, nor needs one."""

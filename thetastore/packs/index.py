@@ -28,6 +28,7 @@ RUN_END = b"\xa7thrend\n"
 _PLACE = struct.Struct("<IIQ")  # pack number, record bytes, offset
 _PACK = struct.Struct("<16sQQ")  # id, file bytes, record count
 _TRAILER = struct.Struct("<QQ16s16s16s")  # digests, packs, XXH3-128 of digests and places, of the packs, of the fences
+DIGEST_BYTES = 32
 PLACE_BYTES = _PLACE.size
 PACK_BYTES = _PACK.size
 TRAILER_BYTES = _TRAILER.size + 16
@@ -93,14 +94,19 @@ def read_end(suffix: memoryview, file_bytes: int, name: str) -> End:
     return end
 
 
-def parse_packs(table: memoryview, end: End, name: str) -> tuple[PackInfo, ...]:
-    """Return the packs that a run covers.
+def check_packs(table: memoryview, end: End, name: str) -> memoryview:
+    """Return the list of packs that a run covers, as it stands there.
 
     Raises:
         MalformedError: the list does not have its checksum.
     """
     if checksum_of(table) != end.packs_checksum:
         raise MalformedError(f"'{name}' is malformed: its pack table does not have its checksum")
+    return table
+
+
+def parse_packs(table: memoryview) -> tuple[PackInfo, ...]:
+    """Return the packs in a list of them."""
     return tuple(PackInfo(id.hex(), size, count) for id, size, count in _PACK.iter_unpack(table))
 
 
@@ -120,11 +126,13 @@ class Run:
         self.nbytes = len(view)
         check_preamble(view[:PREAMBLE_BYTES], RUN_MAGIC, name)
         end = read_end(view, len(view), name)
-        self.count, self._checksum, self._body_end = end.digest_count, end.body_checksum, end.body_end
+        self.count, self.body_checksum, self._body_end = end.digest_count, end.body_checksum, end.body_end
         fences = view[end.fences_at : end.fences_at + 8 * end.fence_count]
         if checksum_of(fences) != end.fences_checksum:
             raise MalformedError(f"'{name}' is malformed: its fences do not have their checksum")
-        self.packs = parse_packs(view[end.body_end : end.fences_at], end, name)
+        self.pack_table = check_packs(view[end.body_end : end.fences_at], end, name)
+        """The list of packs, as it stands in the run."""
+        self.packs = parse_packs(self.pack_table)
         self._file_names = [sealed_name(pack.id) for pack in self.packs]
         self._view = view
         self._places_at = PREAMBLE_BYTES + self.count * 32
@@ -135,8 +143,16 @@ class Run:
     def is_intact(self) -> bool:
         """Tell whether digests and places have their checksum; reads all of the run, once."""
         if self._is_intact is None:
-            self._is_intact = checksum_of(self._view[PREAMBLE_BYTES : self._body_end]) == self._checksum
+            self._is_intact = checksum_of(self._view[PREAMBLE_BYTES : self._body_end]) == self.body_checksum
         return self._is_intact
+
+    def digests(self, first: int, stop: int) -> memoryview:
+        """Return the digests of some rows, as they stand in the run."""
+        return self._view[PREAMBLE_BYTES + DIGEST_BYTES * first : PREAMBLE_BYTES + DIGEST_BYTES * stop]
+
+    def places(self, first: int, stop: int) -> memoryview:
+        """Return the places of some rows, as they stand in the run."""
+        return self._view[self._places_at + PLACE_BYTES * first : self._places_at + PLACE_BYTES * stop]
 
     def find(self, digest: bytes, word: int) -> Sequence[Place]:
         """Return the places of a digest; `word` is its most significant 64 bits (`word_of`)."""
@@ -192,9 +208,14 @@ def write_run(backend: Backend, packs: Sequence[SealedPack]) -> str:
 
 def create_run(backend: Backend, stored: Buffer) -> str:
     """Create a run; return its file name."""
-    name = f"index/{new_id()}.run"
+    name = run_name()
     backend.create(name, stored)
     return name
+
+
+def run_name() -> str:
+    """Return a file name for a new run."""
+    return f"index/{new_id()}.run"
 
 
 def encode_run(packs: Sequence[SealedPack]) -> bytes:
@@ -207,15 +228,14 @@ def encode_run(packs: Sequence[SealedPack]) -> bytes:
     digests = b"".join([line[4] for line in lines])
     places = b"".join([_PLACE.pack(number, nbytes, offset) for _, number, offset, nbytes, _ in lines])
     body = digests + places
-    infos = [PackInfo(pack.id, pack.file_bytes, len(pack.rows)) for pack in packs]
-    return preamble(RUN_MAGIC) + body + encode_end(infos, len(lines), checksum_of(body), fences_of(memoryview(digests)))
+    table = b"".join([_PACK.pack(bytes.fromhex(pack.id), pack.file_bytes, len(pack.rows)) for pack in packs])
+    return preamble(RUN_MAGIC) + body + encode_end(table, len(lines), checksum_of(body), fences_of(memoryview(digests)))
 
 
-def encode_end(packs: Sequence[PackInfo], count: int, body_checksum: bytes, fences: bytes) -> bytes:
-    """Return what follows the digests and places of a run."""
-    table = b"".join([_PACK.pack(bytes.fromhex(id), file_bytes, rows) for id, file_bytes, rows in packs])
+def encode_end(table: bytes, count: int, body_checksum: bytes, fences: bytes) -> bytes:
+    """Return what follows the digests and places of a run; `table` is its list of packs."""
     checksums = body_checksum, checksum_of(table), checksum_of(fences)
-    trailer = _TRAILER.pack(count, len(packs), *checksums)
+    trailer = _TRAILER.pack(count, len(table) // PACK_BYTES, *checksums)
     return b"".join((table, fences, trailer, checksum64(trailer), RUN_END))
 
 

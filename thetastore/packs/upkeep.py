@@ -13,9 +13,10 @@ import errno
 from thetastore.backends import Backend
 from thetastore.digest import checksum_of
 from thetastore.errors import BackendError, MalformedError, ObjectCorruptError, UnsupportedError
-from thetastore.packs.catalog import Catalog, Snapshot, id_of, records_of, sealed_pack
+from thetastore.packs.catalog import Catalog, Snapshot, id_of, open_run, records_of, sealed_pack
 from thetastore.packs.index import PackInfo, Run, create_run, encode_run, write_run
 from thetastore.packs.levels import of_one_size
+from thetastore.packs.merging_runs import PIECE_ROWS, delete_unfinished, merge_runs
 from thetastore.packs.reader import Pack, Packs, Record
 from thetastore.packs.records import MAX_DEPTH, Entry
 from thetastore.packs.writer import PackWriter, Row, SealedPack, sealed_name
@@ -91,9 +92,7 @@ class Upkeep:
         """Take packs out of the index, by way of one new run: over `sealed`, and what is kept."""
         snapshot = self._catalog.snapshot()
         runs = _runs_to_merge(snapshot.runs, replaced)
-        kept = _rows_by_pack(runs, snapshot.lost | replaced)
-        if kept or sealed:
-            write_run(self._backend, kept + sealed)
+        merge_runs(self._backend, runs, frozenset(map(id_of, snapshot.lost | replaced)), sealed)
         for run in runs:
             self._backend.delete(run.name)
         self._catalog.refresh()
@@ -109,13 +108,39 @@ class Upkeep:
                 raise BackendError(errno.EAGAIN, "another process is merging the index", self._backend.url)
             old_runs = list(self._backend.list("index"))
             self._catalog.refresh()
-            found = [pack for name in sorted(self._catalog.snapshot().packs) for pack in self._read_pack(name)]
-            if found:
-                write_run(self._backend, found)
+            new_runs, row_count = self._index_packs(sorted(self._catalog.snapshot().packs))
+            while len(new_runs) > 1:
+                new_runs = [self._merge_new(new_runs[at : at + MOST_RUNS]) for at in range(0, len(new_runs), MOST_RUNS)]
             for name in old_runs:
                 self._backend.delete(name)
             self._catalog.refresh()
-            return sum(len(pack.rows) for pack in found)
+            return row_count
+
+    def _index_packs(self, names: list[str]) -> tuple[list[str], int]:
+        """Write runs that cover packs, each no longer than it may be in memory; return their names, and all rows."""
+        runs: list[str] = []
+        found: list[SealedPack] = []
+        row_count = waiting = 0
+        for name in names:
+            for pack in self._read_pack(name):
+                found.append(pack)
+                waiting += len(pack.rows)
+            if waiting > PIECE_ROWS:
+                runs.append(write_run(self._backend, found))
+                row_count, waiting, found = row_count + waiting, 0, []
+        if found:
+            runs.append(write_run(self._backend, found))
+        return runs, row_count + waiting
+
+    def _merge_new(self, names: list[str]) -> str:
+        """Replace runs by one, which has all that they have."""
+        if len(names) == 1:
+            return names[0]
+        merged = merge_runs(self._backend, [open_run(self._backend, name) for name in names])
+        assert merged is not None
+        for name in names:
+            self._backend.delete(name)
+        return merged
 
     def _cover(self, snapshot: Snapshot, alive: set[str]) -> None:
         """Write one run for all sealed packs without one, but those whose living writer is about to write it."""
@@ -143,6 +168,7 @@ class Upkeep:
     def _merge(self, snapshot: Snapshot) -> None:
         """Write what replaces small packs and runs; only then delete these: runs first, then packs."""
         self._backend.delete_litter(LITTER_AGE_S)
+        delete_unfinished(self._backend)
         small = _small_packs(snapshot)
         rewriting = _Rewriting(self._backend, self._packs, snapshot, self._pack_bytes)
         try:
@@ -325,20 +351,3 @@ def _runs_to_merge(runs: tuple[Run, ...], replaced: frozenset[str]) -> list[Run]
     chosen = [run for run in runs if any(sealed_name(pack.id) in replaced for pack in run.packs)]
     others = (run for run in runs if run not in chosen)
     return chosen + of_one_size(others, sum(run.count for run in chosen), least=0)
-
-
-def _rows_by_pack(runs: list[Run], without: frozenset[str]) -> list[SealedPack]:
-    """Collect the rows of these runs by pack; a pack that two runs cover is taken from the first."""
-    packs: dict[str, SealedPack] = {}
-    for run in runs:
-        rows: list[list[Row] | None] = []
-        for info in run.packs:
-            is_wanted = sealed_name(info.id) not in without and info.id not in packs
-            if is_wanted:
-                packs[info.id] = SealedPack(info.id, info.file_bytes, [])
-            rows.append(packs[info.id].rows if is_wanted else None)
-        for number, row in run.rows():
-            target = rows[number]
-            if target is not None:
-                target.append(row)
-    return list(packs.values())
