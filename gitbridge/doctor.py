@@ -17,19 +17,30 @@ from gitbridge import attributes, hooks, setup
 from gitbridge.errors import ConfigError, RemoteError, words_for
 from gitbridge.large_files import LargeFile
 from gitbridge.profile import fetch_all_the_same, profile_of
-from gitbridge.remotes import COMMITTED_NAME, committed_values, open_place, places, store_location
+from gitbridge.remotes import (
+    COMMITTED_NAME,
+    Place,
+    committed_values,
+    default_remote,
+    is_local_store,
+    open_place,
+    places,
+    store_location,
+)
 from gitbridge.render import count_text, size_text
 from gitbridge.repository import Repository, parse_config
 from gitbridge.settings import CONFIGURATION, truth, unknown_settings, unknown_variables, without_effect
 from gitbridge.space import free_bytes
 from gitbridge.states import FULL, MISSING
 from gitbridge.status import FileStatus, Status, status
+from gitbridge.trees import tracked_in_tree
 from thetastore.errors import StoreMissingError, ThetaError
 
 GOOD, NOTE, PROBLEM = "good", "note", "problem"
 _OLDEST_GIT = (2, 31)
 _LITTLE_BYTES = 1 << 30
 _NAMED_COUNT = 3
+_NEWEST_COUNT = 10
 
 
 class Finding(NamedTuple):
@@ -287,11 +298,41 @@ def _remote_store(repository: Repository) -> Iterator[Finding]:
     for place in found:
         try:
             with open_place(place):
-                yield Finding("remote-store", GOOD, f"'{place.url}' (from {place.source}) can be read")
+                yield _can_be_read(repository, place, is_first=place is found[0])
         except RemoteError as error:
-            is_new = place is found[0] and place.directory is not None and not os.path.exists(place.directory)
-            said = f"'{place.url}' (from {place.source}) is not there; the first push makes it" if is_new else ""
-            yield Finding("remote-store", NOTE if is_new else PROBLEM, said or error.message, error.hint)
+            yield _cannot_be_read(repository, place, error, is_first=place is found[0])
+
+
+def _can_be_read(repository: Repository, place: Place, is_first: bool) -> Finding:
+    if not is_first or not is_local_store(repository, place):
+        return Finding("remote-store", GOOD, f"'{place.url}' (from {place.source}) can be read")
+    said = f"'{place.url}' (from {place.source}) is the local store as well: a push makes no second copy of weights"
+    return Finding("remote-store", NOTE, said, f"git config {place.setting} /path/to/another/store")
+
+
+def _cannot_be_read(repository: Repository, place: Place, error: RemoteError, is_first: bool) -> Finding:
+    """Tell a store that the first push will make from one that was there and is gone."""
+    if not is_first or place.directory is None or os.path.exists(place.directory):
+        return Finding("remote-store", PROBLEM, error.message, error.hint)
+    where = f"'{place.url}' (from {place.source})"
+    remote = default_remote(repository)
+    if remote is None or not _has_pointers(repository, remote):
+        return Finding("remote-store", NOTE, f"{where} is not there; the first push makes it", error.hint)
+    again = f"if it is lost, what is in the local store goes to a new one: git theta push --all {shlex.quote(remote)}"
+    said = f"{where} is gone, and '{remote}' has commits whose weights were sent there"
+    return Finding("remote-store", PROBLEM, said, f"mount it, or move it back; {again}")
+
+
+def _has_pointers(repository: Repository, remote: str) -> bool:
+    """Tell whether a branch of a Git remote, as it was last seen, holds files of ours: one of the newest, that is."""
+    listed = repository.git(
+        "for-each-ref",
+        "--sort=-committerdate",
+        f"--count={_NEWEST_COUNT}",
+        "--format=%(refname)",
+        f"refs/remotes/{remote}",
+    )
+    return any(tracked_in_tree(repository, ref) for ref in listed.decode().split())
 
 
 # Files
@@ -345,7 +386,7 @@ def _files(repository: Repository) -> Iterator[Finding]:
     only_here = [row for row in found.files if row.state == FULL and not row.is_stored and not row.is_pushed]
     if only_here:
         said = f"{count_text(len(only_here), 'file')} in the work tree alone, and in no store that can be reached: "
-        yield Finding("weights", PROBLEM, said + _paths(only_here), "git theta fsck --repair")
+        yield Finding("weights", PROBLEM, said + _paths(only_here), f"git add --renormalize {_from_top(only_here)}")
     rest = [row for row in left if row not in lost]
     if rest:
         said = f"{count_text(len(rest), 'file')} in the work tree only as pointers: {_paths(rest)}"
@@ -360,6 +401,11 @@ def _files(repository: Repository) -> Iterator[Finding]:
         yield Finding("unpushed", NOTE, said, "git push (or, weights alone: git theta push)")
     if not left and not lost and not only_here and found.files:
         yield Finding("weights", GOOD, f"{count_text(len(found.files), 'tracked file')}, all weights are here")
+
+
+def _from_top(rows: list[FileStatus]) -> str:
+    """Return files as git takes them in any directory; all of them instead of many."""
+    return " ".join(shlex.quote(":/" + row.file.path) for row in rows) if len(rows) <= _NAMED_COUNT else ":/"
 
 
 def _plain(found: Status) -> Iterator[Finding]:

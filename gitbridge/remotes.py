@@ -463,6 +463,12 @@ def is_store(path: str) -> bool:
     return os.path.isfile(os.path.join(path, "thetastore.json"))
 
 
+def is_local_store(repository: Repository, place: Place) -> bool:
+    """Tell whether a place is the repository's own local store, by whatever path: several may share it."""
+    own = repository.store_path()
+    return place.directory is not None and is_store(own) and os.path.realpath(place.directory) == os.path.realpath(own)
+
+
 def local_path(repository: Repository, remote: str) -> str | None:
     """Return the path of a Git remote that is a directory on this machine, else None."""
     url = repository.config(f"remote.{remote}.url") or remote

@@ -66,13 +66,14 @@ CONFIGURATION = (
     Setting(
         "theta.fetchInclude",
         "all files",
-        "Globs of the files whose weights this clone keeps, separated by commas, as git-lfs has them. The others stay "
-        "pointers. An empty value forgets those before it.",
+        "Globs of the files whose weights this clone fetches, separated by commas, as git-lfs has them. The others "
+        "stay pointers, unless the local store has them anyway (one that is shared: `theta.storage`). An empty value "
+        "forgets those before it.",
     ),
     Setting(
         "theta.fetchExclude",
         "none",
-        "Globs of files whose weights this clone does not keep; goes before `theta.fetchInclude`.",
+        "Globs of files whose weights this clone does not fetch; goes before `theta.fetchInclude`.",
     ),
     Setting(
         "theta.fetchTensors",

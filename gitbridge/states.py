@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gitbridge.errors import ConfigError, RemoteError, UsageError
 from gitbridge.pointers import is_pointer
-from gitbridge.remotes import Place, open_place, places
+from gitbridge.remotes import Place, default_remote, is_local_store, open_place, places
 from gitbridge.repository import Repository
 from gitbridge.trees import TrackedFile
 from thetastore.errors import StoreMissingError, ThetaError, near_names
@@ -70,6 +70,7 @@ def ask_stores(repository: Repository, manifests: Iterable[Digest], only_where_n
         try:
             with open_place(place) as store:
                 held = _complete(store, asked - remote)
+                held = _pinned(repository, store, held) if is_local_store(repository, place) else held
             remote |= held
             holders += [place] if held else []
         except (RemoteError, ThetaError) as error:
@@ -79,6 +80,27 @@ def ask_stores(repository: Repository, manifests: Iterable[Digest], only_where_n
 
 def _complete(store: Store, manifests: frozenset[Digest]) -> frozenset[Digest]:
     return manifests - {manifest for manifest, _ in store.missing_objects(manifests)}
+
+
+def _pinned(repository: Repository, store: Store, manifests: frozenset[Digest]) -> frozenset[Digest]:
+    """Return what a push to the remote has vouched for: where local and remote store are one, lying there says nothing.
+
+    Every pin of the remote is read until all are found; a commit's name does not tell when it was pushed.
+    """
+    from gitbridge.pins import git_urls, identity
+    from thetastore.pins import list_pins, read_pins, repository_of
+
+    remote = default_remote(repository)
+    if remote is None or not manifests:
+        return frozenset()
+    ours = repository_of(identity(repository, git_urls(repository, remote)[0]))
+    names = [name for name in list_pins(store.backend).names if name.repository == ours]
+    found: set[Digest] = set()
+    for _, pin in read_pins(store.backend, names):
+        found.update(manifests.intersection(pin.manifests))
+        if len(found) == len(manifests):
+            break
+    return frozenset(found)
 
 
 def is_full(repository: Repository, path: str) -> bool:

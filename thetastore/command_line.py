@@ -145,6 +145,40 @@ def print_json(values: Mapping[str, Any]) -> None:
     sys.stdout.write("\n")
 
 
+class FailedAfterError(Exception):
+    """A command failed, and `--json` has something to say all the same; the cause is what is told to people."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.values = values
+
+
+def failure_of(error: Exception) -> tuple[Exception, Mapping[str, Any]]:
+    """Return what went wrong, and what a command had to say before."""
+    if isinstance(error, FailedAfterError) and isinstance(error.__cause__, Exception):
+        return error.__cause__, error.values
+    return error, {}
+
+
+def asks_for_json(function: Callable[[list[str]], int], arguments: Sequence[str]) -> bool:
+    """Tell whether a command that failed was to print JSON; its arguments have been understood once."""
+    import contextlib
+    import io
+
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            options, _ = parser_of(function).parse_known_args(arguments)
+    except (SystemExit, TypeError):
+        return False
+    return bool(getattr(options, "json", False))
+
+
+def failure_values(error: Exception, message: str, hint: str = "") -> dict[str, Any]:
+    """Return an error as programs get it: `code` is a released name, `os` for what the system refuses."""
+    code = getattr(error, "code", "os" if isinstance(error, OSError) else "bug")
+    return {"error": {"code": code, "message": message, "hint": hint or None}}
+
+
 def installed_version() -> str:
     """Return the version of the package."""
     from importlib.metadata import PackageNotFoundError, version
@@ -155,14 +189,14 @@ def installed_version() -> str:
         return "0 (not installed)"
 
 
-def save_traceback(directory: str) -> str:
-    """Write down the exception that is being handled, which is a bug of ours; return the path of the file."""
+def save_traceback(directory: str, error: Exception) -> str:
+    """Write down an exception that is a bug of ours; return the path of the file."""
     import tempfile
     import traceback
 
     descriptor, path = tempfile.mkstemp(prefix="git-theta-", suffix=".log", dir=directory)
     with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as stream:
-        stream.write(f"{sys.argv}\n{sys.version}\n\n{traceback.format_exc()}")
+        stream.write(f"{sys.argv}\n{sys.version}\n\n{''.join(traceback.format_exception(error))}")
     return path
 
 

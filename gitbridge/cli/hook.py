@@ -81,6 +81,7 @@ def _name_large_files(repository: Repository) -> None:
     """Say which checkpoints the commit that is being made keeps whole."""
     from shlex import quote
 
+    from gitbridge.attributes import paths_with_filter
     from gitbridge.large_files import staged_large_files
     from gitbridge.render import printable, size_text
 
@@ -89,9 +90,11 @@ def _name_large_files(repository: Repository) -> None:
         return
     shown = ", ".join(f"{printable(file.path)} ({size_text(file.nbytes)})" for file in found[:_NAMED_COUNT])
     shown += " …" if len(found) > _NAMED_COUNT else ""
-    patterns = " ".join(quote(pattern) for pattern in dict.fromkeys(file.pattern for file in found[:_NAMED_COUNT]))
+    tracked = set(paths_with_filter(repository, [file.path for file in found]))
+    patterns = dict.fromkeys(quote(file.pattern) for file in found[:_NAMED_COUNT] if file.path not in tracked)
+    first = f"git theta track {' '.join(patterns)}" if patterns else "git theta install"  # tracked, but not filtered
     print(
         f"git theta: this commit keeps whole, for ever, in every clone: {shown}\n"
-        f"hint: git theta track {patterns} && git add --renormalize . && git commit --amend --no-edit",
+        f"hint: {first} && git add --renormalize . && git commit --amend --no-edit",
         file=sys.stderr,
     )

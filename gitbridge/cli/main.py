@@ -10,9 +10,10 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from importlib.metadata import EntryPoint
 
 PLUGIN_GROUP = "gitbridge.commands"
@@ -120,7 +121,7 @@ def main(arguments: list[str]) -> int:
         _say("interrupted", "")
         return 130
     except Exception as error:
-        return _explain(error)
+        return _explain(error, arguments)
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -215,19 +216,49 @@ def _overview() -> str:
     )
 
 
-def _explain(error: Exception) -> int:
+def _explain(error: Exception, arguments: list[str]) -> int:
     from gitbridge.errors import words_for
+    from thetastore.command_line import failure_of
     from thetastore.errors import ThetaError
 
+    error, values = failure_of(error)
     if isinstance(error, ThetaError | OSError):
-        _say(*words_for(error))
-        return 2
+        message, hint = words_for(error)
+    else:
+        message, hint = f"this is a bug in git theta: {type(error).__name__}: {error}"[:500], _where_to_report(error)
+    _say(message, hint)
     try:
-        place = _save_traceback()
+        _say_to_programs(arguments, values, error, message, hint)
+    except (OSError, ValueError):
+        pass  # nobody listens
+    return 2
+
+
+def _say_to_programs(
+    arguments: list[str], values: Mapping[str, Any], error: Exception, message: str, hint: str
+) -> None:
+    """Print the error as JSON: on standard output where results are, as a line among those of progress."""
+    from thetastore.command_line import asks_for_json, failure_values, print_json
+
+    command = COMMANDS.get(arguments[0])
+    failure = failure_values(error, message, hint)
+    if os.environ.get("GIT_THETA_PROGRESS") == "json":
+        import json
+
+        sys.stderr.write(json.dumps({"schema": 1, **failure}) + "\n")
+    if command is not None and command.summary:
+        function = getattr(__import__(command.module, fromlist=[command.function]), command.function)
+        if asks_for_json(function, arguments[1:]):
+            print_json({**values, **failure})
+            sys.stdout.flush()
+
+
+def _where_to_report(error: Exception) -> str:
+    try:
+        place = _save_traceback(error)
     except OSError as trouble:
         place = f"(it could not be saved: {trouble})"
-    _say(f"this is a bug in git theta: {type(error).__name__}: {error}"[:500], f"please report it with {place}")
-    return 2
+    return f"please report it with {place}"
 
 
 def _say(message: str, hint: str) -> None:
@@ -239,8 +270,8 @@ def _say(message: str, hint: str) -> None:
         return  # nobody listens
 
 
-def _save_traceback() -> str:
-    """Write the current traceback below the git directory, keep the newest few; return the file's path."""
+def _save_traceback(error: Exception) -> str:
+    """Write the traceback of an error below the git directory, keep the newest few; return the file's path."""
     import tempfile
 
     from gitbridge.errors import BridgeError
@@ -258,7 +289,7 @@ def _save_traceback() -> str:
         logs = sorted((os.path.join(directory, name) for name in os.listdir(directory)), key=os.path.getmtime)
         for old in logs[: max(0, len(logs) - _KEPT_LOGS + 1)]:
             os.unlink(old)
-    return save_traceback(directory)
+    return save_traceback(directory, error)
 
 
 if __name__ == "__main__":

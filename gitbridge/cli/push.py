@@ -16,7 +16,7 @@ from gitbridge.render import Progress, count_text, printable, size_text, table
 from gitbridge.repository import Repository
 from gitbridge.revisions import resolve
 from gitbridge.trees import all_refs
-from thetastore.command_line import Parser, print_json
+from thetastore.command_line import FailedAfterError, Parser, print_json
 
 _ALONE = "nobody else may push there at the same time: its server lets one writer replace another's files"
 
@@ -42,9 +42,8 @@ def push(arguments: list[str]) -> int:
         try:
             pushed = _push(repository, options)
         except WeightsMissingError as error:
-            if options.json:
-                print_json({**_values(Pushed(), options.dry_run), "missing": list(error.paths)})
-            raise
+            values = {**_values(Pushed(), options.dry_run), "missing": list(error.paths)}
+            raise FailedAfterError(values) from error
     if options.json:
         print_json(_values(pushed, options.dry_run))
     elif options.dry_run:

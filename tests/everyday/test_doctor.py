@@ -53,7 +53,10 @@ BREAK_AND_MEND = {
         "-c filter.theta.required=false add p.safetensors && git commit -qm plain",
     ),
     "a pointer that nothing tracks": ("attributes", "git cat-file blob HEAD:m.safetensors > x.t; git add x.t"),
-    "weights that are in no store": ("weights", "rm -rf ../weights .git/theta/packs .git/theta/index"),
+    "weights that are in no store": (
+        "weights",
+        "rm -rf ../weights/packs ../weights/index .git/theta/packs .git/theta/index",
+    ),
 }
 
 
@@ -161,13 +164,27 @@ def test_an_object_that_a_checkout_could_not_read_is_named_until_it_is_back(work
     assert said() == []
 
 
-def test_a_store_that_is_away_is_named_and_nothing_else_fails(work) -> None:
-    shutil.move(work.path.parent / "weights", work.path.parent / "elsewhere")
+def test_a_store_that_is_gone_is_a_problem_and_what_is_said_mends_it(work) -> None:
+    shutil.rmtree(work.path.parent / "weights")
+
+    found = findings(work, "problem")
+
+    assert [one["check"] for one in found] == ["remote-store"]
+    assert "'../weights' (from .thetaconfig) is gone, and 'origin' has commits" in found[0]["message"]
+    work.run("sh", "-ec", found[0]["mend"].rpartition(": ")[2])
+    assert findings(work) == []
+    assert work.clone("../host.git", work.path.parent / "clone").is_whole()
+
+
+def test_a_store_that_is_yet_to_be_made_is_a_note(work) -> None:
+    shutil.rmtree(work.path.parent / "weights")
+    work.git("remote", "remove", "origin")
+    work.git("remote", "add", "origin", "../host.git")
 
     found = findings(work)
 
-    assert "remote-store" in [one["check"] for one in found]
-    assert "../weights" in " ".join(one["message"] for one in found)
+    assert ("remote-store", "note") in [(one["check"], one["level"]) for one in found]
+    assert "the first push makes it" in " ".join(one["message"] for one in found)
 
 
 def test_nothing_is_changed_by_looking(work) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 from gitbridge.cli.main import COMMANDS as BRIDGE
 from thetastore.cli.main import COMMANDS as STORE
+from thetastore.command_line import options_of, parser_of
 
 PROGRAMS = Path(sys.executable).parent
 
@@ -128,3 +130,49 @@ def test_an_interrupt_ends_it_with_130(place) -> None:
     _, said = process.communicate()
 
     assert (process.returncode, said) == (130, b"thetastore: interrupted\n")
+
+
+def takes_json(commands, name: str) -> bool:
+    command = commands[name]
+    function = getattr(__import__(command.module, fromlist=["run"]), getattr(command, "function", "run"))
+    return "--json" in options_of(parser_of(function))
+
+
+def error_in(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
+    values = json.loads(done.stdout)
+    assert (done.returncode, values["schema"]) == (2, 1)
+    assert values["error"]["message"] in done.stderr
+    assert values["error"]["code"] not in ("", "bug")
+    return values["error"]
+
+
+@pytest.mark.parametrize("name", [name for name in FAILING if takes_json(BRIDGE, name) and name != "migrate"])
+def test_what_fails_and_is_asked_for_json_says_so_in_json(place, name: str) -> None:
+    error = error_in(place.theta(name, "--json", *FAILING[name], check=False))
+
+    assert error["code"] == ("repository-missing" if name != "add" else "usage")
+
+
+@pytest.mark.parametrize("name", [name for name in people_type(STORE) if takes_json(STORE, name) and name != "version"])
+def test_the_store_says_in_json_what_failed_too(place, name: str) -> None:
+    error = error_in(place.run("thetastore", name, "--json", *STORE_FAILING.get(name, ["none"]), check=False))
+
+    assert "none" in error["message"]
+
+
+def test_a_push_that_cannot_begin_says_so_to_programs(work) -> None:
+    done = work.theta("push", "--json", "--progress=json", "origni", check=False)
+
+    assert "did you mean 'origin'?" in error_in(done)["message"]
+    lines = [line for line in done.stderr.splitlines() if line.startswith("{")]
+    assert json.loads(lines[-1])["error"] == json.loads(done.stdout)["error"]
+    assert work.theta("push", "origni", check=False).stdout == ""
+
+
+def test_what_a_fetch_found_before_it_failed_is_told_with_the_error_in_one_object(work) -> None:
+    work.run("sh", "-ec", "rm -rf .git/theta/packs .git/theta/index ../weights/packs ../weights/index")
+
+    for command in (["fetch", "--json"], ["fetch", "--dry-run", "--json"], ["pull", "--json"]):
+        done = work.theta(*command, check=False)
+        assert error_in(done)["code"] == "remote"
+        assert json.loads(done.stdout)["missing"] == ["d/n.safetensors", "m.safetensors"]

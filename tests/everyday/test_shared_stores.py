@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -108,6 +110,67 @@ def test_the_doctor_names_what_not_everybody_may_write_to(place) -> None:
     mend = next(line for line in said.stdout.splitlines() if "chmod" in line).partition("mend: ")[2]
     work.run("sh", "-c", mend)
     assert "local-store" not in work.theta("doctor", "-q", check=False).stdout
+
+
+@pytest.fixture
+def two(place):
+    """Two clones of a bare host, which share a local store that is all there is; the first has a commit."""
+    config = place.path / "config"
+    config.write_text(Path(place.environment["GIT_CONFIG_GLOBAL"]).read_text())
+    place.environment = place.environment | {"GIT_CONFIG_GLOBAL": str(config)}
+    place.git("config", "--global", "theta.storage", str(place.path / "zoo"))
+    place.git("init", "-q", "--bare", "host.git")
+    one = place.clone("host.git", place.path / "one")
+    one.theta("track", "*.safetensors")
+    one.commit("first", m_safetensors=place.checkpoint("a", "b"), n_safetensors=place.checkpoint("c"))
+    return one
+
+
+def pushed(work: Any) -> list[bool | None]:
+    files = json.loads(work.theta("status", "--json").stdout)["files"]
+    return [one["pushed"] for one in files]
+
+
+def test_weights_in_a_store_that_the_remote_shares_are_pushed_when_their_commit_is(two) -> None:
+    assert pushed(two) == [False, False]
+    assert "not pushed" in two.theta("status").stdout
+
+    two.git("push", "-q", "-u", "origin", "main")
+    assert pushed(two) == [True, True]
+    other = two.clone(two.path.parent / "host.git", two.path.parent / "two")
+    assert (pushed(other), other.is_whole()) == ([True, True], True)
+
+    other.commit("second", m_safetensors=two.checkpoint("a", "d"))
+    assert pushed(other) == [False, True]
+
+
+def test_the_doctor_says_where_a_push_makes_no_second_copy(two) -> None:
+    said = two.theta("doctor", "-q").stdout
+
+    assert "is the local store as well: a push makes no second copy" in said
+    mend = next(line for line in said.splitlines() if "another/store" in line).partition("mend: ")[2]
+    two.run("sh", "-c", mend.replace("/path/to", ".."))
+    assert "the local store as well" not in two.theta("doctor", "-q").stdout
+
+
+def test_what_a_clone_fetches_is_limited_not_what_the_shared_store_fills(two) -> None:
+    two.git("push", "-q", "-u", "origin", "main")
+
+    other = two.clone(two.path.parent / "host.git", two.path.parent / "two", "-c", "theta.fetchInclude=n.safetensors")
+    apart = two.clone(
+        two.path.parent / "host.git",
+        two.path.parent / "three",
+        "-c",
+        "theta.fetchInclude=n.safetensors",
+        "-c",
+        "theta.storage=apart",
+        "-c",
+        f"theta.url={two.path.parent / 'zoo'}",
+    )
+
+    assert other.is_whole()
+    assert apart.read("m.safetensors").startswith(b"version ")
+    assert apart.read("n.safetensors") == two.read("n.safetensors")
 
 
 def test_a_bucket_has_no_group() -> None:

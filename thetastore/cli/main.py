@@ -64,8 +64,6 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
         The exit status.
     """
-    from thetastore.errors import ThetaError
-
     try:
         try:
             status = _dispatch(arguments)
@@ -75,14 +73,11 @@ def main(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141
-    except (ThetaError, OSError) as error:
-        print(f"thetastore: {_words(error)}", file=sys.stderr)
-        return _FAILED
     except KeyboardInterrupt:
         print("thetastore: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        return _explain_bug(error)
+        return _explain(error, arguments)
     return status
 
 
@@ -133,18 +128,40 @@ def _overview() -> str:
     )
 
 
-def _explain_bug(error: Exception) -> int:
+def _explain(error: Exception, arguments: Sequence[str]) -> int:
+    from thetastore.command_line import asks_for_json, failure_of, failure_values, print_json
+    from thetastore.errors import ThetaError
+
+    error, values = failure_of(error)
+    hint = ""
+    if isinstance(error, ThetaError | OSError):
+        message = _words(error)
+    else:
+        message = f"this is a bug in thetastore: {type(error).__name__}: {error}"[:500]
+        hint = _where_to_report(error)
+    print(f"thetastore: {message}" + (f"\nhint: {hint}" if hint else ""), file=sys.stderr)
+    failure = failure_values(error, message, hint)
+    if os.environ.get("THETASTORE_PROGRESS") == "json":
+        import json
+
+        print(json.dumps({"schema": 1, **failure}), file=sys.stderr)
+    command = COMMANDS.get(arguments[0]) if arguments else None
+    if command is not None and asks_for_json(__import__(command.module, fromlist=["run"]).run, arguments[1:]):
+        print_json({**values, **failure})
+        sys.stdout.flush()
+    return _FAILED
+
+
+def _where_to_report(error: Exception) -> str:
     import tempfile
 
     from thetastore.command_line import save_traceback
 
     try:
-        place = save_traceback(tempfile.gettempdir())
+        place = save_traceback(tempfile.gettempdir(), error)
     except OSError as trouble:
         place = f"(it could not be saved: {trouble})"
-    print(f"thetastore: this is a bug in thetastore: {type(error).__name__}: {error}"[:500], file=sys.stderr)
-    print(f"hint: please report it with {place}", file=sys.stderr)
-    return _FAILED
+    return f"please report it with {place}"
 
 
 def _words(error: BaseException) -> str:
