@@ -32,9 +32,9 @@ from thetastore.backends.directory import DirectoryBackend
 from thetastore.backends.requests import Listed
 from thetastore.digest import Digest, checksum_of
 from thetastore.packs.far_index import FarRun, look_up
-from thetastore.packs.index import FENCE_ROWS, RUN_END, RUN_MAGIC, Run, write_run
+from thetastore.packs.index import FENCE_ROWS, RUN_END, RUN_MAGIC, Run, create_run, encode_end
+from thetastore.packs.merging_runs import merge_runs
 from thetastore.packs.preamble import PREAMBLE_BYTES, checksum64, preamble
-from thetastore.packs.writer import Row, SealedPack
 from thetastore.testing import Rounds
 
 PACK_RECORDS = 95
@@ -178,41 +178,48 @@ def _peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def merging(rows_a_run: int, runs: int) -> dict[str, Any]:
-    """Merge real runs, as upkeep does, and tell what a row costs."""
-    from thetastore.packs.upkeep import _rows_by_pack
+def merging(count: int, runs: int = 5) -> dict[str, Any]:
+    """Merge real runs of so many rows in all, as upkeep does, and tell what it costs.
 
+    Memory is what Python and numpy allocate: mapped files are not in it, since the system takes their pages back.
+    """
     with tempfile.TemporaryDirectory() as directory:
         backend = DirectoryBackend(directory)
         Path(directory, "index").mkdir(exist_ok=True)
-        names = []
-        for number in range(runs):
-            body = os.urandom(32 * rows_a_run)
-            packs = [
-                SealedPack(
-                    f"{number:016x}{at:016x}",
-                    64 << 20,
-                    [
-                        Row(Digest(body[32 * n : 32 * n + 32]), 32 + 1000 * (n - at), 1000)
-                        for n in range(at, min(at + PACK_RECORDS, rows_a_run))
-                    ],
-                )
-                for at in range(0, rows_a_run, PACK_RECORDS)
-            ]
-            names.append(write_run(backend, packs))
-        tracemalloc.start()
+        names = [_real_run(backend, number, count // runs) for number in range(runs)]
+        opened = [Run(backend.view(name), name) for name in names]
         started = time.process_time()
-        write_run(backend, _rows_by_pack([Run(backend.view(name), name) for name in names], frozenset()))
+        backend.delete(merge_runs(backend, opened) or "")
         used_s = time.process_time() - started
+        tracemalloc.start()
+        merge_runs(backend, opened)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-    count = rows_a_run * runs
     return {
         "what": f"merge of {runs} runs",
-        "chunks": count,
+        "chunks": count // runs * runs,
+        "bytes": peak,
         "us_a_row": 1e6 * used_s / count,
         "bytes_a_row": peak / count,
     }
+
+
+def _real_run(backend: DirectoryBackend, number: int, count: int) -> str:
+    """Write a run of rows by chance; return its name. Made by numpy: as objects of Python they would not fit."""
+    source = np.random.default_rng([5, number])
+    digests = source.integers(0, 1 << 64, (count, 4), dtype=np.uint64)
+    digests = digests[np.argsort(digests[:, 3])]
+    places = np.zeros(count, [("pack", "<u4"), ("nbytes", "<u4"), ("offset", "<u8")])
+    rows = source.permutation(count)
+    places["pack"], places["nbytes"], places["offset"] = rows // PACK_RECORDS, 700_000, 32 + rows % PACK_RECORDS
+    packs = np.zeros(-(-count // PACK_RECORDS), [("id", "<u8", 2), ("file_bytes", "<u8"), ("rows", "<u8")])
+    packs["id"] = source.integers(1, 1 << 63, (len(packs), 2))
+    packs["file_bytes"], packs["rows"] = 64 << 20, np.bincount(places["pack"])
+    body = digests.tobytes() + places.tobytes()
+    fences = digests[::FENCE_ROWS, 3].tobytes()
+    return create_run(
+        backend, preamble(RUN_MAGIC) + body + encode_end(packs.tobytes(), count, checksum_of(body), fences)
+    )
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -224,7 +231,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"{row[key]:,}" if key in row else "" for key in ("chunks", "questions", "requests", "round_trips", "bytes")
         ]
         if "us_a_row" in row:
-            each = f"{row['us_a_row']:.1f} us, {row['bytes_a_row']:.0f} B of memory a row"
+            each = f"{row['us_a_row']:.2f} us, {row['bytes_a_row']:.1f} B of memory a row"
         lines.append(f"| {row['what']} | {' | '.join(cells)} | {each} |")
     return "\n".join(lines)
 
@@ -235,7 +242,7 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
     rows = [row for chunks in (1_000_000, options.chunks) for row in measure(chunks)]
-    rows.append(merging(20_000, 5))
+    rows += [merging(count) for count in (100_000, 1_000_000, 10_000_000)]
     print(table(rows))
     if options.json:
         Path(options.json).write_text(json.dumps({"schema": 1, "results": rows}, indent=1) + "\n")

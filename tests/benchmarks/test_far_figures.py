@@ -28,3 +28,10 @@ def test_what_a_push_and_a_fetch_take_grows_with_the_new_work_and_not_with_the_s
         assert large[what]["read_bytes"] <= small[what]["read_bytes"] + (2 << 20)  # the whole index has 5 MB
         assert large[what]["listings"] == small[what]["listings"] <= 10 + 35  # of these 35 at once, for relatives
     assert small["fetch of 2 tensors"]["round_trips"] == 2
+
+
+def test_merging_takes_memory_for_a_piece_and_not_for_all_rows() -> None:
+    row = index_at_scale.merging(400_000)
+
+    assert row["chunks"] == 400_000
+    assert row["bytes_a_row"] < 100

@@ -293,6 +293,24 @@ print(sorted(slow - before))
     assert done.stdout.strip() == "[]"
 
 
+def test_an_index_made_anew_by_pieces_is_the_one_that_is_made_at_once(place, monkeypatch):
+    for number in range(8):
+        with Objects(place()) as objects:
+            for at in range(20):
+                objects.put(Kind.CHUNK, b"%d %d" % (number, at))
+    backend = place()
+
+    found = []
+    for piece_rows, most_runs in ((1 << 20, 50), (30, 50), (30, 2)):
+        monkeypatch.setattr(upkeep, "PIECE_ROWS", piece_rows)
+        monkeypatch.setattr(upkeep, "MOST_RUNS", most_runs)
+        assert Objects(place()).rebuild_index() == 160
+        found.append([backend.read(name) for name in backend.list("index")])
+
+    assert found[0] == found[1] == found[2]
+    assert len(found[0]) == 1
+
+
 def test_the_index_is_made_anew_from_the_packs_alone(place):
     digests = []
     for number in range(5):
