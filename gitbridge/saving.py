@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from gitbridge.committing import commit
-from thetastore.arrays import copy_into, empty_like
+from thetastore.arrays import check_whole, copy_into, empty_like
 from thetastore.pool import Pool
 
 if TYPE_CHECKING:
@@ -52,8 +52,13 @@ class Saver:
         """Copy tensors and commit them in the background; the caller may go on changing them.
 
         Waits for the save before, and raises what that one raised: then nothing was copied.
+
+        Raises:
+            UnsupportedError: a tensor is in pieces on several processes, and this one has not all of it.
         """
         self.wait()
+        for name, value in state_dict.items():
+            check_whole(name, value)
         self._copies = {name: self._copied(name, value) for name, value in state_dict.items()}
         future = self._pool.start(self._commit, _Words(self._copies, message, base))
         self._under_way = _UnderWay(future, weakref.finalize(self, _tell_of_failure, future, message, self.branch))

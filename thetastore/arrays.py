@@ -255,8 +255,9 @@ def new_tensor(name: str, value: Any) -> NewTensor:
     """Return a tensor for a new file: of a numpy array, a torch tensor, or what numpy makes an array of.
 
     Raises:
-        UnsupportedError: it is no array of numbers, or of a type that has no name here.
+        UnsupportedError: it is no array of numbers, in pieces, or of a type that has no name here.
     """
+    check_whole(name, value)
     if _is_torch(value):
         import torch
 
@@ -276,6 +277,22 @@ def new_tensor(name: str, value: Any) -> NewTensor:
 
 def _in_pieces(raw: memoryview) -> Iterator[memoryview]:
     yield raw
+
+
+def check_whole(name: str, value: Any) -> None:
+    """Refuse what is one process's part of a tensor: of torch's FSDP, or of DeepSpeed's ZeRO 3.
+
+    Raises:
+        UnsupportedError: it is.
+    """
+    # A tensor that DeepSpeed has cut up looks like an empty one, but for this.
+    if hasattr(value, "full_tensor") or hasattr(value, "local_shards") or hasattr(value, "ds_tensor"):
+        raise UnsupportedError(
+            f"tensor '{name}' is in pieces on several processes ({type(value).__name__}), and one process has not all "
+            "of it: gather it on every process, with torch.distributed.checkpoint.state_dict.get_model_state_dict("
+            "model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)); or write the pieces with "
+            "torch.distributed.checkpoint.save, and git add its directory"
+        )
 
 
 def _is_torch(value: Any) -> bool:
@@ -346,8 +363,9 @@ def writable_tensor(name: str, value: Any) -> WritableTensor:
     What is not in this machine's memory, or not in C order, is copied, and has to be written back.
 
     Raises:
-        UnsupportedError: it cannot be written to, or is of a type that has no name here.
+        UnsupportedError: it cannot be written to, is in pieces, or is of a type that has no name here.
     """
+    check_whole(name, value)
     if _is_torch(value):
         dtype, shape, raw, write_back = _writable_torch(value)
     else:

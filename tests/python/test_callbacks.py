@@ -12,6 +12,7 @@ import pytest
 
 import gitbridge
 from gitbridge.callbacks import TrainerCallback, lightning_callback
+from thetastore.errors import UnsupportedError
 
 
 class Net:
@@ -99,3 +100,27 @@ def test_importing_the_packages_costs_next_to_nothing():
     assert done.stdout == "['thetastore', 'gitbridge']\n"
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = gitbridge.nothing
+
+
+def test_every_process_helps_to_gather_weights_and_one_commits_them(repo):
+    callback, asked = TrainerCallback("m.safetensors", "run", repo.path), []
+
+    class Spread(Net):
+        def state_dict(self):
+            asked.append(self)
+            return super().state_dict()
+
+    callback.on_save(None, SimpleNamespace(global_step=1, is_world_process_zero=False), None, model=Spread())
+
+    assert len(asked) == 1, "a process that does not take part would let the others wait for ever"
+    assert repo.git("branch", "--list", "run").out == ""
+
+
+def test_weights_that_deepspeed_has_cut_up_are_refused(repo):
+    callback, parameter = TrainerCallback("m.safetensors", "run", repo.path), SimpleNamespace(ds_tensor=np.zeros(2))
+    net = SimpleNamespace(named_parameters=lambda: [("weight", parameter)], state_dict=lambda: {"weight": np.zeros(0)})
+
+    with pytest.raises(UnsupportedError, match="'weight' is in pieces"):
+        callback.on_save(None, SimpleNamespace(global_step=1), None, model=net)
+
+    assert repo.git("branch", "--list", "run").out == ""

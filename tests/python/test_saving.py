@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import gitbridge
+from thetastore.errors import UnsupportedError
 
 PROGRAM = """
 import sys, threading, gitbridge, numpy
@@ -95,3 +96,23 @@ def test_a_wait_that_is_interrupted_can_be_taken_up_again(repo, tmp_path):
         signal.signal(signal.SIGUSR1, before)
 
     assert oid == repo.git("rev-parse", "run").out.strip()
+
+
+class Shard(np.ndarray):
+    """A part of a tensor, as torch's `DTensor` is one: what has all of it has to be asked of all processes."""
+
+    def full_tensor(self):
+        raise AssertionError("one process alone would wait for the others for ever")
+
+
+def test_a_tensor_in_pieces_is_refused_before_anything_is_copied_or_committed(repo):
+    state = {"whole": np.arange(3.0), "part": np.arange(6.0).view(Shard)}
+
+    with gitbridge.Saver("m.safetensors", "run", repo.path) as saver:
+        with pytest.raises(UnsupportedError, match=r"'part' is in pieces .*\(Shard\).*full_state_dict=True"):
+            saver.save(state, "step 1")
+        saver.save({"whole": np.arange(3.0)}, "step 2")
+    with pytest.raises(UnsupportedError, match="'part' is in pieces"):
+        gitbridge.commit(state, path="m.safetensors", message="step 3", branch="run", repository=repo.path)
+
+    assert repo.git("log", "--format=%s", "run").out.splitlines()[0] == "step 2"
