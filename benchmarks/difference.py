@@ -34,6 +34,7 @@ from benchmarks.codecs import SAFETENSORS_DTYPES, weights
 from thetastore.chunking import grid_lengths
 from thetastore.codecs import Coded, decode, encode, encode_difference
 
+RECIPES = ("fine-tune", "small steps", "LoRA", "sparse")
 Tensor = tuple[str, tuple[int, ...], bytes]
 """dtype, shape, raw bytes."""
 
@@ -265,7 +266,7 @@ def main() -> None:
         if {name: entry[:2] for name, entry in tensors.items()} != {name: entry[:2] for name, entry in base.items()}:
             parser.error(f"'{path}' has other tensors than the base")
         versions[path] = lambda name, _, tensors=tensors: tensors[name][2]  # type: ignore[misc]
-    for recipe in ("fine-tune", "small steps", "LoRA", "sparse"):
+    for recipe in RECIPES:
         rng = np.random.default_rng(11)
         versions[recipe] = lambda name, tensor, recipe=recipe, rng=rng: changed(tensor, name, recipe, rng)  # type: ignore[misc]
     report: dict[str, Any] = {"schema": 1, "base": arguments.base or "drawn", "rows": []}
