@@ -69,18 +69,24 @@ done
 unset theta_journal theta_program
 """
 
-# A commit goes on whatever is found. Python starts only where something is so long that it may have to be named.
+# A commit goes on, unless a pointer in it was edited. Python starts only where a tracked file is in the commit, or
+# something so long that it may have to be named.
 # The loop is in parentheses since some shells run the end of a pipe themselves, and would leave the user's hook.
 _PRE_COMMIT = f"""\
 theta_least=$(git config --type=int --get theta.warnSize || echo 10485760)
-if [ "$theta_least" -gt 0 ] 2>/dev/null && git diff-index --cached --diff-filter=AM --no-renames \\
-  "$(git rev-parse -q --verify HEAD || git hash-object -t tree /dev/null)" 2>/dev/null |
+theta_tree=$(git rev-parse -q --verify HEAD || git hash-object -t tree /dev/null)
+if git diff-index --cached --diff-filter=AM --no-renames --name-only -z "$theta_tree" 2>/dev/null |
+  git check-attr --stdin -z filter 2>/dev/null | tr '\\0' '\\n' | grep -x theta >/dev/null || {{
+  [ "$theta_least" -gt 0 ] 2>/dev/null &&
+  git diff-index --cached --diff-filter=AM --no-renames "$theta_tree" 2>/dev/null |
   cut -d ' ' -f 4 | git cat-file --batch-check='%(objectsize)' 2>/dev/null |
-  (while read -r theta_size; do [ "$theta_size" -ge "$theta_least" ] && exit 0; done; exit 1) 2>/dev/null; then
+  (while read -r theta_size; do [ "$theta_size" -ge "$theta_least" ] && exit 0; done; exit 1) 2>/dev/null; }}; then
   {_FIND_INSIDE}
-  if command -v "$theta_program" >/dev/null 2>&1; then "$theta_program" hook {COMMIT_HOOK} </dev/null || :; fi
+  if command -v "$theta_program" >/dev/null 2>&1; then
+    "$theta_program" hook {COMMIT_HOOK} </dev/null || [ $? -ne 1 ] || exit 1
+  fi
 fi
-unset theta_least theta_program
+unset theta_least theta_tree theta_program
 """
 
 # Git LFS puts no hook of its own where one is, and says nothing: its files would be pushed without their content.

@@ -42,6 +42,7 @@ _SUFFIXES = frozenset(
 _ANY_BYTES = 100 << 20
 """From here on a file is named whatever it is called: common Git hosts refuse it."""
 _DEFAULT = "10m"
+_SUBMODULE = b"160000"
 
 
 class LargeFile(NamedTuple):
@@ -85,15 +86,23 @@ def large_files(repository: Repository) -> list[LargeFile]:
 def staged_large_files(repository: Repository) -> list[LargeFile]:
     """Return the checkpoints that the next commit adds to what git keeps whole; what is left to LFS is none."""
     at_least = warned_size(repository)
-    head = repository.head_oid() or repository.git("hash-object", "-t", "tree", "--stdin").decode().strip()
-    listed = repository.git("diff-index", "--cached", "-z", "--diff-filter=AM", "--no-renames", head).split(b"\0")
-    oids = [line.split(b" ")[3] for line in listed[0:-1:2]]
-    answers = repository.git("cat-file", "--batch-check=%(objectsize)", input=b"".join(oid + b"\n" for oid in oids))
+    staged = staged_blobs(repository)
+    asked = "".join(f"{oid}\n" for _, oid in staged).encode()
+    answers = repository.git("cat-file", "--batch-check=%(objectsize)", input=asked)
     sizes = [int(line) if line.isdigit() else 0 for line in answers.splitlines()]
-    files = [LargeFile(os.fsdecode(name), size, True) for name, size in zip(listed[1::2], sizes, strict=True)]
+    files = [LargeFile(path, size, True) for (path, _), size in zip(staged, sizes, strict=True)]
     large = [file for file in files if at_least and is_large_checkpoint(file.path, file.nbytes, at_least)]
     left_to_others = _with_any_filter(repository, [file.path for file in large], but="theta")
     return [file for file in large if file.path not in left_to_others]
+
+
+def staged_blobs(repository: Repository) -> list[tuple[str, str]]:
+    """Return path and oid of each file that the next commit adds or changes; a submodule is none."""
+    head = repository.head_oid() or repository.git("hash-object", "-t", "tree", "--stdin").decode().strip()
+    listed = repository.git("diff-index", "--cached", "-z", "--diff-filter=AM", "--no-renames", head).split(b"\0")
+    changes = [line.split(b" ") for line in listed[0:-1:2]]
+    named = zip(map(os.fsdecode, listed[1::2]), changes, strict=True)
+    return [(path, change[3].decode()) for path, change in named if change[1] != _SUBMODULE]
 
 
 def _large(repository: Repository, at_least: int, is_in_git: bool) -> Iterable[LargeFile]:

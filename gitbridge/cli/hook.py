@@ -17,7 +17,7 @@ def run(name: str, arguments: list[str]) -> int:
             return _pre_push(repository, arguments, sys.stdin.buffer.read())
         if name == COMMIT_HOOK:
             _name_large_files(repository)
-            return 0
+            return _refuse_edited_pointers(repository)
         if name == MESSAGE_HOOK and arguments:
             from gitbridge.merging.trailers import append_to
 
@@ -98,3 +98,23 @@ def _name_large_files(repository: Repository) -> None:
         f"hint: {first} && git add --renormalize . && git commit --amend --no-edit",
         file=sys.stderr,
     )
+
+
+def _refuse_edited_pointers(repository: Repository) -> int:
+    """Return 1, and say why, where the commit that is being made has pointers that nothing can be filled from."""
+    from shlex import quote
+
+    from gitbridge.checks.staged import edited_pointers
+    from gitbridge.render import printable
+
+    found = edited_pointers(repository)
+    for file in found[:_NAMED_COUNT]:
+        print(f"git theta: '{printable(file.path)}' cannot be committed so: {file.why}", file=sys.stderr)
+    if found:
+        names = " ".join(quote(f":/{file.path}") for file in found[:_NAMED_COUNT])
+        print(
+            "hint: weights are staged file by file, not by hunks, and their pointers never edited: "
+            f"git restore --staged {names} && git add {names}",
+            file=sys.stderr,
+        )
+    return 1 if found else 0
