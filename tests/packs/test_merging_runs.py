@@ -15,7 +15,7 @@ from thetastore.backends.directory import DirectoryBackend
 from thetastore.backends.memory import MemoryBackend
 from thetastore.backends.remote import RemoteBackend
 from thetastore.digest import Digest, checksum_of
-from thetastore.errors import BackendError, MalformedError
+from thetastore.errors import BackendError, MalformedError, UnsupportedError
 from thetastore.packs.far_index import FarRun
 from thetastore.packs.index import Run, encode_end, encode_run, fences_of, write_run
 from thetastore.packs.merging_runs import delete_unfinished, merge_runs
@@ -212,3 +212,18 @@ def test_whatever_call_fails_there_is_the_whole_run_or_none_and_nothing_is_left_
         calls += 1
     assert calls > 10
     assert merged in found
+
+
+def test_no_flipped_bit_and_no_lost_end_of_a_run_gets_into_the_merged_one() -> None:
+    source = random.Random(10)
+    others = Run(memoryview(encode_run([sound(pack(source, 5, 32))])), "other")
+    stored = encode_run([sound(pack(source, 8, 32)), sound(pack(source, 3, 2))])
+    backend = MemoryBackend()
+
+    for at in range(len(stored)):
+        flipped = stored[:at] + bytes([stored[at] ^ 1 << at % 8]) + stored[at + 1 :]
+        for damaged in (flipped, stored[:at]):
+            for piece_rows in (3, 100):
+                with pytest.raises((MalformedError, UnsupportedError)):
+                    merge_runs(backend, [others, Run(memoryview(damaged), "damaged")], piece_rows=piece_rows)
+    assert list(backend.list("")) == []
