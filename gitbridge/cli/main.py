@@ -105,7 +105,8 @@ def run() -> NoReturn:
 
 def main(arguments: list[str]) -> int:
     """Run a command; return the exit status. No exception leaves this function."""
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names need not be UTF-8
+    # Names need not be UTF-8. Where both go to one log, results and what is said of them keep their order.
+    sys.stdout.reconfigure(errors="backslashreplace", line_buffering=_is_one_log())  # type: ignore[union-attr]
     try:
         try:
             status = _dispatch(arguments)
@@ -122,6 +123,13 @@ def main(arguments: list[str]) -> int:
         return 130
     except Exception as error:
         return _explain(error, arguments)
+
+
+def _is_one_log() -> bool:
+    try:
+        return os.path.sameopenfile(1, 2)
+    except OSError:  # one of them is closed
+        return False
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -28,3 +28,19 @@ def test_another_system_is_refused_in_words(module: str) -> None:
     assert done.returncode == 2
     assert "POSIX" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_in_one_log_results_and_what_is_said_of_them_keep_their_order(work) -> None:
+    work.commit("a pickle", x_pkl=b"\x80\x04N.")
+
+    logged = work.run("sh", "-c", "git theta check --base HEAD~1 HEAD 2>&1", check=False).stdout
+
+    assert logged.index("pickle: x.pkl") < logged.index("1 problem")
+
+
+def test_thetastore_keeps_the_order_in_one_log_too(place) -> None:
+    place.write("some.bin", b"x" * 1000)
+
+    logged = place.run("sh", "-c", "thetastore init zoo 2>&1 && thetastore put zoo/some some.bin 2>&1").stdout
+
+    assert logged.index("zoo\n") < logged.index("some@v1") < logged.index("1 file")

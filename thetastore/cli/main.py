@@ -52,6 +52,12 @@ def run() -> int:
     if os.name != "posix":
         print("thetastore: this needs a POSIX system: Linux, macOS, or WSL on Windows", file=sys.stderr)
         return _FAILED
+    try:
+        is_one_log = os.path.sameopenfile(1, 2)
+    except OSError:  # one of them is closed
+        is_one_log = False
+    # Names need not be UTF-8. Where both go to one log, results and what is said of them keep their order.
+    sys.stdout.reconfigure(errors="backslashreplace", line_buffering=is_one_log)  # type: ignore[union-attr]
     return main(sys.argv[1:])
 
 
