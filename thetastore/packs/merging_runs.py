@@ -232,7 +232,8 @@ class _Source:
         return self.is_unread and (self.waiting < self._share or self._is_stuck)
 
     def _stop(self) -> int:
-        return min(self._run.count, self._at + self._read_rows)
+        # As many again as wait: else a long row of one digest would be copied for each few of them.
+        return min(self._run.count, self._at + max(self._read_rows, self.waiting))
 
     def ranges(self) -> list[Range]:
         """Return what `read_on` will fetch."""
