@@ -325,6 +325,17 @@ def test_of_several_models_of_a_family_the_nearest_is_the_base(store):
     assert bases <= {entry.digest for entry in entries(store, models[1])}
 
 
+def test_of_two_that_are_about_as_near_the_one_that_stands_alone_is_the_base(store):
+    first = model()
+    put(store, first)
+    beside = tuned(first, seed=1, by=1e-9)
+    assert max(entry.depth for entry in entries(store, put(store, beside))) == 1
+
+    version = put(store, tuned(beside, seed=2, by=3e-8))
+
+    assert max(entry.depth for entry in entries(store, version)) == 1
+
+
 def test_models_of_one_family_that_have_nothing_in_common_cost_no_bytes(store, other):
     put(store, model(1))
 

@@ -169,13 +169,18 @@ def resembles(objects: Objects, chunk: Chunk, raw: memoryview, dtype: str) -> bo
 
 def sampled_bytes(objects: Objects, chunk: Chunk, raw: memoryview, dtype: str) -> int:
     """Return what the beginning of some bytes takes as a difference from a chunk."""
+    return sample(objects, chunk, raw, dtype)[0]
+
+
+def sample(objects: Objects, chunk: Chunk, raw: memoryview, dtype: str) -> tuple[int, int]:
+    """Return what the beginning of some bytes takes as a difference from a chunk, and how deep that chunk stands."""
     representations = objects.representations
     try:
         decoded = representations.decode(chunk.digest, chunk.raw_bytes)
     except ThetaError:
-        return SAMPLE_BYTES
+        return SAMPLE_BYTES, 0
     try:
         coded = codecs.encode_difference(raw[:SAMPLE_BYTES], decoded.raw[: min(len(raw), SAMPLE_BYTES)], dtype)
     finally:
         representations.give(decoded.raw)
-    return SAMPLE_BYTES if coded is None else memoryview(coded.stored).nbytes
+    return SAMPLE_BYTES if coded is None else memoryview(coded.stored).nbytes, decoded.depth
