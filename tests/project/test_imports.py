@@ -19,7 +19,8 @@ PACKAGES = ("thetastore", "gitbridge", "migrations")
 OPTIONAL = {
     "numcodecs": ("thetastore/codecs/for_numcodecs.py", "migrations/git_theta.py"),
     "fsspec": ("thetastore/backends/", "gitbridge/filesystem.py"),
-    "gcsfs": "thetastore/backends/opening.py",
+    "gcsfs": "thetastore/backends/gcs.py",
+    "aiohttp": "thetastore/backends/fsspec_requests.py",
     "sshfs": "thetastore/backends/opening.py",
     "asyncssh": "thetastore/backends/sftp.py",
     "azure": "thetastore/backends/azure.py",

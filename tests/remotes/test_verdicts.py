@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import socket
+import time
+
 import pytest
 
+from thetastore.backends.fsspec_requests import Limits, harmless
+from thetastore.backends.opening import open_remote
+from thetastore.backends.requests import PassingError
+from thetastore.backends.urls import parse_url
 from thetastore.errors import BackendError, ThetaError
 from thetastore.store import Store
 
@@ -16,8 +23,9 @@ def test_a_way_in_that_is_none_is_told_without_the_secret(moto):
     with pytest.raises(BackendError) as caught:
         Store.open(place.url, options=wrong)
     assert place.url in str(caught.value)
-    with pytest.raises(BackendError, match="make it first"):
-        Store.open("s3://no-such-bucket/x", create=True, options=place.options)
+    for create in (True, False):
+        with pytest.raises(BackendError, match="make it first"):
+            Store.open("s3://no-such-bucket/x", create=create, options=place.options)
     for options in ({"stall_seconds": "soon"}, {"no_such_option_of_s3fs": 1, "secret": place.options["secret"]}):
         with pytest.raises(ThetaError) as caught:
             Store.open(place.url, create=True, options=options)
@@ -26,8 +34,6 @@ def test_a_way_in_that_is_none_is_told_without_the_secret(moto):
 
 @pytest.mark.xdist_group("moto")
 def test_a_server_that_does_not_answer_in_time_is_given_up(moto):
-    import socket
-
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -35,6 +41,50 @@ def test_a_server_that_does_not_answer_in_time_is_given_up(moto):
 
         with pytest.raises(BackendError, match="no answer in time"):
             Store.open("s3://models/x", options=options)
+
+
+@pytest.mark.xdist_group("moto")
+def test_a_server_that_stops_taking_what_is_sent_is_given_up_long_before_the_body_could_have_come(moto):
+    body = bytes(16 << 20)
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen()
+        options = {**moto.options, "endpoint_url": f"http://127.0.0.1:{deaf.getsockname()[1]}", "stall_seconds": 0.3}
+        requests = open_remote(parse_url("s3://models/x"), options).requests
+        assert Limits(0.3).of(len(body)) > 500
+        started_s = time.monotonic()
+
+        with pytest.raises(PassingError, match="no answer in time"):
+            requests.put_new("packs/one", body)
+        assert time.monotonic() - started_s < 60
+
+
+@pytest.mark.parametrize(
+    ("url", "options"),
+    [
+        ("gs://models/x", {"endpoint_url": "http://127.0.0.1:9", "token": "anon", "project": "none"}),
+        ("sftp://theta@127.0.0.1/x", {"port": 9, "known_hosts": None, "config": []}),
+        ("https://127.0.0.1:9/x", {}),
+    ],
+)
+def test_a_place_that_is_down_is_told_within_seconds(url, options):
+    started_s = time.monotonic()
+
+    with pytest.raises(PassingError):
+        Store.open(url, options=options)
+    assert time.monotonic() - started_s < 20
+
+
+@pytest.mark.xdist_group("seaweedfs")
+def test_a_bucket_that_is_not_there_is_told_though_the_server_has_an_internal_error(seaweedfs):
+    with pytest.raises(BackendError, match="make it first"):
+        Store.open("s3://no-such-bucket/x", create=True, options=seaweedfs.options)
+
+
+def test_words_of_a_library_keep_the_server_of_a_url_and_nothing_behind_it():
+    said = ConnectionError('cannot connect to "http://me:secret@127.0.0.1:9/models/one/thetastore.json?sig=abc" today')
+
+    assert harmless(said) == 'cannot connect to "http://127.0.0.1:9/…" today'
 
 
 @pytest.mark.xdist_group("seaweedfs")

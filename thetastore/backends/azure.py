@@ -11,10 +11,15 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from thetastore.backends.fsspec_requests import FsspecRequests
+from thetastore.backends.fsspec_requests import FsspecRequests, Limits
 from thetastore.digest import Buffer
 
 _ONCE = {"retry_total": 0, "retry_connect": 0, "retry_read": 0, "retry_status": 0}
+
+
+def options_for_adlfs(options: dict[str, Any], limits: Limits) -> dict[str, Any]:
+    """Return adlfs's options: silence is a stall, however long a range."""
+    return {"use_listings_cache": False, "read_timeout": max(1, round(limits.stall_s)), **options}
 
 
 class AzureRequests(FsspecRequests):

@@ -65,7 +65,7 @@ class DirectoryBackend:
     def size(self, name: str) -> int:
         """See `Backend.size`."""
         with _Refusals(self._path(name)):
-            return os.stat(self._path(name)).st_size
+            return os.lstat(self._path(name)).st_size
 
     def written_s(self, name: str) -> float:
         """See `Backend.written_s`."""
@@ -129,6 +129,18 @@ class DirectoryBackend:
         except FileNotFoundError:
             pass
 
+    def rename(self, name: str, new_name: str) -> bool:
+        """Rename what cannot be read, whatever it is; tell whether that was possible. What is there stays."""
+        new_path = self._path(new_name)
+        try:
+            os.makedirs(os.path.dirname(new_path), exist_ok=True)
+            if os.path.lexists(new_path):
+                return False
+            os.rename(self._path(name), new_path)
+        except OSError:
+            return False
+        return True
+
     def delete_litter(self, age_s: float) -> int:
         """See `Backend.delete_litter`: temporary files of `create`."""
         count = 0
@@ -186,7 +198,12 @@ class _File:
     def __init__(self, path: str) -> None:
         self._path = path
         with _Refusals(path):
-            self.fd = os.open(path, _READ_FLAGS)
+            try:
+                self.fd = os.open(path, _READ_FLAGS)
+            except OSError as error:
+                if error.errno == errno.ELOOP:
+                    raise BackendError(errno.ELOOP, "not a regular file, but a link", path) from error
+                raise
             if not stat.S_ISREG(os.fstat(self.fd).st_mode):
                 raise BackendError(errno.EINVAL, "not a regular file", path)
 

@@ -7,11 +7,13 @@ hold URLs with signatures, so only what is known to be harmless is kept of them.
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import io
 import os
 import posixpath
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from thetastore.backends.requests import Listed, PassingError
@@ -52,6 +54,9 @@ _PASSING_NAMES = (
     "TransportError",
 )
 """Of aiohttp, botocore, requests, azure-core, google-auth, asyncssh: errors of the way, not of the place."""
+
+
+_CONNECT_S = 15.0
 
 
 class Limits(NamedTuple):
@@ -208,6 +213,33 @@ class FsspecRequests:
         return BackendError(said or errno.EIO, f"{type(error).__name__}: {harmless(error)}", place)
 
 
+async def while_taken(act: Coroutine[Any, Any, Any], body: io.BytesIO | None, stall_s: float) -> Any:
+    """Wait for a request; give it up once the place takes nothing more of its body for as long as an answer may take.
+
+    What client libraries wait for is the answer, when all is sent.
+    """
+    if body is None:
+        return await act
+    size, request = len(body.getbuffer()), asyncio.ensure_future(act)
+    try:
+        while True:
+            before = body.tell()
+            await asyncio.wait({request}, timeout=stall_s)
+            if request.done():
+                return request.result()
+            if body.tell() == before < size:
+                raise TimeoutError
+    finally:
+        request.cancel()
+
+
+def patience(stall_s: float) -> Any:
+    """Return what aiohttp takes for a time: any, as long as something comes."""
+    from aiohttp import ClientTimeout
+
+    return ClientTimeout(sock_connect=_CONNECT_S, sock_read=stall_s)
+
+
 _WRITTEN_KEYS = ("LastModified", "last_modified", "updated", "mtime", "modified", "created")
 """What file systems call the time of the last change, which of our files is that of their creation."""
 
@@ -258,8 +290,7 @@ def unknown_option(error: BaseException) -> str | None:
 def harmless(error: BaseException) -> str:
     """Return the first line of an error's words, without what could be a secret.
 
-    What follows a question mark in a URL, user information before an `@`, and long runs of letters and digits (keys,
-    signatures, tokens) go.
+    Of a URL the server stays, without who is asking it. Long runs of letters and digits (keys, signatures, tokens) go.
     """
     response = getattr(error, "response", None)
     if isinstance(response, dict):  # botocore: the service's own code and words
@@ -271,5 +302,6 @@ def harmless(error: BaseException) -> str:
         text = str(error).strip().partition("\n")[0]
     text = re.sub(r"\?[^\s'\"]*", "?…", text)
     text = re.sub(r"//[^\s/'\"@]*@", "//", text)
+    text = re.sub(r"(://[^\s/'\"]+/)[^\s'\"]+", r"\1…", text)
     text = re.sub(r"[A-Za-z0-9+/=_-]{32,}", "…", text)
     return text[:300]

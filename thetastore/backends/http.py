@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from thetastore.backends.fsspec_requests import FsspecRequests
+from thetastore.backends.fsspec_requests import FsspecRequests, patience
 from thetastore.backends.requests import DEEPEST_DIRECTORY, Listed, ListingLimit
 from thetastore.digest import Buffer
 from thetastore.errors import BackendError
@@ -100,7 +100,7 @@ class HttpRequests(FsspecRequests):
         session = await self.fs.set_session()
         given = {name: value for name, value in self.fs.kwargs.items() if name != "headers"}
         headers = {**self.fs.kwargs.get("headers", {}), "Accept-Encoding": "identity", **headers}
-        asked = {**given, "headers": headers, "allow_redirects": False}
+        asked = {"timeout": patience(self._limits.stall_s), **given, "headers": headers, "allow_redirects": False}
         return await session.request(method, self.fs.encode_url(url), **asked)
 
     def _check(self, answer: Any, url: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -106,7 +107,7 @@ def _file_system(url: Url, options: dict[str, Any], limits: Limits) -> tuple[Any
         if unknown:
             raise BackendError(errno.EINVAL, unknown, str(url)) from error
         words = f"there is no way in: {type(error).__name__}: {harmless(error)}"
-        is_passing = isinstance(error, ConnectionError | TimeoutError)
+        is_passing = isinstance(error, ConnectionError | TimeoutError | socket.gaierror)
         raise (PassingError if is_passing else BackendError)(errno.EIO, words, str(url)) from error
 
 
@@ -115,10 +116,10 @@ def _file_system_class(url: Url) -> Any:
         from sshfs import SSHFileSystem
 
         return SSHFileSystem
-    if url.kind == "gcs":  # the one that gcsfs registers asks by gRPC what kind of bucket it has, before each write
-        from gcsfs.core import GCSFileSystem
+    if url.kind == "gcs":
+        from thetastore.backends.gcs import file_system_class
 
-        return GCSFileSystem
+        return file_system_class()
     import fsspec
 
     return fsspec.get_filesystem_class(_PROTOCOLS.get(url.kind or "", url.scheme))
@@ -134,13 +135,13 @@ def _kind(url: Url) -> Kind:
 
         return Kind(S3Requests, options_for_s3fs)
     if url.kind == "gcs":
-        from thetastore.backends.gcs import GcsRequests
+        from thetastore.backends.gcs import GcsRequests, options_for_gcsfs
 
-        return Kind(GcsRequests, _uncached)
+        return Kind(GcsRequests, options_for_gcsfs)
     if url.kind == "azure":
-        from thetastore.backends.azure import AzureRequests
+        from thetastore.backends.azure import AzureRequests, options_for_adlfs
 
-        return Kind(AzureRequests, _uncached)
+        return Kind(AzureRequests, options_for_adlfs)
     if url.kind == "sftp":
         from thetastore.backends.sftp import SftpRequests, options_for_sshfs
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, TypeVar
 from thetastore.backends import Range, check_name
 from thetastore.backends.lease import Lease
 from thetastore.backends.ranges import MAX_BLOCK_BYTES, Held
-from thetastore.backends.requests import Listed, PassingError, Requests
+from thetastore.backends.requests import NO_BUCKET, Listed, PassingError, Requests
 from thetastore.backends.spool import Spool
 from thetastore.digest import Buffer
 from thetastore.errors import BackendError, MalformedError
@@ -40,6 +40,8 @@ T = TypeVar("T")
 MOST_TRIES = 6
 _FIRST_TRIES = 3
 """Of a place that has not answered yet: without a network, whoever waits is told after a second or two."""
+_SILENT_TRIES = 3
+"""Of what took too long: minutes each."""
 _FIRST_PAUSE_S = 0.4
 _LONGEST_PAUSE_S = 20.0
 """The tries of one request are spread over some 12 seconds: as long as a server takes to restart."""
@@ -348,8 +350,7 @@ class RemoteBackend:
         except FileExistsError:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name) from None
         except FileNotFoundError:
-            words = "the bucket (or what lies above the store) is not there: make it first"
-            raise BackendError(errno.ENOENT, words, self.url) from None
+            raise BackendError(errno.ENOENT, NO_BUCKET, self.url) from None
         self._sizes[name] = view.nbytes
 
     def _holds(self, name: str, view: memoryview) -> bool:
@@ -382,8 +383,8 @@ class RemoteBackend:
         for tried in range(MOST_TRIES):
             try:
                 result = act()
-            except PassingError:
-                if tried + 1 >= (MOST_TRIES if self._was_reached else _FIRST_TRIES):
+            except PassingError as error:
+                if tried + 1 >= self._most_tries(error):
                     raise
             except (FileNotFoundError, FileExistsError):
                 self._was_reached = True
@@ -394,6 +395,12 @@ class RemoteBackend:
             longest_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**tried)
             self._pause(random.uniform(longest_s / 2, longest_s))
         raise AssertionError("the last try returns or raises")
+
+    def _most_tries(self, error: PassingError) -> int:
+        """Return how often to try what failed so; less where each try takes as long as may be."""
+        if error.errno == errno.ETIMEDOUT:
+            return _SILENT_TRIES if self._was_reached else 1
+        return MOST_TRIES if self._was_reached else _FIRST_TRIES
 
 
 class _TooShortError(Exception):

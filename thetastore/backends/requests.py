@@ -17,6 +17,8 @@ from typing import NamedTuple, Protocol
 from thetastore.digest import Buffer
 from thetastore.errors import BackendError
 
+NO_BUCKET = "the bucket (or what lies above the store) is not there: make it first"
+
 
 class PassingError(BackendError):
     """A request failed in a way that may pass: connection lost, time over, 500, 503, 429, a body cut off.

@@ -10,12 +10,22 @@ Source: Amazon S3 API Reference, PutObject and CompleteMultipartUpload (conditio
 
 from __future__ import annotations
 
+import errno
+import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from thetastore.backends.fsspec_requests import FsspecRequests, Limits, NotSatisfiableError, seconds_of
-from thetastore.backends.requests import Listed, ListingLimit
+from thetastore.backends.fsspec_requests import (
+    FsspecRequests,
+    Limits,
+    NotSatisfiableError,
+    seconds_of,
+    status_of,
+    while_taken,
+)
+from thetastore.backends.requests import NO_BUCKET, Listed, ListingLimit, PassingError
 from thetastore.digest import Buffer
+from thetastore.errors import BackendError
 
 _CLIENT = {
     "retries": {"total_max_attempts": 1},
@@ -79,7 +89,21 @@ class S3Requests(FsspecRequests):
 
     def put_new(self, name: str, stored: Buffer) -> None:
         """See `Requests.put_new`."""
-        self._call(memoryview(stored).nbytes, "put_object", name, Body=bytes(stored), IfNoneMatch="*")
+        try:
+            self._call(memoryview(stored).nbytes, "put_object", name, Body=io.BytesIO(stored), IfNoneMatch="*")
+        except PassingError as error:
+            if error.__cause__ is not None and status_of(error.__cause__) == 500:
+                self._check_bucket()
+            raise
+
+    def _check_bucket(self) -> None:
+        """Say so if there is no bucket: SeaweedFS has an internal error then, of each write."""
+        try:
+            self.wait(0, self._called, 0, "head_bucket", {})
+        except FileNotFoundError:
+            raise BackendError(errno.ENOENT, NO_BUCKET, self.place) from None
+        except BackendError:
+            return  # who may write need not be allowed to ask for that
 
     def delete(self, name: str) -> None:
         """See `Requests.delete`."""
@@ -92,7 +116,7 @@ class S3Requests(FsspecRequests):
     def put_part(self, name: str, upload: str, number: int, offset: int, stored: Buffer) -> str:
         """See `Requests.put_part`."""
         nbytes = memoryview(stored).nbytes
-        part = {"UploadId": upload, "PartNumber": number + 1, "Body": bytes(stored)}
+        part = {"UploadId": upload, "PartNumber": number + 1, "Body": io.BytesIO(stored)}
         return str(self._call(nbytes, "upload_part", name, **part)["ETag"])
 
     def finish(self, name: str, upload: str, parts: Sequence[str]) -> None:
@@ -104,6 +128,13 @@ class S3Requests(FsspecRequests):
         """See `Requests.abandon`."""
         self._call(0, "abort_multipart_upload", name, UploadId=upload)
 
+    def sorted(self, error: Exception) -> Exception:
+        """See `FsspecRequests.sorted`."""
+        response = getattr(error, "response", None)
+        if isinstance(response, dict) and response.get("Error", {}).get("Code") == "NoSuchBucket":
+            return BackendError(errno.ENOENT, NO_BUCKET, self.place)
+        return super().sorted(error)
+
     def _call(self, nbytes: int, method: str, name: str | None, **arguments: Any) -> Any:
         """Make one call of the client; of one that has a body, return the body."""
         if name is not None:
@@ -113,7 +144,10 @@ class S3Requests(FsspecRequests):
     async def _called(self, nbytes: int, method: str, arguments: dict[str, Any]) -> Any:
         await self.fs.set_session()
         client = await self.fs.get_s3(self._bucket)
-        answer = await getattr(client, method)(Bucket=self._bucket, **arguments)
+        client.meta.events.register("request-created.s3", _at_once, unique_id="thetastore")
+        answer = await while_taken(
+            getattr(client, method)(Bucket=self._bucket, **arguments), arguments.get("Body"), self._limits.stall_s
+        )
         if "Body" not in answer:
             return answer
         stored = bytearray()
@@ -124,3 +158,8 @@ class S3Requests(FsspecRequests):
                     break
                 stored += piece
         return bytes(stored)
+
+
+def _at_once(request: Any, **_: Any) -> None:
+    """Send a body without asking whether it may come: not all servers answer that."""
+    del request.headers["Expect"]

@@ -9,6 +9,7 @@ sshfs switches the check of host keys off unless told otherwise: it is told othe
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import posixpath
@@ -23,6 +24,8 @@ from thetastore.errors import BackendError
 
 _TEMPORARY = "~"
 """In no name of a store."""
+_PIECE_BYTES = 1 << 20
+"""A server that stops is noticed after a piece, and not only after a whole part."""
 
 
 def options_for_sshfs(options: dict[str, Any], _: Limits) -> dict[str, Any]:
@@ -42,8 +45,14 @@ class SftpRequests(FsspecRequests):
 
     async def _got(self, path: str, offset: int, nbytes: int) -> bytes:
         async with self.fs._pool.get() as channel, channel.open(path, "rb") as file:
-            stored: bytes = await file.read(nbytes, offset)
-            return stored
+            stored = bytearray()
+            while len(stored) < nbytes:
+                wanted = min(_PIECE_BYTES, nbytes - len(stored))
+                piece = await asyncio.wait_for(file.read(wanted, offset + len(stored)), self._limits.of(wanted))
+                stored += piece
+                if len(piece) < wanted:
+                    break
+            return bytes(stored)
 
     def list(self, prefix: str) -> Iterator[Listed]:
         """See `Requests.list`."""
@@ -101,7 +110,9 @@ class SftpRequests(FsspecRequests):
 
     async def _put(self, upload: str, offset: int, body: bytes) -> None:
         async with self.fs._pool.get() as channel, channel.open(upload, "r+b") as file:
-            await file.write(body, offset)
+            for at in range(0, len(body), _PIECE_BYTES):
+                piece = body[at : at + _PIECE_BYTES]
+                await asyncio.wait_for(file.write(piece, offset + at), self._limits.of(len(piece)))
 
     def finish(self, name: str, upload: str, parts: Sequence[str]) -> None:
         """See `Requests.finish`."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from thetastore.checking.budget import Budget, Cursor, Spending
 from thetastore.digest import Digest
-from thetastore.errors import ObjectCorruptError, ThetaError
+from thetastore.errors import BackendError, ObjectCorruptError, ThetaError
 from thetastore.pins import list_pins, read_pin
 from thetastore.pool import spread
 from thetastore.refs import Refs
@@ -104,12 +104,19 @@ class Check:
         for name, findings in self._looked_at(names):
             last = name
             self.done_count += 1
+            findings = [finding for finding in findings if not self._is_told(finding)]
             self.found += findings
             yield from findings
         if self._budget is not None or self.is_whole:
             self.is_remembered = cursor.move_to(None if self.is_whole else last)
         self.named = list(named_files(self._store))
         yield from self.missing(self.named)
+
+    def _is_told(self, finding: Finding) -> bool:
+        """Tell whether the listing has said already that a pack is none at all."""
+        return finding.problem is Problem.PACK and any(
+            found.file_name == finding.file_name for found in self.found if found.problem is Problem.PACK
+        )
 
     def missing(self, named: Iterable[Named]) -> Iterator[Finding]:
         """Yield what is not there of files that have to be there whole."""
@@ -125,6 +132,12 @@ class Check:
             damaged = Digest.parse(error.digest)
             if not any(finding.digest == damaged for finding in self.found):
                 yield Finding(error.place, damaged, f"{error.reason}; {file.name} needs it", Problem.RECORD)
+            return
+        except BackendError as error:
+            if self._store.backend.is_remote:
+                raise  # nothing is known then
+            where, why = error.filename or "packs", error.strerror or "it cannot be read"
+            yield Finding(where, file.manifest_digest, f"{why}; {file.name} needs it", Problem.RECORD)
             return
         for _, digest in missing:
             yield Finding("packs", digest, f"it is not there, and {file.name} needs it", Problem.MISSING)

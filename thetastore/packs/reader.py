@@ -7,13 +7,14 @@ of the file before memory is taken for it. See docs/format/pack.md.
 from __future__ import annotations
 
 import _thread
+import errno
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from thetastore.backends import Backend, Reader
 from thetastore.digest import checksum_of
-from thetastore.errors import MalformedError
+from thetastore.errors import BackendError, MalformedError
 from thetastore.packs.preamble import PREAMBLE_BYTES, check_preamble, checksum64
 from thetastore.packs.records import HEAD_BYTES, MAX_HEAD_BYTES, Entry, decode_head
 
@@ -119,6 +120,10 @@ class Pack:
         return rows
 
 
+_NO_FILE = frozenset({errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.ENXIO})
+"""What a directory answers where one of its files is something else: it follows no links, and waits for nobody."""
+
+
 class Packs:
     """The packs of a backend that are open at the moment; thread-safe."""
 
@@ -132,16 +137,24 @@ class Packs:
 
         Raises:
             FileNotFoundError: it is not there.
-            MalformedError, UnsupportedError: its preamble.
+            MalformedError, UnsupportedError: its preamble, or it is no file at all.
         """
         pack = self._open.get(name)
         if pack is None:
-            pack = Pack(self._backend.open(name), name)
+            pack = Pack(self._opened(name), name)
             with self._lock:
                 if len(self._open) >= _MAX_OPEN_PACKS:
                     del self._open[next(iter(self._open))]
                 self._open[name] = pack
         return pack
+
+    def _opened(self, name: str) -> Reader:
+        try:
+            return self._backend.open(name)
+        except BackendError as error:
+            if error.errno in _NO_FILE:
+                raise MalformedError(f"'{name}' is malformed: not a file, but a link, a pipe or the like") from error
+            raise
 
     def keep(self, names: frozenset[str]) -> None:
         """Close all packs but these, so that the space of deleted ones is freed."""

@@ -14,6 +14,7 @@ import errno
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
+from thetastore.backends.directory import DirectoryBackend
 from thetastore.digest import Digest, Kind
 from thetastore.errors import BackendError, MalformedError, ObjectCorruptError, ObjectMissingError, UnsupportedError
 from thetastore.objects import Objects
@@ -93,6 +94,10 @@ def _is_whole(objects: Objects, name: str) -> bool:
         return _has_whole_table(objects.packs.get(name))
     except (MalformedError, UnsupportedError, FileNotFoundError):
         return False
+    except BackendError:
+        if objects.backend.is_remote:
+            raise  # it says nothing about the pack
+        return False
 
 
 def _set_runs_aside(objects: Objects) -> bool:
@@ -121,6 +126,11 @@ def _mend(objects: Objects, name: str) -> Iterator[SetAside]:
         return
     except (UnsupportedError, FileNotFoundError):
         return  # not ours to judge, or merged away
+    except BackendError:
+        if objects.backend.is_remote:
+            raise
+        yield SetAside(_moved(objects, name), 0, ())
+        return
     records = records_of(pack)
     lost = [record for record in records if not _is_sound(objects, pack, record)]
     if lost or not _has_whole_table(pack):
@@ -152,6 +162,10 @@ def _is_sound(objects: Objects, pack: Pack, record: Record) -> bool:
         return _has_checksum(pack, record) and error.digest == str(entry.digest) and stands_on_loss(objects, record)
     except (ObjectMissingError, MalformedError):
         return False
+    except BackendError:
+        if objects.backend.is_remote:
+            raise
+        return False  # the disk does not give it
     return True
 
 
@@ -176,15 +190,19 @@ def _copy(objects: Objects, pack: Pack, records: list[Record]) -> None:
 
 
 def _moved(objects: Objects, name: str) -> str:
-    """Move a file to `damaged/`; return its new name, or its old one where the disk does not even let it be read."""
-    moved = f"damaged/{id_of(name)}.{name.rpartition('.')[2]}"
+    """Move a file to `damaged/`; return its new name, or its old one where it can be neither read nor renamed."""
+    moved, backend = f"damaged/{id_of(name)}.{name.rpartition('.')[2]}", objects.backend
     try:
-        objects.backend.create(moved, objects.backend.view(name))
-    except FileExistsError:
-        pass  # killed here, an earlier time
+        stored = backend.view(name)
     except BackendError as error:
+        if isinstance(backend, DirectoryBackend):  # a link, a pipe, or what the disk does not give
+            return moved if backend.rename(name, moved) else name
         if error.errno != errno.EIO:
             raise
         return name
-    objects.backend.delete(name)
+    try:
+        backend.create(moved, stored)
+    except FileExistsError:
+        pass  # killed here, an earlier time
+    backend.delete(name)
     return moved
