@@ -134,7 +134,7 @@ def words_for(error: Exception) -> tuple[str, str]:
     if isinstance(error, HintedError):
         return error.message, error.hint
     if isinstance(error, ObjectCorruptError):
-        return str(error), how_to_replace(error.place)
+        return error.message, how_to_replace(error.place)
     if not isinstance(error, OSError) or not error.strerror:
         return str(error), ""
     name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""

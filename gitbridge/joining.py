@@ -86,13 +86,14 @@ def named_model(repository: Repository, name: FileName, directory: str) -> Model
     return model or ModelFiles(path, (file,))
 
 
-def model_at(repository: Repository, revision: str, path: str) -> ModelFiles:
+def model_at(repository: Repository, revision: str, path: str, called: str = "") -> ModelFiles:
     """Return what the model at a path is made of; of a directory, the one model in it.
 
     Args:
         repository: whose it is.
         revision: oid of the commit; empty for the index.
         path: from the top; empty for the whole work tree.
+        called: what the user calls the revision; empty for its oid.
 
     Raises:
         PathMissingError: there is no model, or there are several; or one of its files is not there.
@@ -103,10 +104,9 @@ def model_at(repository: Repository, revision: str, path: str) -> ModelFiles:
     if model is not None:
         return model
     if not path.rstrip("/"):
-        raise PathMissingError(
-            f"nothing is tracked in {revision[:12] or 'the index'}", "git theta ls-files lists files"
-        )
-    tracked_file(repository, FileName(revision, path))  # says what is near
+        where = f"'{called or revision[:12]}'" if revision else "the index"
+        raise PathMissingError(f"nothing is tracked in {where}", "git theta ls-files lists files")
+    tracked_file(repository, FileName(revision, path), called=called)  # says what is near
     raise AssertionError("a tracked file was found above")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import _thread
 import os
 from collections.abc import Mapping, Sequence
+from shlex import quote
 from typing import TYPE_CHECKING, NamedTuple
 
 from gitbridge.clones import clone_of, is_url
@@ -69,6 +70,7 @@ class _GitSession:
             self.readers: Sequence[TensorReader] = open_joined(repository, store, model)
         store.seal()
         self._store = store
+        self.remedy = f"git -C {quote(origin.root)} theta fsck --repair sets it aside and brings back what it can"
 
     def bring(self, names: Mapping[int, Sequence[str]]) -> None:
         """Fetch the chunks of some tensors of files into the local store, all at once."""
@@ -156,7 +158,7 @@ def open(
     with repository:
         oid = revision_of(repository, revision)
         try:
-            model = model_at(repository, oid, start)
+            model = model_at(repository, oid, start, revision or "")
         except PathMissingError:
             if os.path.isfile(text) and _begins_as_pointer(text):
                 raise PointerInPlaceError(

@@ -42,13 +42,14 @@ def parse_name(text: str) -> FileName:
     return FileName(revision, path, tensor if mark else None)
 
 
-def tracked_file(repository: Repository, name: FileName, directory: str | None = None) -> TrackedFile:
+def tracked_file(repository: Repository, name: FileName, directory: str | None = None, called: str = "") -> TrackedFile:
     """Return the tracked file that a name stands for.
 
     Args:
         repository: whose it is.
         name: its tensor plays no part.
         directory: what relative paths count from; None for the top of the work tree.
+        called: what the user calls the revision, where that is not what the name says.
 
     Raises:
         RevisionError: there is no such revision.
@@ -61,7 +62,7 @@ def tracked_file(repository: Repository, name: FileName, directory: str | None =
     oid = _index_oid(repository, path) if not revision else _tree_oid(repository, revision, path)
     file = tracked_blob(repository, path, oid) if oid is not None else None
     if file is None:
-        raise _missing(repository, revision, path, is_there=oid is not None)
+        raise _missing(repository, revision, path, called or revision or "", is_there=oid is not None)
     return file
 
 
@@ -139,14 +140,19 @@ def _tree_oid(repository: Repository, revision: str, path: str) -> str | None:
     return None
 
 
-def _missing(repository: Repository, revision: str | None, path: str, is_there: bool) -> PathMissingError:
+def _missing(repository: Repository, revision: str | None, path: str, called: str, is_there: bool) -> PathMissingError:
     tracked = tracked_in_tree(repository, revision) if revision else tracked_in_index(repository)
-    where = f"'{revision}'" if revision else "the index"
-    listing = f"git theta ls-files{' ' + revision if revision else ''} lists what is tracked there"
+    where = f"'{called}'" if revision else "the index"
+    listing = f"git theta ls-files{' ' + called if revision else ''} lists what is tracked there"
     if is_there:
         return PathMissingError(f"'{path}' in {where} is not a file that git theta tracks", listing)
     if not revision and _is_commit(repository, path):
         return PathMissingError(f"'{path}' is a revision, and no file in {where}", f"{path}:PATH is a file of it")
+    inside = sum(file.path.startswith(path.rstrip("/") + "/") for file in tracked)
+    if inside:
+        return PathMissingError(
+            f"'{path}' in {where} is a directory, and none of its {inside} files has tensors", listing
+        )
     meant = did_you_mean(near_names(path, [file.path for file in tracked]))
     return PathMissingError(f"there is no file '{path}' in {where}{meant}", listing)
 

@@ -74,9 +74,16 @@ class ObjectCorruptError(ThetaError):
         self.reason = reason
         self.tensor: str | None = None
         """Name of a tensor that needs the object, where the reader knew it."""
+        self.remedy = ""
+        """The command that mends it, where the reader knew of which store it is."""
+
+    @property
+    def message(self) -> str:
+        """What is wrong, without the remedy."""
+        return f"object '{self.digest[:16]}…'{_of(self.tensor)} is corrupt: in '{self.place}' {self.reason}"
 
     def __str__(self) -> str:
-        return f"object '{self.digest[:16]}…'{_of(self.tensor)} is corrupt: in '{self.place}' {self.reason}"
+        return f"{self.message}; {self.remedy}" if self.remedy else self.message
 
 
 class ObjectMissingError(ThetaError, KeyError):
@@ -115,15 +122,16 @@ class NoSuchTensorError(ThetaError, KeyError):
         """At most three names that are there and look like it."""
         self.is_pattern = is_pattern
         """Whether any of many names would have done."""
+        self._others = "" if near or not names else f"; there are {len(names)}, such as '{min(names)}'"
 
     def __str__(self) -> str:
         if not self.is_pattern:
-            return f"there is no tensor '{self.name}'{did_you_mean(self.near)}"
+            return f"there is no tensor '{self.name}'{did_you_mean(self.near)}{self._others}"
         shown = ", ".join(f"'{one}'" for one in self.near)
-        return f"no tensor matches '{self.name}'" + (f"; near names: {shown}" if shown else "")
+        return f"no tensor matches '{self.name}'" + (f"; near names: {shown}" if shown else self._others)
 
-    def __reduce__(self) -> tuple[type[NoSuchTensorError], tuple[str, Sequence[str], bool]]:
-        return NoSuchTensorError, (self.name, self.near, self.is_pattern)
+    def __reduce__(self) -> tuple[type[NoSuchTensorError], tuple[str, Sequence[str], bool], dict[str, str]]:
+        return NoSuchTensorError, (self.name, self.near, self.is_pattern), {"_others": self._others}
 
 
 _MOST_COMPARED = 20_000

@@ -14,6 +14,7 @@ import _thread
 import math
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar
 
@@ -21,7 +22,7 @@ from thetastore.arrays import array_form, jax_form, parse_index, read_array, rea
 from thetastore.checkpoints.joining import joined
 from thetastore.checkpoints.tensors import TensorReader, in_turn
 from thetastore.digest import Digest
-from thetastore.errors import MalformedError, NoSuchTensorError, NotThisFormat, ObjectMissingError
+from thetastore.errors import MalformedError, NoSuchTensorError, NotThisFormat, ObjectCorruptError, ObjectMissingError
 from thetastore.formats.safetensors import metadata_texts
 from thetastore.manifest import Tensor as Entry
 from thetastore.selection import glob_wants, is_glob
@@ -46,6 +47,9 @@ class Session(Protocol):
 
     readers: Sequence[TensorReader]
     """One for each file of the model."""
+
+    remedy: str
+    """The command that mends a damaged store of it."""
 
     def bring(self, names: Mapping[int, Sequence[str]]) -> None:
         """Fetch the chunks of some tensors of files, by the files' numbers; raise where they cannot be had."""
@@ -85,6 +89,7 @@ class StoreSession:
         manifests = store.pool.map_bounded(store.get_manifest, wanted, lambda _: not store.backend.is_remote)
         readers = [store.tensors(manifest, digest) for manifest, digest in zip(manifests, wanted, strict=True)]
         self.readers: Sequence[TensorReader] = joined(readers, paths) if paths else readers
+        self.remedy = f"thetastore mend {shlex.quote(store.url)}, and --from another store that has it"
 
     def bring(self, names: Mapping[int, Sequence[str]]) -> None:
         """Do nothing: there is no other place to ask."""
@@ -231,6 +236,9 @@ class Tensor:
         except ObjectMissingError:
             session.bring({self._number: [self.name]})
             return act(reader)
+        except ObjectCorruptError as error:
+            error.remedy = session.remedy
+            raise
 
 
 class _Place(NamedTuple):

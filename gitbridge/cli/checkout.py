@@ -207,6 +207,11 @@ def _write_part(repository: Repository, model: ModelFiles, globs: list[str], tar
     from thetastore.open_file import Replacing
 
     every = [tensor.name for tensor in model.tensors(repository)]
+    if not every:
+        raise UsageError(
+            f"'{model.path}' has no tensors that git theta sees, and so no part",
+            "leave --tensors out to have all of it",
+        )
     names = select_names(every, globs)
     progress = Progress("fetching weights")
     with repository.open_store() as store:

@@ -48,7 +48,7 @@ def show(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     name = parse_name(options.name)
     if options.stats and not name.tensor:
-        raise UsageError("--stats is of one tensor", f"git theta show --stats {name}//TENSOR")
+        raise UsageError("--stats is of one tensor", f"git theta show --stats {name._replace(tensor=None)}//TENSOR")
     with open_repository() as repository:
         model = named_model(repository, name, os.getcwd())
         values = (
@@ -108,7 +108,9 @@ def _of_tensor(repository: Repository, model: ModelFiles, name: str, with_stats:
     if with_stats:
         summary = _summary(repository, model, name)
         if summary is None:
-            raise UsageError(f"elements of {tensor.dtype} have no numbers of their own to make figures of")
+            raise UsageError(
+                f"elements of {tensor.dtype} have no numbers of their own to make figures of", "leave --stats out"
+            )
         values |= summary._asdict()
     return values
 

@@ -9,11 +9,14 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+from checkpoints import safetensors_bytes
 
 import thetastore
 from thetastore.errors import BackendError, MalformedError, NoSuchModelError, UnsupportedError
 from thetastore.publishing.publisher import Publisher
 from thetastore.publishing.subscriber import Subscriber
+from thetastore.store import Store
+from thetastore.testing import MemoryRequests, Rounds
 
 State = dict[str, np.ndarray]
 RNG = np.random.default_rng(7)
@@ -375,3 +378,19 @@ def test_a_closed_publisher_publishes_nothing(url: str) -> None:
     with pytest.raises(ValueError, match="'rl/policy' is closed"):
         publisher.publish(start())
     assert [version.number for version in thetastore.Models(url).log("rl/policy")] == [1]
+
+
+def test_the_weights_of_a_version_of_several_files_are_read_together(tmp_path: Path) -> None:
+    arrays = {f"layers.{n:02}": RNG.random((64, 1024), np.float32) for n in range(8)}
+    weights, zoo = tmp_path / "weights", tmp_path / "zoo"
+    weights.mkdir()
+    for name, array in arrays.items():
+        (weights / f"{name}.safetensors").write_bytes(safetensors_bytes({name: array}))
+    thetastore.Models(zoo, create=True).put("policy", weights)
+    rounds = Rounds(MemoryRequests({str(p.relative_to(zoo)): p.read_bytes() for p in zoo.rglob("*") if p.is_file()}))
+
+    with Subscriber(Store.at(rounds.backend()), "policy") as subscriber:
+        subscriber.update()
+
+    assert same(subscriber.tensors, arrays)
+    assert len({asked.round for asked in rounds.asked if asked.nbytes > 100_000}) == 1, rounds.asked

@@ -161,10 +161,6 @@ class TensorReader:
         self._check(tensor, Digest(hasher.digest()))
         return target
 
-    def in_turn(self, names: Iterable[str]) -> Iterator[str]:
-        """Yield names as they are given, see `in_turn`."""
-        return (name for _, name in in_turn((self, name) for name in names))
-
     def read_range(self, name: str, start: int, stop: int, out: memoryview | None = None) -> memoryview:
         """Return the bytes `[start, stop)` of a tensor's bytes in C order; only the chunks needed are read.
 

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
 
 from thetastore.arrays import WritableTensor, array_form, memory_of, torch_form, writable_tensor
+from thetastore.checkpoints.tensors import in_turn
 from thetastore.errors import (
     MalformedError,
     NoSuchModelError,
@@ -271,7 +272,6 @@ class Subscriber:
             self._make([(tensor.name, tensor.dtype, tensor.shape) for r in readers for tensor in r.manifest.tensors])
         targets = self._targets
         for reader in readers:
-            names = [tensor.name for tensor in reader.manifest.tensors]
             for tensor in reader.manifest.tensors:
                 target = targets.get(tensor.name)
                 if target is None or (target.dtype, target.shape) != (tensor.dtype, tensor.shape):
@@ -279,8 +279,9 @@ class Subscriber:
                         f"'{self.name}' has a tensor '{tensor.name}' of {tensor.dtype} {tensor.shape}, and there is "
                         + (f"one of {target.dtype} {target.shape}" if target else "none")
                     )
-            for name in reader.in_turn(names):
-                reader.read(name, targets[name].raw)
+        wanted = ((reader, tensor.name) for reader in readers for tensor in reader.manifest.tensors)
+        for reader, name in in_turn(wanted):  # of all files together: each by itself would wait for its first chunks
+            reader.read(name, targets[name].raw)
         _write_back(targets)
 
     def _make(self, wanted: list[tuple[str, str, tuple[int, ...]]]) -> None:
