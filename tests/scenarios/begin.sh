@@ -29,7 +29,7 @@ tensors = load_file(source)
 for name, weight in tensors.items():
     if weight.dtype.kind == "f" and (not layers or any(f".layer.{layer}." in name for layer in layers)):
         tensors[name] = (weight * (1 + float(strength) * rng.standard_normal(weight.shape))).astype(weight.dtype)
-save_file(tensors, target)
+save_file(tensors, target, metadata={"format": "pt"})
 END
 train() { python3 "$HOME/train.py" "$@"; }
 

@@ -19,7 +19,7 @@ for round in $(seq "$ROUNDS"); do
   git switch -q -c "try-$round" released
   train "$round" 0.00$round model.safetensors model.safetensors 4 5
   git commit -q -a -m "try $round: layers 4 and 5"
-  git theta diff --joined released HEAD | head -n 3
+  git theta diff --joined released HEAD | head -n 4
 done
 git branch --list
 git theta du | head -n 6
@@ -79,7 +79,7 @@ python3 - <<'END'
 from safetensors.numpy import load_file, save_file
 tensors = load_file("model.safetensors")
 tensors["pooler.dense.bias"][:] = float("nan")
-save_file(tensors, "model.safetensors")
+save_file(tensors, "model.safetensors", metadata={"format": "pt"})
 END
 git add .
 refused git theta check --base HEAD

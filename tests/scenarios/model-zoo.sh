@@ -43,8 +43,9 @@ git push -q -u origin main
 cd .. && git clone -q host.git ben
 for round in $(seq "$ROUNDS"); do
   for who in ada ben; do
+    if [ "$who" = ada ]; then seed="7$round"; else seed="8$round"; fi # other weights each
     mkdir -p "$who/$who-$round"
-    train "7$round" 0.0005 "$MODEL" "$who/$who-$round/model.safetensors"
+    train "$seed" 0.0005 "$MODEL" "$who/$who-$round/model.safetensors"
     git -C "$who" add .
     git -C "$who" commit -q -m "$who $round"
   done
