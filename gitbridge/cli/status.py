@@ -46,7 +46,6 @@ def status(arguments: list[str]) -> int:
             _print_porcelain(found, b"\0" if options.nul else b"\n")
         else:
             _print_text(repository, found, has_colours(options.color, sys.stdout))
-            _print_conflicts(repository, found)
     return 1 if found.plain or any(_is_lost(row.state, row.is_stored, row.is_pushed) for row in found.files) else 0
 
 
@@ -90,6 +89,7 @@ def _print_text(repository: Repository, found: Status, is_coloured: bool) -> Non
         sys.stdout.write("\n")
     for text in _summary(repository, found):
         print(text)
+    _print_conflicts(repository, found)
     for text in _hints(repository, found):
         print(f"hint: {text}")
 
@@ -100,7 +100,7 @@ def _print_conflicts(repository: Repository, found: Status) -> None:
 
     paths = [row.file.path for row in found.files if row.change == "conflict"]
     for state in read_states(repository, paths) if paths else ():
-        print("\n" + "\n".join(map(printable, lines_of(state))))
+        print("\n".join(map(printable, lines_of(state))))
 
 
 def _print_porcelain(found: Status, end: bytes) -> None:
