@@ -87,16 +87,18 @@ def pin(
     pin_history(place, REPOSITORY, send, is_vouched_for or store.objects.is_vouched_for)
 
 
-def push(commit: str, *, makes_sure: bool = True, view: Any = None) -> Body:
-    """Return a process that pins a commit and then gives it a ref; it promises nothing if that takes an hour."""
+def push(commit: str, *, makes_sure: bool = True, view: Any = None, takes_s: float = 0, most_s: float = HOUR_S) -> Body:
+    """Return a process that pins a commit and then gives it a ref; it promises nothing if that takes `most_s`."""
 
     def body(backend: SteppedBackend) -> None:
         place: Any = backend if view is None else view(backend)
         with Store.at(place) as store:
             pin(place, store, commit, None if makes_sure else lambda: True)
             pinned_s = backend.world.now_s
+        if takes_s:
+            backend.wait(takes_s)
         backend.create(f"git/{commit}", b"")
-        if backend.world.now_s - pinned_s < HOUR_S:
+        if backend.world.now_s - pinned_s < most_s:
             backend.world.reported[commit] = True
 
     return body
@@ -296,6 +298,24 @@ def test_between_a_pin_and_its_ref_nothing_but_the_grace_keeps_it() -> None:
 
     assert with_grace.loss is None, with_grace
     assert without.loss
+
+
+@pytest.mark.parametrize("commit", [NEXT, GONE])
+def test_commits_that_git_sends_for_longer_than_the_grace_keep_their_weights_if_they_come_within_three(
+    commit: str,
+) -> None:
+    """One until the pin is marked, one until it is deleted, one until what it named goes into the trash."""
+    slow = push(commit, takes_s=1.2 * HOUR_S, most_s=3 * HOUR_S)
+
+    explored = try_out([slow, keeper(1.1 * HOUR_S)], faults=(), most_events=2, most_runs=200)
+
+    assert explored.loss is None, explored
+
+
+def test_commits_that_git_sends_for_longer_than_all_graces_are_found_to_be_short_of_their_weights() -> None:
+    slow = push(NEXT, takes_s=5 * HOUR_S, most_s=30 * HOUR_S)
+
+    assert hunt([slow, keeper(1.1 * HOUR_S)], most_events=2).loss
 
 
 def test_unpinning_what_others_lean_on_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
