@@ -16,13 +16,16 @@ from gitbridge.attributes import paths_with_filter
 from gitbridge.checks.news import heads
 from gitbridge.checks.rules import Allowed, Budget, Problem
 from gitbridge.errors import PointerError
+from gitbridge.fetching import fetch_manifests
 from gitbridge.large_files import is_large_checkpoint, warned_size
 from gitbridge.pointers import Pointer, PointerTensor, is_pointer, parse_pointer
+from gitbridge.profile import EVERYTHING
 from gitbridge.reading import open_reader
 from gitbridge.render import count_text, size_text
 from gitbridge.repository import Repository
 from gitbridge.states import ask_stores
 from gitbridge.trees import Entry, TrackedFile, tracked_blob
+from thetastore.comparing.sides import OPAQUE
 from thetastore.comparing.summary import not_finite
 from thetastore.dtypes import BIG_ENDIAN, DTYPES, raw_bytes_of
 from thetastore.selection import named_wants
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from gitbridge.fetching import Report
     from thetastore.checkpoints.tensors import TensorReader
     from thetastore.digest import Digest
+    from thetastore.store import Store
 
 
 class _File(NamedTuple):
@@ -90,6 +94,7 @@ class Check:
         read: set[Digest] = set(self._old_tensors)
         for file in files:
             yield from _pickled(file)
+            yield from _misnamed(file)
             yield from self._size(file)
             yield from self._dtypes(file)
             if file.tracked.manifest_digest in lost:
@@ -117,7 +122,7 @@ class Check:
                 said = f"{size_text(nbytes)} of it are in git itself, and nothing tracks it"
                 track = f"git theta track {shlex.quote('*' + os.path.splitext(path)[1])}"
                 yield Problem("large", path, "", said, f"{track} && git add --renormalize {_quoted(path)}")
-            if path.lower().endswith(_PICKLES) or (head[:1] == b"\x80" and head[1:2] in _PROTOCOLS):
+            if path.lower().endswith(_PICKLES) or _is_pickle(head):
                 yield _pickle(path, "it is a pickle")
 
     def _pointer(self, entry: Entry, is_ours: bool) -> Iterator[_File | Problem]:
@@ -195,8 +200,21 @@ class Check:
             except PointerError as error:
                 yield Problem("pointer", file.path, "", str(error), _whole_again(file.path))
                 return
+            if self._may_be_pickle(file) and self._begins_as_pickle(store, file, treeish, report):
+                yield _pickle(file.path, "it is a pickle, by its first bytes")
             for name in wanted.values():
                 yield from self._numbers(reader, file.path, name)
+
+    def _may_be_pickle(self, file: _File) -> bool:
+        """Tell whether a file has to be looked at: what has tensors is no pickle, and of some the name says enough."""
+        if file.pointer.format != OPAQUE or not file.pointer.file_bytes or any(_pickled(file)):
+            return False
+        return not self._allowed("pickle", file.path)
+
+    def _begins_as_pickle(self, store: Store, file: _File, treeish: str | None, report: Report | None) -> bool:
+        digest = file.tracked.manifest_digest
+        fetch_manifests(self._repository, store, [file.tracked], None, treeish, report, EVERYTHING)
+        return _is_pickle(bytes(next(store.read_file(store.get_manifest(digest), digest))[:2]))
 
     def _numbers(self, reader: TensorReader, path: str, name: str) -> Iterator[Problem]:
         nan_count, infinite_count = not_finite(reader, name)
@@ -212,6 +230,18 @@ class Check:
 _PICKLES = (".pkl", ".pickle", ".joblib", ".dill")
 _PROTOCOLS = (b"\2", b"\3", b"\4", b"\5")
 _PICKLED_FORMATS = ("torch-zip", "torch-legacy", "torch-dcp")
+
+
+def _is_pickle(head: bytes) -> bool:
+    return head[:1] == b"\x80" and head[1:2] in _PROTOCOLS
+
+
+def _misnamed(file: _File) -> Iterator[Problem]:
+    """Name what only its name says to be safetensors: no reader of them takes a file of another length, either."""
+    if file.path.lower().endswith(".safetensors") and file.pointer.format == OPAQUE:
+        said = "it is no whole safetensors file: cut, or with bytes behind its last tensor; it is kept as opaque bytes"
+        mend = f"save it anew; where it is meant: --allow {shlex.quote('opaque:' + file.path)}"
+        yield Problem("opaque", file.path, "", said, mend)
 
 
 def _pickled(file: _File) -> Iterator[Problem]:

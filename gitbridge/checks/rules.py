@@ -16,6 +16,7 @@ RULES = {
     "pointer": "a pointer that was edited, cut or merged as text, or that no pattern tracks",
     "missing": "weights that no store has: a commit was pushed without them",
     "pickle": "a file that can run code when it is loaded",
+    "opaque": "a file that is called safetensors and is none: cut, or with bytes behind its last tensor",
     "not-finite": "NaN or infinity in a tensor",
     "dtype": "a tensor that has another dtype than in the base",
     "size": "a file, or all that is new, is over its budget",

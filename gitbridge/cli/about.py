@@ -67,6 +67,7 @@ def _repository_rows(repository: Repository) -> list[tuple[str, str]]:
         ("filter", repository.config("filter.theta.process") or "not installed: git theta install"),
         ("hooks", f"missing: {', '.join(absent)} (git theta install)" if absent else hooks.hooks_dir(repository)),
         ("local store", repository.store_path()),
+        ("stored there", _stored(repository)),
     ]
     try:
         found = [(place.url, place.source) for place in places(repository, None)]
@@ -74,6 +75,19 @@ def _repository_rows(repository: Repository) -> list[tuple[str, str]]:
         found = [(str(error), "error")]
     rows += [("remote store", f"{url} ({source})") for url, source in found or [("none is known", "theta.url")]]
     return rows + [(name, _shown(repository, name)) for name in repository.config_names() if name.startswith("theta.")]
+
+
+def _stored(repository: Repository) -> str:
+    """Return how much the local store holds, and what it may hold."""
+    from gitbridge.render import size_text
+
+    limit = repository.config("theta.storageLimit")
+    most = f" (git theta prune brings it down to {limit})" if limit else ""
+    try:
+        with os.scandir(os.path.join(repository.store_path(), "packs")) as packs:
+            return size_text(sum(pack.stat().st_size for pack in packs)) + most
+    except FileNotFoundError:
+        return "nothing yet"
 
 
 def _shown(repository: Repository, name: str) -> str:

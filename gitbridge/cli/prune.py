@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from gitbridge.cli.opening import open_repository
@@ -98,6 +99,7 @@ def _prune(repository: Repository, store: Store, days: int, options: argparse.Na
     if limit and most_bytes is None:
         raise ConfigError(f"'{limit}' is not a size", "git config theta.storageLimit 200g")
     with ExitStack() as stack:
+        used = stack.enter_context(_times_of_use(store.url))
         repositories = [stack.enter_context(one) for one in _sharing(repository, store)]
         remotes = [stack.enter_context(one) for one in _remote_stores(repositories, store.url)]
         named = [Root(file.path, file.manifest_digest) for one in repositories for file in named_anywhere(one)]
@@ -115,7 +117,7 @@ def _prune(repository: Repository, store: Store, days: int, options: argparse.Na
             is_elsewhere,
             drops_nameless=options.no_verify_unreachable,
             most_bytes=most_bytes,
-            used_s=lambda name: _used_s(os.path.join(store.url, name)),
+            used_s=lambda name: max(used[name].st_atime, used[name].st_mtime) if name in used else 0.0,
             is_dry=options.dry_run,
         )
 
@@ -160,13 +162,24 @@ def _days(repository: Repository) -> int:
     return int(text)
 
 
-def _used_s(path: str) -> float:
-    """Return when a pack was last read, as far as the file system tells: most do to a day."""
+@contextmanager
+def _times_of_use(directory: str) -> Iterator[dict[str, os.stat_result]]:
+    """Tell when each pack was last read, as far as the file system does (most to a day), and leave that as it was.
+
+    Looking for what may go reads all packs. If that counted as their use, the next time none would be older.
+    """
+    found = {}
     try:
-        found = os.stat(path)
+        with os.scandir(os.path.join(directory, "packs")) as packs:
+            found = {f"packs/{pack.name}": pack.stat() for pack in packs}
     except FileNotFoundError:
-        return 0.0
-    return max(found.st_atime, found.st_mtime)
+        pass
+    yield found
+    for name, was in found.items():
+        try:
+            os.utime(os.path.join(directory, name), ns=(was.st_atime_ns, was.st_mtime_ns))
+        except (FileNotFoundError, PermissionError):
+            continue  # gone, or somebody else's
 
 
 def _forget(store: Store, git_dir: str) -> int:

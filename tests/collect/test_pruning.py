@@ -185,6 +185,38 @@ def test_a_limit_frees_no_more_than_is_too_much(repo: Repo) -> None:
     assert nothing["freed_bytes"] == 0
 
 
+def test_over_the_limit_what_was_used_longest_ago_goes_first_and_what_is_only_here_never(repo: Repo) -> None:
+    packs: list[Path] = []
+    for seed in range(1, 5):
+        repo.commit("m.safetensors", model(seed))
+        packs += set((repo.path / ".git/theta/packs").glob("*.pack")).difference(packs)
+        if seed == 3:
+            repo.git("push", "-q", "origin", "main")
+    repo.git("checkout", "-q", "--orphan", "other")
+    repo.git("rm", "-qrf", ".")
+
+    def prune(*args: str) -> None:
+        for pack, day in zip(packs, (300, 100, 200, 0), strict=True):  # the last is the oldest, and not pushed
+            if pack.exists():
+                os.utime(pack, (1e9 + 86400 * day, 1e9))
+        repo.theta("prune", *args)
+        assert all(pack.stat().st_atime < 1.1e9 for pack in packs if pack.exists()), "looking is no use"
+
+    def states() -> list[str]:
+        return [repo.theta("ls-files", f"main~{before}").split()[0] for before in (3, 2, 1, 0)]
+
+    repo.git("config", "theta.storageLimit", str(repo.packs() - 1000))
+    prune()
+    assert states() == ["full", "pointer", "full", "full"]
+    assert f"brings it down to {repo.git('config', 'theta.storageLimit').strip()})" in repo.theta("env")
+
+    prune("--limit", str(repo.packs() - 1000))
+    assert states() == ["full", "pointer", "pointer", "full"]
+
+    prune("--limit", "1")
+    assert states() == ["pointer", "pointer", "pointer", "full"]
+
+
 def test_a_store_that_is_shared_keeps_what_any_of_its_repositories_needs(repo: Repo, tmp_path: Path) -> None:
     other = made(tmp_path / "other", tmp_path / "store")
     for one in (repo, other):

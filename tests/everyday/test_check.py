@@ -112,11 +112,23 @@ def test_pickles_are_found_by_format_name_and_first_bytes(project) -> None:
     project.write("scaler.pkl", pickle.dumps([1, 2]))
     project.write("plain.dat", pickle.dumps([1, 2], 4))
     project.write("text.dat", b"no pickle\n")
+    project.write("tracked.pt", pickle.dumps({"a": 1}))
+    project.write("text.pt", b"no pickle\n" * 100)
     project.git("add", ".")
 
     found = broken(project, "--base", "HEAD")
 
-    assert [path for rule, path, _ in found if rule == "pickle"] == ["plain.dat", "scaler.pkl", "t.pt"]
+    assert [path for rule, path, _ in found if rule == "pickle"] == ["plain.dat", "scaler.pkl", "t.pt", "tracked.pt"]
+    assert "tracked.pt" not in project.theta("check", "--allow", "pickle:*.pt", check=False).stdout
+
+
+@pytest.mark.parametrize("change", [lambda whole: whole + b"x", lambda whole: whole[:-1]])
+def test_a_file_that_is_called_safetensors_and_is_none_is_found(project, change) -> None:
+    project.write("m.safetensors", change(model()))
+    project.git("add", ".")
+
+    assert broken(project, "--base", "HEAD") == [("opaque", "m.safetensors", "")]
+    assert broken(project, "--base", "HEAD", "--allow", "opaque:m.*") == []
 
 
 def test_weights_that_a_teammate_committed_without_the_filter_are_found(project) -> None:

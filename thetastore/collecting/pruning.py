@@ -118,8 +118,9 @@ class _Pruning:
         drops_nameless: bool,
     ) -> None:
         self._objects = objects
+        roots = list(named)
         needed_words = needed_by(objects, needed, may_lack=True)
-        self._named = needed_by(objects, named, may_lack=True)
+        self._named = needed_by(objects, roots, may_lack=True)
         objects.catalog.refresh(thorough=True)
         snapshot = objects.catalog.snapshot()
         self._tables: dict[str, Table] = read_tables(objects, snapshot.packs - snapshot.retired)
@@ -130,9 +131,15 @@ class _Pruning:
         may_go = self._elsewhere
         if drops_nameless:
             may_go = union([may_go, everything[~has(self._named, everything)]])
-        staying = union([self._needed, everything[~has(may_go, everything)]])
+        staying = union([self._needed, self._of_what_is_not_whole(roots), everything[~has(may_go, everything)]])
         # What somebody's difference stands on stays with it, even if it is elsewhere as well.
         self._staying = with_bases(staying, tables)
+
+    def _of_what_is_not_whole(self, named: Iterable[Root]) -> Words:
+        """Return what files need of which no other store has all: without what they share with others they are lost."""
+        safe = union([self._needed, self._elsewhere])
+        parts = (needed_by(self._objects, [root], may_lack=True) for root in named)
+        return union(words for words in parts if not has(safe, words).all())
 
     def _proven(self, needed: Words, is_elsewhere: Callable[[Digest], bool]) -> Words:
         """Return what another store was asked for, and has, by whole digests: no other object here has such a word."""
