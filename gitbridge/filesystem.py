@@ -27,7 +27,14 @@ from gitbridge.trees import TrackedFile, tracked_in_tree
 from thetastore.checkpoints.tensors import TensorReader
 from thetastore.descriptor import DESCRIPTOR
 from thetastore.digest import Digest
-from thetastore.errors import MalformedError, NoSuchTensorError, ObjectMissingError, ThetaError
+from thetastore.errors import (
+    MalformedError,
+    NoSuchTensorError,
+    ObjectMissingError,
+    ThetaError,
+    did_you_mean,
+    near_names,
+)
 from thetastore.models import Handle, Session, StoreOrigin
 
 PROTOCOL = "theta"
@@ -136,7 +143,8 @@ class ThetaFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has n
             return {"name": name, "size": manifest.file_bytes, "type": "file", "digest": str(manifest.file_digest)}
         file_there = self._files.get(name)
         if file_there is None:
-            raise FileNotFoundError(path)
+            meant = did_you_mean(near_names(name, list(self._files)))
+            raise FileNotFoundError(f"there is no file '{name}' in '{self.location}'{meant}")
         if isinstance(file_there, _Plain):
             return {"name": name, "size": file_there.size, "type": "file", "oid": file_there.oid}
         return {"name": name, "size": file_there.file_bytes, "type": "file", "digest": str(file_there.file_digest)}

@@ -122,7 +122,8 @@ class NoSuchTensorError(ThetaError, KeyError):
         """At most three names that are there and look like it."""
         self.is_pattern = is_pattern
         """Whether any of many names would have done."""
-        self._others = "" if near or not names else f"; there are {len(names)}, such as '{min(names)}'"
+        others = f"there are {len(names)}, such as" if len(names) > 1 else "the only one is"
+        self._others = "" if near or not names else f"; {others} '{min(names)}'"
 
     def __str__(self) -> str:
         if not self.is_pattern:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 
+import fsspec
 import numpy as np
 import pytest
 
@@ -57,9 +58,9 @@ def test_a_directory_without_models_is_called_one(repo):
 def test_a_name_that_nothing_is_like_is_told_what_there_is(repo):
     model = gitbridge.open(repo.path, "side")
 
-    with pytest.raises(NoSuchTensorError, match="no tensor 'lm_head'; there are 1, such as 'a'") as caught:
+    with pytest.raises(NoSuchTensorError, match="no tensor 'lm_head'; the only one is 'a'") as caught:
         model["lm_head"]
-    with pytest.raises(KeyError, match="no tensor matches 'lm\\*'; there are 1, such as 'a'"):
+    with pytest.raises(KeyError, match="no tensor matches 'lm\\*'; the only one is 'a'"):
         model.select("lm*")
 
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
@@ -79,3 +80,10 @@ def test_a_damaged_chunk_is_told_with_the_command_that_mends_the_store(repo, tmp
         thetastore.open(f"{tmp_path}/zoo/org/a")["a"][3]
 
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_a_file_that_a_url_names_and_that_is_not_there_is_told_with_those_that_are_like_it(repo):
+    with pytest.raises(
+        FileNotFoundError, match="no file 'models/n.safetensors' in .*; did you mean 'models/m"
+    ):
+        fsspec.open(f"theta://{repo.path}@side/models/n.safetensors").open()
