@@ -72,3 +72,13 @@ def test_the_hook_of_the_user_runs_and_decides(work) -> None:
     assert done.returncode == 1
     assert "model.pt (11.5 MB)" in done.stderr
     assert done.stderr.endswith("mine\n")
+
+
+def test_of_a_file_that_is_tracked_and_came_without_the_filter_the_hint_is_to_install_it(work) -> None:
+    work.write("big.safetensors", LARGE)
+    filterless = ["filter.theta.process=", "filter.theta.clean=cat", "filter.theta.required=false"]
+    work.git(*(word for one in filterless for word in ("-c", one)), "add", "big.safetensors")
+
+    said = commit(work).stderr
+
+    assert "hint: git theta install && git add --renormalize . && git commit --amend --no-edit" in said
