@@ -83,7 +83,5 @@ def test_a_damaged_chunk_is_told_with_the_command_that_mends_the_store(repo, tmp
 
 
 def test_a_file_that_a_url_names_and_that_is_not_there_is_told_with_those_that_are_like_it(repo):
-    with pytest.raises(
-        FileNotFoundError, match="no file 'models/n.safetensors' in .*; did you mean 'models/m"
-    ):
+    with pytest.raises(FileNotFoundError, match="no file 'models/n.safetensors' in .*; did you mean 'models/m"):
         fsspec.open(f"theta://{repo.path}@side/models/n.safetensors").open()
