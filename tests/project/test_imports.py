@@ -31,7 +31,7 @@ OPTIONAL = {
     "yaml": "thetastore/merging/mergekit_yaml.py",
     "ml_dtypes": "thetastore/arrays.py",
     "pytest": "thetastore/testing/",
-    "torch": "thetastore/arrays.py",
+    "torch": ("thetastore/arrays.py", "gitbridge/callbacks.py"),
     "safetensors": "gitbridge/drop_in.py",  # what it stands in for, where that is there
     "hypothesis": "thetastore/testing/",
 }
