@@ -21,7 +21,7 @@ Written by `make docs` from the parsers of the programs; a test fails where it i
 
 Results go to standard output, all else to standard error. Exit status: 0 done, 1 problems were found, 2 failed, 129 the
 arguments were not understood, 130 interrupted, 141 nobody reads the output. `--json` output says `"schema": 1`;
-where a command fails (2), it has an `error` with `code`, `message` and `hint`, and `--progress=json` ends with the same.
+where a command fails (2), it has an `error` with `code`, `message` and `hint`; `--progress=json` ends with the same.
 
 """
 _SETTINGS_HEAD = """\

@@ -124,6 +124,7 @@ class Cleaner:
         earlier = self._blobs.pointer_text(oid, file_digest)
         try:
             if earlier is not None and parse_pointer(earlier).file_digest == file_digest:
+                self._check_against_manifest(earlier)  # or one that was staged by hunks would stay
                 return earlier
         except PointerError:
             pass

@@ -30,6 +30,15 @@ def test_a_commit_of_some_lines_of_a_pointer_is_refused_with_what_stages_the_who
     assert work.is_whole()
 
 
+def test_adding_the_file_again_takes_the_place_of_what_was_staged_of_its_pointer(work) -> None:
+    stage_half(work)
+
+    work.git("add", "m.safetensors")
+
+    work.git("commit", "-q", "-m", "whole")
+    assert work.is_whole()
+
+
 def test_who_insists_can_commit_it_all_the_same(work) -> None:
     stage_half(work)
 

@@ -44,13 +44,18 @@ def test_a_server_that_does_not_answer_in_time_is_given_up(moto):
 
 
 @pytest.mark.xdist_group("moto")
-def test_a_server_that_stops_taking_what_is_sent_is_given_up_long_before_the_body_could_have_come(moto):
+@pytest.mark.parametrize("place", ["S3", "Google"])
+def test_a_server_that_stops_taking_what_is_sent_is_given_up_long_before_the_body_could_have_come(place, request):
     body = bytes(16 << 20)
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
         deaf.listen()
-        options = {**moto.options, "endpoint_url": f"http://127.0.0.1:{deaf.getsockname()[1]}", "stall_seconds": 0.3}
-        requests = open_remote(parse_url("s3://models/x"), options).requests
+        options = {"endpoint_url": f"http://127.0.0.1:{deaf.getsockname()[1]}", "stall_seconds": 0.3}
+        if place == "S3":
+            url, options = "s3://models/x", {**request.getfixturevalue("moto").options, **options}
+        else:
+            url, options = "gs://models/x", {"token": "anon", "project": "none", **options}
+        requests = open_remote(parse_url(url), options).requests
         assert Limits(0.3).of(len(body)) > 500
         started_s = time.monotonic()
 

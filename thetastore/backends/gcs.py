@@ -7,7 +7,6 @@ repeating: before it says that nobody answers, half a minute would pass, each ti
 
 from __future__ import annotations
 
-import io
 import os
 from functools import cache
 from typing import Any
@@ -27,15 +26,15 @@ def options_for_gcsfs(options: dict[str, Any], limits: Limits) -> dict[str, Any]
 def file_system_class() -> Any:
     """Return gcsfs's file system, but for its patience."""
     # The one that gcsfs registers asks by gRPC what kind of bucket it has, before each write.
-    from gcsfs.core import GCSFileSystem
+    from gcsfs.core import GCSFileSystem, UnclosableBytesIO
 
     class PlainGCSFileSystem(GCSFileSystem):  # type: ignore[misc]
         async def _request(self, *args: Any, **options: Any) -> Any:
             body = options.get("data")
+            if isinstance(body, bytes):  # it can be told of a stream how much of it was taken
+                body = options["data"] = UnclosableBytesIO(body)
             once = GCSFileSystem._request.__wrapped__(self, *args, **options)
-            return await while_taken(
-                once, body if isinstance(body, io.BytesIO) else None, self.requests_timeout.sock_read
-            )
+            return await while_taken(once, body, self.requests_timeout.sock_read)
 
     return PlainGCSFileSystem
 
