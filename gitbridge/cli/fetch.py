@@ -57,8 +57,10 @@ def fetch(arguments: list[str]) -> int:
     with open_repository() as repository:
         check_is_remote(repository, options.remote)
         profile = _profile(repository, options, options.all)
-        trees = _trees(repository, options)
-        files = _chosen(repository, _asked_for(repository, options), profile, options, trees)
+        refs = refs_given(options, [])
+        has_names = bool(refs) or options.stdin
+        trees = [resolve(repository, ref) for ref in refs] if has_names else _trees_checked_out(repository)
+        files = _chosen(repository, _asked_for(repository, options, refs, has_names), profile, options, trees)
         if options.dry_run:
             return _look(repository, files, profile, options, trees)
         return _fetch(repository, files, profile, options, trees)
@@ -116,10 +118,10 @@ def _profile(repository: Repository, options: argparse.Namespace, is_all: bool =
 # Which files
 
 
-def _asked_for(repository: Repository, options: argparse.Namespace) -> list[TrackedFile]:
+def _asked_for(
+    repository: Repository, options: argparse.Namespace, refs: list[str], has_names: bool
+) -> list[TrackedFile]:
     """Return the files of the revisions that a command line names."""
-    refs = refs_given(options, [])
-    has_names = bool(refs) or options.stdin
     if options.all:
         tips = [resolve(repository, ref) for ref in refs] if has_names else all_refs(repository)
         return list(tracked_in_history(repository, tips)) if tips else []
@@ -135,15 +137,8 @@ def _asked_for(repository: Repository, options: argparse.Namespace) -> list[Trac
     return files + recent_files(repository, recent, options.remote or default_remote(repository), tips)
 
 
-def _trees(repository: Repository, options: argparse.Namespace) -> list[str]:
-    """Return the revisions in which other files may name the tensors; empty is the index."""
-    refs = refs_given(options, [])
-    if refs or options.stdin:
-        return [resolve(repository, ref) for ref in refs]
-    return _trees_checked_out(repository)
-
-
 def _trees_checked_out(repository: Repository) -> list[str]:
+    """Return the revisions in which other files may name the tensors; empty is the index."""
     index = [""] if repository.work_tree else []
     head = repository.head_oid()
     return index + ([head] if head else [])

@@ -237,8 +237,8 @@ def _explain(error: Exception, arguments: list[str]) -> int:
     _say(message, hint)
     try:
         _say_to_programs(arguments, values, error, message, hint)
-    except (OSError, ValueError):
-        pass  # nobody listens
+    except Exception:
+        pass  # nobody listens, or what failed is the command's own list of options
     return 2
 
 

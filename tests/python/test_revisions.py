@@ -86,7 +86,7 @@ def test_what_is_not_there_is_said_with_what_is_near(work):
         found(work, "models/x")
     with pytest.raises(PathMissingError, match="'README' in 'HEAD' is not a file that git theta tracks"):
         found(work, "HEAD:README")
-    with pytest.raises(PathMissingError, match="no file 'models'"):
+    with pytest.raises(PathMissingError, match="'models' in 'HEAD' is a directory"):
         found(work, "HEAD:models")
     with pytest.raises(PathMissingError, match="'HEAD' is a revision, and no file in the index; HEAD:PATH"):
         found(work, "HEAD")
