@@ -160,7 +160,35 @@ def failure_of(error: Exception) -> tuple[Exception, Mapping[str, Any]]:
     return error, {}
 
 
-def asks_for_json(function: Callable[[list[str]], int], arguments: Sequence[str]) -> bool:
+def tell_programs(
+    ran: Callable[[list[str]], int] | None,
+    arguments: Sequence[str],
+    values: Mapping[str, Any],
+    failure: Mapping[str, Any],
+    has_progress: bool,
+) -> None:
+    """Print an error for programs: on standard output where results are, as a line among those of progress.
+
+    Args:
+        ran: the command that failed; None where none was found.
+        arguments: of it.
+        values: what it had to say before.
+        failure: see `failure_values`.
+        has_progress: whether progress is told as JSON.
+    """
+    import json
+
+    try:
+        if has_progress:
+            sys.stderr.write(json.dumps({"schema": 1, **failure}) + "\n")
+        if ran is not None and _asks_for_json(ran, arguments):
+            print_json({**values, **failure})
+            sys.stdout.flush()
+    except Exception:
+        pass  # nobody listens, or what failed is the command's own list of options
+
+
+def _asks_for_json(function: Callable[[list[str]], int], arguments: Sequence[str]) -> bool:
     """Tell whether a command that failed was to print JSON; its arguments have been understood once."""
     import contextlib
     import io

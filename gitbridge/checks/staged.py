@@ -7,6 +7,7 @@ was decided in an editor put text together that no filter has seen: lines of two
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from typing import NamedTuple
 
 from gitbridge.checks.news import heads
@@ -17,6 +18,7 @@ from gitbridge.pointers import is_pointer
 from gitbridge.repository import Repository
 from gitbridge.trees import Entry
 from thetastore.errors import ThetaError
+from thetastore.store import Store
 
 
 class Edited(NamedTuple):
@@ -32,11 +34,16 @@ def edited_pointers(repository: Repository) -> list[Edited]:
     A pointer whose manifest is not here, in a clone without weights, is looked at no further.
     """
     entries = [Entry(path, oid) for path, oid in staged_blobs(repository)]
+    pointers = [entry for entry, _, head in list(heads(repository, entries)) if is_pointer(head)]
     found = []
-    for entry, _, head in list(heads(repository, entries)):
-        if is_pointer(head):
+    with ExitStack() as stack:
+        try:
+            store = stack.enter_context(repository.open_store(create=False)) if pointers else None
+        except ThetaError:
+            store = None
+        for entry in pointers:
             try:
-                _check(repository, entry)
+                _check(repository, store, entry)
             except PointerVersionError:
                 continue  # of a newer version, which knows what it says
             except PointerError as error:
@@ -44,12 +51,13 @@ def edited_pointers(repository: Repository) -> list[Edited]:
     return found
 
 
-def _check(repository: Repository, entry: Entry) -> None:
+def _check(repository: Repository, store: Store | None, entry: Entry) -> None:
     wanted = Wanted.of(os.fsencode(entry.path), entry.oid, repository.read_object(entry.oid))
+    if store is None:
+        return
     try:
-        with repository.open_store(create=False) as store:
-            wanted.manifest(store)
+        wanted.manifest(store)
     except PointerError:
         raise
     except ThetaError:
-        return  # there is no store, or not this manifest in it: whether weights are missing, a push finds out
+        return  # this manifest is not in it: whether weights are missing, a push finds out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gitbridge.cli.opening import open_repository, open_work_tree
 from gitbridge.cli.options import add_progress_options, add_refs_from_input, refs_given, refuse_git_lfs_options
@@ -60,10 +60,8 @@ def fetch(arguments: list[str]) -> int:
         refs = refs_given(options, [])
         has_names = bool(refs) or options.stdin
         trees = [resolve(repository, ref) for ref in refs] if has_names else _trees_checked_out(repository)
-        files = _chosen(repository, _asked_for(repository, options, refs, has_names), profile, options, trees)
-        if options.dry_run:
-            return _look(repository, files, profile, options, trees)
-        return _fetch(repository, files, profile, options, trees)
+        chosen = _chosen(repository, _asked_for(repository, options, refs, has_names), profile, options, trees)
+        return _look(repository, chosen, options) if options.dry_run else _fetch(repository, chosen, options)
 
 
 def pull(arguments: list[str]) -> int:
@@ -83,17 +81,17 @@ def pull(arguments: list[str]) -> int:
         check_is_remote(repository, options.remote)
         profile = _profile(repository, options)
         trees = _trees_checked_out(repository)
-        files = _chosen(repository, _checked_out(repository), profile, options, trees)
-        fetched = _bring(repository, files, profile, options.remote, trees)
+        chosen = _chosen(repository, _checked_out(repository), profile, options, trees)
+        fetched = _bring(repository, chosen)
         if fetched.error is not None:
-            raise FailedAfterError({**_values(files, fetched), "filled": [], "failed": []}) from fetched.error
+            raise FailedAfterError({**_values(chosen.files, fetched), "filled": [], "failed": []}) from fetched.error
         if not options.json and not options.quiet:
             print(_text(fetched, profile))
         # Files that are not asked for stay pointers, even if the local store has them.
         is_asked = options.include is not None or options.exclude is not None
         report = fill(repository, None, profile if is_asked else None)
         if options.json:
-            print_json({**_values(files, fetched), **values_of_filled(repository, report)})
+            print_json({**_values(chosen.files, fetched), **values_of_filled(repository, report)})
         else:
             say_filled(repository, report, options.quiet)
     return 2 if report.failures else 0
@@ -152,14 +150,25 @@ def _checked_out(repository: Repository) -> list[TrackedFile]:
         return files
 
 
+class _Chosen(NamedTuple):
+    """What is to be fetched."""
+
+    files: list[TrackedFile]
+    profile: Profile
+    """Which of their tensors."""
+    trees: list[str]
+    """Revisions, empty for the index, in which other files may name the tensors."""
+    remote: str | None
+
+
 def _chosen(
     repository: Repository,
     wanted: list[TrackedFile],
     profile: Profile,
     options: argparse.Namespace,
     trees: list[str],
-) -> list[TrackedFile]:
-    """Return the files that a profile keeps something of.
+) -> _Chosen:
+    """Return the files that a profile keeps something of, with what tells what of them.
 
     Raises:
         PathMissingError: globs of files match none, and were typed.
@@ -170,7 +179,7 @@ def _chosen(
         raise _not_included(profile, wanted)
     if profile.tensors and files:  # pointers tell, so as a rule nothing is fetched for it
         select_names(sorted(_names_in(repository, files, options.remote, trees)), profile.tensors)
-    return files
+    return _Chosen(files, profile, trees, options.remote)
 
 
 def _names_in(repository: Repository, files: list[TrackedFile], remote: str | None, trees: list[str]) -> set[str]:
@@ -197,18 +206,12 @@ def _not_included(profile: Profile, files: list[TrackedFile]) -> PathMissingErro
 # Bringing them
 
 
-def _fetch(
-    repository: Repository,
-    files: list[TrackedFile],
-    profile: Profile,
-    options: argparse.Namespace,
-    trees: list[str],
-) -> int:
-    fetched = _bring(repository, files, profile, options.remote, trees)
-    values = _values(files, fetched)
+def _fetch(repository: Repository, chosen: _Chosen, options: argparse.Namespace) -> int:
+    fetched = _bring(repository, chosen)
+    values = _values(chosen.files, fetched)
     if fetched.error is not None:
         raise FailedAfterError(values) from fetched.error
-    text = "" if options.quiet else _text(fetched, profile) + "\n"
+    text = "" if options.quiet else _text(fetched, chosen.profile) + "\n"
     if options.prune:
         from gitbridge.cli.prune import prune_as_set, text_of, values_of
 
@@ -223,13 +226,12 @@ def _fetch(
     return 0
 
 
-def _bring(
-    repository: Repository, files: list[TrackedFile], profile: Profile, remote: str | None, trees: list[str]
-) -> Fetched:
+def _bring(repository: Repository, chosen: _Chosen) -> Fetched:
     from gitbridge.fetching import Fetched
     from gitbridge.kept_tensors import fetch_kept
     from gitbridge.space import remark_on_fetch
 
+    files, profile, trees, remote = chosen
     if not files:
         return Fetched()
     progress = Progress("fetching weights")
@@ -275,20 +277,15 @@ def _distinct(files: list[TrackedFile]) -> list[TrackedFile]:
 # Only looking
 
 
-def _look(
-    repository: Repository,
-    files: list[TrackedFile],
-    profile: Profile,
-    options: argparse.Namespace,
-    trees: list[str],
-) -> int:
+def _look(repository: Repository, chosen: _Chosen, options: argparse.Namespace) -> int:
     from gitbridge.kept_tensors import look_for_kept
 
+    files, profile, trees, remote = chosen
     try:
         with repository.open_store(create=False) as local:
-            found = look_for_kept(repository, local, files, options.remote, trees, profile)
+            found = look_for_kept(repository, local, files, remote, trees, profile)
     except StoreMissingError:
-        found = look_for_kept(repository, None, files, options.remote, trees, profile)
+        found = look_for_kept(repository, None, files, remote, trees, profile)
     values = _values_of_found(files, found)
     if options.json and found.error is None:
         print_json(values)

@@ -10,10 +10,11 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
+
+from thetastore import standard_streams
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from importlib.metadata import EntryPoint
 
 PLUGIN_GROUP = "gitbridge.commands"
@@ -105,8 +106,7 @@ def run() -> NoReturn:
 
 def main(arguments: list[str]) -> int:
     """Run a command; return the exit status. No exception leaves this function."""
-    # Names need not be UTF-8. Where both go to one log, results and what is said of them keep their order.
-    sys.stdout.reconfigure(errors="backslashreplace", line_buffering=_is_one_log())  # type: ignore[union-attr]
+    standard_streams.prepare()
     try:
         try:
             status = _dispatch(arguments)
@@ -123,13 +123,6 @@ def main(arguments: list[str]) -> int:
         return 130
     except Exception as error:
         return _explain(error, arguments)
-
-
-def _is_one_log() -> bool:
-    try:
-        return os.path.sameopenfile(1, 2)
-    except OSError:  # one of them is closed
-        return False
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -226,7 +219,7 @@ def _overview() -> str:
 
 def _explain(error: Exception, arguments: list[str]) -> int:
     from gitbridge.errors import words_for
-    from thetastore.command_line import failure_of
+    from thetastore.command_line import failure_of, failure_values, tell_programs
     from thetastore.errors import ThetaError
 
     error, values = failure_of(error)
@@ -235,30 +228,13 @@ def _explain(error: Exception, arguments: list[str]) -> int:
     else:
         message, hint = f"this is a bug in git theta: {type(error).__name__}: {error}"[:500], _where_to_report(error)
     _say(message, hint)
-    try:
-        _say_to_programs(arguments, values, error, message, hint)
-    except Exception:
-        pass  # nobody listens, or what failed is the command's own list of options
-    return 2
-
-
-def _say_to_programs(
-    arguments: list[str], values: Mapping[str, Any], error: Exception, message: str, hint: str
-) -> None:
-    """Print the error as JSON: on standard output where results are, as a line among those of progress."""
-    from thetastore.command_line import asks_for_json, failure_values, print_json
-
     command = COMMANDS.get(arguments[0])
-    failure = failure_values(error, message, hint)
-    if os.environ.get("GIT_THETA_PROGRESS") == "json":
-        import json
-
-        sys.stderr.write(json.dumps({"schema": 1, **failure}) + "\n")
-    if command is not None and command.summary:
-        function = getattr(__import__(command.module, fromlist=[command.function]), command.function)
-        if asks_for_json(function, arguments[1:]):
-            print_json({**values, **failure})
-            sys.stdout.flush()
+    ran = None
+    if command is not None and command.summary:  # git calls the others
+        ran = getattr(sys.modules.get(command.module), command.function, None)
+    has_progress = os.environ.get("GIT_THETA_PROGRESS") == "json"
+    tell_programs(ran, arguments[1:], values, failure_values(error, message, hint), has_progress)
+    return 2
 
 
 def _where_to_report(error: Exception) -> str:

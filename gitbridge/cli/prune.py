@@ -174,12 +174,14 @@ def _times_of_use(directory: str) -> Iterator[dict[str, os.stat_result]]:
             found = {f"packs/{pack.name}": pack.stat() for pack in packs}
     except FileNotFoundError:
         pass
-    yield found
-    for name, was in found.items():
-        try:
-            os.utime(os.path.join(directory, name), ns=(was.st_atime_ns, was.st_mtime_ns))
-        except (FileNotFoundError, PermissionError):
-            continue  # gone, or somebody else's
+    try:
+        yield found
+    finally:
+        for name, was in found.items():
+            try:
+                os.utime(os.path.join(directory, name), ns=(was.st_atime_ns, was.st_mtime_ns))
+            except OSError:
+                continue  # gone, or somebody else's
 
 
 def _forget(store: Store, git_dir: str) -> int:

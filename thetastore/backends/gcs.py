@@ -31,10 +31,11 @@ def file_system_class() -> Any:
     class PlainGCSFileSystem(GCSFileSystem):  # type: ignore[misc]
         async def _request(self, *args: Any, **options: Any) -> Any:
             body = options.get("data")
-            if isinstance(body, bytes):  # it can be told of a stream how much of it was taken
-                body = options["data"] = UnclosableBytesIO(body)
+            if not isinstance(body, bytes):
+                return await GCSFileSystem._request.__wrapped__(self, *args, **options)
+            taken = options["data"] = UnclosableBytesIO(body)  # it can be told of a stream how much of it was taken
             once = GCSFileSystem._request.__wrapped__(self, *args, **options)
-            return await while_taken(once, body, self.requests_timeout.sock_read)
+            return await while_taken(once, taken, self.requests_timeout.sock_read)
 
     return PlainGCSFileSystem
 

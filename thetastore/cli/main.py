@@ -12,6 +12,8 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from thetastore import standard_streams
+
 _USAGE = 129
 _FAILED = 2
 
@@ -52,12 +54,7 @@ def run() -> int:
     if os.name != "posix":
         print("thetastore: this needs a POSIX system: Linux, macOS, or WSL on Windows", file=sys.stderr)
         return _FAILED
-    try:
-        is_one_log = os.path.sameopenfile(1, 2)
-    except OSError:  # one of them is closed
-        is_one_log = False
-    # Names need not be UTF-8. Where both go to one log, results and what is said of them keep their order.
-    sys.stdout.reconfigure(errors="backslashreplace", line_buffering=is_one_log)  # type: ignore[union-attr]
+    standard_streams.prepare()
     return main(sys.argv[1:])
 
 
@@ -135,7 +132,7 @@ def _overview() -> str:
 
 
 def _explain(error: Exception, arguments: Sequence[str]) -> int:
-    from thetastore.command_line import asks_for_json, failure_of, failure_values, print_json
+    from thetastore.command_line import failure_of, failure_values, tell_programs
     from thetastore.errors import ThetaError
 
     error, values = failure_of(error)
@@ -146,15 +143,10 @@ def _explain(error: Exception, arguments: Sequence[str]) -> int:
         message = f"this is a bug in thetastore: {type(error).__name__}: {error}"[:500]
         hint = _where_to_report(error)
     print(f"thetastore: {message}" + (f"\nhint: {hint}" if hint else ""), file=sys.stderr)
-    failure = failure_values(error, message, hint)
-    if os.environ.get("THETASTORE_PROGRESS") == "json":
-        import json
-
-        print(json.dumps({"schema": 1, **failure}), file=sys.stderr)
     command = COMMANDS.get(arguments[0]) if arguments else None
-    if command is not None and asks_for_json(__import__(command.module, fromlist=["run"]).run, arguments[1:]):
-        print_json({**values, **failure})
-        sys.stdout.flush()
+    ran = getattr(sys.modules.get(command.module), "run", None) if command is not None else None
+    has_progress = os.environ.get("THETASTORE_PROGRESS") == "json"
+    tell_programs(ran, arguments[1:], values, failure_values(error, message, hint), has_progress)
     return _FAILED
 
 

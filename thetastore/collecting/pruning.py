@@ -138,6 +138,8 @@ class _Pruning:
     def _of_what_is_not_whole(self, named: Iterable[Root]) -> Words:
         """Return what files need of which no other store has all: without what they share with others they are lost."""
         safe = union([self._needed, self._elsewhere])
+        if has(safe, self._named).all():
+            return union([])
         parts = (needed_by(self._objects, [root], may_lack=True) for root in named)
         return union(words for words in parts if not has(safe, words).all())
 
