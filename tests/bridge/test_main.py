@@ -37,13 +37,15 @@ def imported_by(*args: str, cwd: Path) -> set[str]:
     return set(done.stderr.rpartition("MODULES ")[2].split())
 
 
-def test_the_dispatcher_itself_imports_only_the_standard_library(tmp_path):
+def test_the_dispatcher_itself_imports_only_the_standard_library_and_how_output_is_written(tmp_path):
     loaded = imported_by("help", cwd=tmp_path)
 
     assert {name for name in loaded if name.startswith(("thetastore", "gitbridge"))} == {
         "gitbridge",
         "gitbridge.cli",
         "gitbridge.cli.main",
+        "thetastore",
+        "thetastore.standard_streams",
     }
     assert "argparse" not in loaded
 
