@@ -20,7 +20,7 @@ help: ## say what there is to make
 	  printf '  make %-13s  %s\n' "$$target" "$$text"; done
 
 demo: $(VENV)/installed $(MINILM) ## put real weights through add, push, clone and checkout (2 minutes at most)
-	@$(BIN)/python examples/demo.py $(MINILM)
+	@$(BIN)/python -m gitbridge.demo $(MINILM)
 
 test: $(VENV)/installed-dev $(VENV)/node/installed ## run the tests that every change must pass
 	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadgroup -m 'not deep'
@@ -53,7 +53,7 @@ site: $(VENV)/installed-docs ## build the site of the documentation into build/s
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 recording: $(VENV)/installed $(MINILM) ## draw the demo anew, as README shows it
-	$(BIN)/python examples/record.py docs/pictures/demo.svg $(BIN)/python examples/demo.py $(MINILM)
+	$(BIN)/python examples/record.py docs/pictures/demo.svg $(BIN)/python -m gitbridge.demo $(MINILM)
 
 peers: ## install what bench compares with: zipnn, git-theta of PyPI, torch to train versions (4 GB, a compiler)
 	@$(PYTHON) -m venv .venv-peers
@@ -109,4 +109,4 @@ $(VENV)/node/installed: | $(BIN)/python
 
 $(MINILM): | $(BIN)/python
 	@echo "fetching the weights of all-MiniLM-L6-v2 (84 MB) ..."
-	@$(BIN)/python examples/minilm.py $@
+	@$(BIN)/python gitbridge/demo/minilm.py $@

@@ -373,7 +373,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--size-mb", type=int, default=400, help="size of the synthetic checkpoints (default: 400)")
     parser.add_argument("--large-mb", type=int, default=4000, help="size for memory and counts (default: 4000)")
     parser.add_argument("--growth-mb", default="100,400,1600,4000", help="sizes of growth (default: 100,400,1600,4000)")
-    parser.add_argument("--minilm", type=Path, help="the MiniLM weights (see examples/minilm.py)")
+    parser.add_argument("--minilm", type=Path, help="the MiniLM weights (see gitbridge/demo/minilm.py)")
     parser.add_argument("--directory", type=Path, default=Path.home() / ".cache" / "thetastore-bench",
                         help="where inputs are kept and scratch files go; 30 GB (default: %(default)s)")  # fmt: skip
     parser.add_argument("--json", type=Path, help="where results go (default: benchmarks/results/spine-TIME.json)")

@@ -1,6 +1,6 @@
 """Run a command and draw what it prints as a terminal, in an SVG: how the picture of the demo in README is made.
 
-    python examples/record.py docs/pictures/demo.svg python examples/demo.py path/to/model.safetensors
+    python examples/record.py docs/pictures/demo.svg python -m gitbridge.demo path/to/model.safetensors
 
 Nothing moves in it and nothing is loaded: a picture that any page can show. Bold and dim text stay bold and dim.
 """
@@ -80,7 +80,8 @@ def main(target: Path, command: list[str]) -> int:
     text, status = record(command)
     # Where the temporary directory was is of no interest to readers, and another one each time.
     text = re.sub(r",? in /\S+theta-demo-\S+ \(removed at the end\)", "", text)
-    target.write_text(draw(f"What '{' '.join(command[1:2])}' prints", text))
+    shown = " ".join([Path(command[0]).name, *command[1:-1]])
+    target.write_text(draw(f"What '{shown}' prints", text))
     return status
 
 

@@ -37,3 +37,8 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(f"gitbridge.{_PLACES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """Have an interactive shell complete what is imported only when it is asked for."""
+    return sorted({*globals(), *__all__})

@@ -38,3 +38,8 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(f"thetastore.{_PLACES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """Have an interactive shell complete what is imported only when it is asked for."""
+    return sorted({*globals(), *__all__})

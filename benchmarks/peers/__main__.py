@@ -177,7 +177,7 @@ def _peer_versions(arguments: argparse.Namespace) -> dict[str, str]:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--minilm", type=Path, required=True, help="the MiniLM weights (see examples/minilm.py)")
+    parser.add_argument("--minilm", type=Path, required=True, help="the MiniLM weights (see gitbridge/demo/minilm.py)")
     parser.add_argument("--peers-python", help="an interpreter with zipnn, torch, git-theta (`make peers`)")
     parser.add_argument("--only", help="scenarios, with commas between them")
     parser.add_argument("--contenders", default=",".join(CONTENDERS), help="default: %(default)s")

@@ -36,7 +36,7 @@ def weights(tmp_path: Path) -> Path:
 
 def demo(weights: Path, scratch: Path) -> subprocess.Popen[str]:
     scratch.mkdir()
-    command = [sys.executable, "examples/demo.py", weights]
+    command = [sys.executable, "-m", "gitbridge.demo", weights]
     env = os.environ | {"TMPDIR": str(scratch)}
     return subprocess.Popen(
         command,
@@ -56,6 +56,17 @@ def test_the_demonstration_ends_well_and_leaves_nothing_behind(tmp_path: Path, w
 
     assert process.returncode == 0, output
     assert output.count("equal to what was added") == 3
+    assert not list((tmp_path / "scratch").iterdir())
+
+
+def test_a_demonstration_of_weights_that_it_cannot_change_says_which_it_wants(tmp_path: Path, weights: Path) -> None:
+    weights.write_bytes(weights.read_bytes().replace(b"layer.5", b"layer.6"))
+
+    with demo(weights, tmp_path / "scratch") as process:
+        output, _ = process.communicate(timeout=120)
+
+    assert process.returncode == 1
+    assert output.endswith("has no float32 tensors of '.layer.5.'; without a path MiniLM is taken\n")
     assert not list((tmp_path / "scratch").iterdir())
 
 

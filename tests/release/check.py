@@ -116,8 +116,7 @@ def try_out(archive: Path, weights: Path, scratch: Path) -> str:
         raise ReleaseError(f"{archive.name} does not bring its manual page along")
     run(venv / "bin" / "git-theta", "version", cwd=scratch, home=scratch)
     run(venv / "bin" / "thetastore", "--help", cwd=scratch, home=scratch)
-    shutil.copy2(ROOT / "examples" / "demo.py", scratch / "demo.py")
-    return run(python, "demo.py", weights.resolve(), cwd=scratch, home=scratch).strip().splitlines()[-1]
+    return run(python, "-m", "gitbridge.demo", weights.resolve(), cwd=scratch, home=scratch).strip().splitlines()[-1]
 
 
 def main(weights: Path) -> int:

@@ -75,6 +75,7 @@ def test_there_is_every_extra_and_all_brings_each_of_them() -> None:
 def test_a_place_whose_package_is_missing_names_the_extra(extra: str, packages: list[str], url: str) -> None:
     said = without(packages, f"import thetastore\nthetastore.Store.open({url!r})")
 
+    assert said.startswith("thetastore.errors.PackageMissingError: ")
     assert said.endswith(f"pip install 'thetastore[{extra}]'")
 
 
@@ -93,6 +94,15 @@ def test_an_interface_whose_package_is_missing_says_how_to_get_it(
 
     assert said.startswith("thetastore.errors.PackageMissingError: ")
     assert said.endswith(f"which is not installed: pip install {wanted}")
+
+
+@pytest.mark.parametrize("package", ["thetastore", "gitbridge"])
+def test_a_shell_that_completes_sees_the_public_names_before_they_are_imported(package: str) -> None:
+    program = f"import {package}\nraise SystemExit(not set({package}.__all__) <= set(dir({package})))"
+
+    done = subprocess.run([sys.executable, "-c", program], check=False)
+
+    assert done.returncode == 0
 
 
 def test_a_recipe_in_yaml_without_its_package_is_an_error_that_names_the_extra(tmp_path: Path) -> None:

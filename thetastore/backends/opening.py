@@ -11,7 +11,7 @@ from thetastore.backends.fsspec_requests import FsspecRequests, Limits, harmless
 from thetastore.backends.remote import RemoteBackend
 from thetastore.backends.requests import PassingError
 from thetastore.backends.urls import Url
-from thetastore.errors import BackendError, ThetaError, UnsupportedError
+from thetastore.errors import BackendError, PackageMissingError, ThetaError, UnsupportedError
 
 _PROTOCOLS = {"s3": "s3", "azure": "abfs", "http": "http"}
 _TALKATIVE = (
@@ -48,7 +48,7 @@ def open_remote(url: Url, options: Mapping[str, object] | None = None) -> Remote
             `stall_seconds`: how long a request may take besides what its length takes.
 
     Raises:
-        UnsupportedError: a package is missing, and which.
+        PackageMissingError: a package is missing, and which.
         BackendError: the options are wrong, or there is no way in.
     """
     chosen = dict(options or {})
@@ -155,10 +155,10 @@ def _kind(url: Url) -> Kind:
     return Kind(FsspecRequests, _uncached)
 
 
-def _missing(url: Url, error: ImportError) -> UnsupportedError:
+def _missing(url: Url, error: ImportError) -> PackageMissingError:
     if url.kind is None:
-        return UnsupportedError(f"'{url}' needs a package that is not installed: {harmless(error)}")
-    return UnsupportedError(
+        return PackageMissingError(f"'{url}' needs a package that is not installed: {harmless(error)}")
+    return PackageMissingError(
         f"'{url}' needs packages that are not installed ({error.name or 'fsspec'}): "
         f"pip install 'thetastore[{url.kind}]'"
     )

