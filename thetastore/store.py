@@ -260,7 +260,12 @@ class Store:
 
         if target.backend.is_remote:
             self._look_ahead(target, shipment)
-        announced = ahead(self.objects, noted(), lambda piece: piece.digest if piece.digest in lacking else None)
+        announced = ahead(
+            self.objects,
+            noted(),
+            lambda piece: piece.digest if piece.digest in lacking else None,
+            lambda base: not target.objects.contains(base) and not shipment.wants(base),
+        )
         copied = copy_shipment(self.objects, target.objects, announced, shipment, report, proves)
         target.seal()
         if target.backend.is_remote and wants is None:

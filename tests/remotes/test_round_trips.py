@@ -264,3 +264,41 @@ def check_a_server(place) -> None:
 
     assert rounds.count == 2, rounds.asked
     assert pack_bytes <= 0.1 * sum(array.nbytes for array in models[1].values())
+
+
+def large_weights(seed: int, count: int = 110) -> dict[str, np.ndarray]:
+    """Chunks that do not compress, more than a far backend holds at once."""
+    random = np.random.default_rng(seed)
+    return {f"{n:03}": np.frombuffer(random.bytes(720_000), "f4") for n in range(count)}
+
+
+@pytest.mark.parametrize("has_locators", [True, False])
+def test_a_fetch_of_much_brings_nothing_twice(has_locators):
+    files: dict[str, bytes] = {}
+    rounds = Rounds(MemoryRequests(files))
+    weights = large_weights(0)
+    digests = pushed(rounds, weights)
+    for name in [name for name in files if name.startswith("locators/") and not has_locators]:
+        del files[name]
+
+    with Store.at(rounds.backend(), expected=digests) as there, Store.at(MemoryBackend(), create=True) as here:
+        there.send_to(here, digests)
+
+    assert len(rounds.asked) <= 30
+    assert sum(one.nbytes for one in rounds.asked) <= 1.02 * sum(array.nbytes for array in weights.values())
+
+
+def test_a_fetch_of_a_difference_does_not_ask_for_its_base_which_is_here():
+    rounds = Rounds(MemoryRequests({}))
+    first = weights(0)
+    digests = pushed(rounds, first, tuned(first, 1))
+    with Store.at(MemoryBackend(), create=True) as here:
+        with Store.at(rounds.backend(), expected=digests[:1]) as there:
+            there.send_to(here, digests[:1])
+        rounds.restart()
+
+        with Store.at(rounds.backend(), expected=digests[1:]) as there:
+            copied = there.send_to(here, digests[1:])
+
+    assert copied.stored_bytes < 0.3 * copied.raw_bytes
+    assert sum(one.nbytes for one in rounds.asked) <= copied.stored_bytes + (64 << 10)

@@ -8,64 +8,95 @@ heads that name them have come; where one is out of date, the same window is ann
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from thetastore.digest import Digest
 from thetastore.errors import ThetaError
 from thetastore.objects import Objects
+from thetastore.packs.whereabouts import ReadsBase
 
 T = TypeVar("T")
 
 WINDOW_OBJECTS = 4096
 _STEP_OBJECTS = 32
-"""Looked up together; a window may be so much too long."""
+"""Looked up together."""
 WINDOW_BYTES = 24 << 20
-"""Two windows are under way at once, and a far backend holds 64 MiB."""
+"""Two windows are under way at once, and a far backend holds 64 MiB: what a longer one pushed out would come twice."""
 
 
-def ahead(objects: Objects, items: Iterable[T], digest_of: Callable[[T], Digest | None]) -> Iterator[T]:
+def ahead(
+    objects: Objects,
+    items: Iterable[T],
+    digest_of: Callable[[T], Digest | None],
+    reads_base: ReadsBase | None = None,
+) -> Iterator[T]:
     """Yield items in their order, the objects that they will ask for announced.
 
     Args:
         objects: where they will be read.
         items: asked for some time before they are yielded.
         digest_of: the object that an item will ask for; None where it will ask for none.
+        reads_base: whether a base of what is asked for will be read, too; None: each will.
     """
     if not objects.backend.is_remote:
         yield from items
         return
-    rest = iter(items)
-    window = _announced(objects, rest, digest_of)
+    windows = _Windows(objects, items, digest_of, reads_base)
+    window = windows.announced()
     while window:
-        later = _announced(objects, rest, digest_of)
+        later = windows.announced()
         digests, next_digests = ([one for one in map(digest_of, some) if one is not None] for some in (window, later))
         if not objects.whereabouts.are_as_expected(digests):
-            objects.whereabouts.expect([*digests, *next_digests])
-        _announce_bases(objects, digests)
+            objects.whereabouts.expect([*digests, *next_digests], reads_base)
+        _announce_bases(objects, digests, reads_base)
         yield from window
         window = later
 
 
-def _announced(objects: Objects, rest: Iterator[T], digest_of: Callable[[T], Digest | None]) -> list[T]:
-    window: list[T] = []
-    digests: list[Digest] = []
-    nbytes = 0
-    while nbytes < WINDOW_BYTES and len(window) < WINDOW_OBJECTS:
-        items = list(islice(rest, _STEP_OBJECTS))
-        if not items:
-            break
-        window += items
-        asked = [digest for digest in map(digest_of, items) if digest is not None]
-        objects.whereabouts.look_up(asked)
-        nbytes += sum(map(objects.whereabouts.stored_length, asked))
-        digests += asked
-    objects.whereabouts.expect(digests)
-    return window
+class _Windows(Generic[T]):
+    """Items, cut into windows of which a far backend holds two."""
+
+    def __init__(
+        self,
+        objects: Objects,
+        items: Iterable[T],
+        digest_of: Callable[[T], Digest | None],
+        reads_base: ReadsBase | None,
+    ) -> None:
+        self._whereabouts = objects.whereabouts
+        self._rest = iter(items)
+        self._digest_of = digest_of
+        self._reads_base = reads_base
+        self._looked_up: deque[T] = deque()
+
+    def announced(self) -> list[T]:
+        """Return the next items, announced; none at the end."""
+        window: list[T] = []
+        digests: list[Digest] = []
+        nbytes = 0
+        while len(window) < WINDOW_OBJECTS and self._has_more():
+            digest = self._digest_of(self._looked_up[0])
+            if digest is not None:
+                nbytes += self._whereabouts.stored_length(digest, self._reads_base)
+                if window and nbytes > WINDOW_BYTES:
+                    break
+                digests.append(digest)
+            window.append(self._looked_up.popleft())
+        self._whereabouts.expect(digests, self._reads_base)
+        return window
+
+    def _has_more(self) -> bool:
+        if not self._looked_up:
+            self._looked_up.extend(islice(self._rest, _STEP_OBJECTS))
+            asked = (self._digest_of(item) for item in self._looked_up)
+            self._whereabouts.look_up([digest for digest in asked if digest is not None])
+        return bool(self._looked_up)
 
 
-def _announce_bases(objects: Objects, digests: list[Digest]) -> None:
+def _announce_bases(objects: Objects, digests: list[Digest], reads_base: ReadsBase | None) -> None:
     bases: dict[Digest, None] = {}
     for digest in digests:
         if objects.whereabouts.knows_bases(digest):
@@ -74,4 +105,6 @@ def _announce_bases(objects: Objects, digests: list[Digest]) -> None:
             bases.update(dict.fromkeys(objects.entry(digest).bases))
         except (ThetaError, FileNotFoundError):
             continue  # whoever reads it is told what is wrong
-    objects.whereabouts.expect(base for base in bases if base not in digests)
+    announced = set(digests)
+    wanted = (base for base in bases if base not in announced)
+    objects.whereabouts.expect(base for base in wanted if reads_base is None or reads_base(base))

@@ -22,6 +22,7 @@ _MOST_BASES = 64
 """Announced with one object: bases of bases, as far as a hostile locator names them."""
 _MANY = 4
 """Heads of a pack for which its whole table is read."""
+ReadsBase = Callable[[Digest], bool]
 _UNREADABLE = (FileNotFoundError, MalformedError, UnsupportedError)
 
 
@@ -41,14 +42,15 @@ class Whereabouts:
         """Announce files of which something will be read, before anything else is asked of a far store."""
         self._catalog.expect_manifests(list(manifest_digests))
 
-    def expect(self, digests: Iterable[Digest]) -> None:
+    def expect(self, digests: Iterable[Digest], reads_base: ReadsBase | None = None) -> None:
         """Announce what will be read soon, for a backend to which requests are dear. Only a hint.
 
-        With each object come its bases, where a locator tells which these are.
+        With each object come its bases, where a locator tells which these are; of these, only those that `reads_base`
+        says yes to, if it is given.
         """
         if not self._backend.is_remote:
             return
-        places = [place for digest in digests for place in self._likely(digest)]
+        places = [place for digest in digests for place in self._likely(digest, reads_base)]
         preambles = {place.file_name for place in places}
         self._backend.expect(
             [Range(name, 0, PREAMBLE_BYTES) for name in preambles]
@@ -75,22 +77,22 @@ class Whereabouts:
         if unknown:
             self._catalog.look_up(unknown)
 
-    def stored_length(self, digest: Digest) -> int:
-        """Return how many bytes the records of an object and its bases take, as far as that is known."""
-        return sum(place.nbytes for place in self._likely(digest))
+    def stored_length(self, digest: Digest, reads_base: ReadsBase | None = None) -> int:
+        """Return how many bytes the records of an object and its bases take, as far as that is known; see `expect`."""
+        return sum(place.nbytes for place in self._likely(digest, reads_base))
 
     def knows_bases(self, digest: Digest) -> bool:
         """Tell whether a locator has an object itself, or says what bases it has."""
         return self._catalog.locations.has(digest)
 
-    def _likely(self, digest: Digest) -> list[Place]:
+    def _likely(self, digest: Digest, reads_base: ReadsBase | None) -> list[Place]:
         """Return where an object will be read from, and its bases if a locator tells them."""
         if self._catalog.locations.has(digest):
-            return self._located(digest)
+            return self._located(digest, reads_base)
         place = self._catalog.snapshot().first(digest)
         return [] if place is None else [place]
 
-    def _located(self, digest: Digest) -> list[Place]:
+    def _located(self, digest: Digest, reads_base: ReadsBase | None = None) -> list[Place]:
         """Return where a locator has an object, its bases, and the bases of these."""
         found: dict[Digest, Place] = {}
         waiting = [digest]
@@ -99,7 +101,7 @@ class Whereabouts:
             located = self._catalog.locations.find(one) if one not in found else None
             if located is not None:
                 found[one] = located.place
-                waiting += located.bases
+                waiting += (base for base in located.bases if reads_base is None or reads_base(base))
         return list(found.values())
 
     def collect(self, digests: Iterable[Digest]) -> Mapping[Digest, Located]:
