@@ -12,6 +12,7 @@ import re
 
 from gitbridge.errors import GitError, RemoteError, RevisionError
 from gitbridge.repository import LOCAL_VARIABLES, Repository
+from thetastore.user_cache import cache_directory
 
 _SCP_LIKE = re.compile(r"[A-Za-z0-9_.@-]+:[^/\\].*")
 
@@ -19,12 +20,6 @@ _SCP_LIKE = re.compile(r"[A-Za-z0-9_.@-]+:[^/\\].*")
 def is_url(text: str) -> bool:
     """Tell whether a text names a repository on another machine (`https://…`, `git@host:path`)."""
     return "://" in text or (_SCP_LIKE.fullmatch(text) is not None and not os.path.lexists(text))
-
-
-def cache_directory() -> str:
-    """Return where clones and snapshots are kept: `$XDG_CACHE_HOME/thetastore`."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return os.path.join(base, "thetastore")
 
 
 def clone_of(

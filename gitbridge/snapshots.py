@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
-from gitbridge.clones import cache_directory, clone_of, is_url
+from gitbridge.clones import clone_of, is_url
 from gitbridge.errors import PathMissingError, RemoteError, RevisionError, UsageError
 from gitbridge.fetching import fetch_manifests
 from gitbridge.journal import is_safe_path
@@ -23,6 +23,7 @@ from gitbridge.trees import TrackedFile, tracked_in_tree
 from thetastore.digest import new_hasher
 from thetastore.open_file import Replacing
 from thetastore.store import Store
+from thetastore.user_cache import cache_directory
 
 Patterns = str | Sequence[str] | None
 _READ_BYTES = 1 << 20

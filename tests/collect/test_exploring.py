@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from thetastore.collecting.collect import Terms, collect
+from thetastore.collecting.remembered import Remembered
 from thetastore.collecting.roots import Root, roots_of
 from thetastore.errors import ThetaError
 from thetastore.ref_entries import RefFile
@@ -71,11 +72,12 @@ def collector(
 
     def body(backend: SteppedBackend) -> None:
         place: Any = backend if view is None else view(backend)
+        read_before = Remembered()
         for number in range(rounds):
             if number and pause_s:
                 backend.wait(pause_s)
             store = Store.at(place)
-            collect(store.objects, lambda: roots(place), terms)
+            collect(store.objects, lambda: roots(place), terms, remembered=read_before)
             store.close()
 
     return body
@@ -173,7 +175,7 @@ class Unlocked(Hides):
 def test_two_collectors_without_a_lock_lose_nothing(is_remote: bool, pause_s: float) -> None:
     collectors = [collector(pause_s, rounds=2, view=Unlocked) for _ in range(2)]
 
-    explored = try_out([writer("one", DEAD), *collectors], is_remote, most_runs=60)
+    explored = try_out([writer("one", DEAD), *collectors], is_remote, most_runs=80)
 
     assert explored.loss is None, explored
     assert explored.state_count > 1000

@@ -12,6 +12,7 @@ import pytest
 from thetastore.backends.memory import MemoryBackend
 from thetastore.collecting import unpinning
 from thetastore.collecting.collect import Terms, collect
+from thetastore.collecting.remembered import Remembered
 from thetastore.collecting.roots import Root, pins_of, roots_of
 from thetastore.collecting.unpinning import Seen, unpin
 from thetastore.digest import Digest
@@ -151,12 +152,13 @@ def keeper(
 
     def body(backend: SteppedBackend) -> None:
         place: Any = backend if view is None else view(backend)
+        read_before = Remembered()
         for number in range(3):
             if number and pause_s:
                 backend.wait(pause_s)
             unpin(place, REPOSITORY, lambda: look(backend), grace_s)
             with Store.at(backend) as store:
-                collect(store.objects, lambda: roots(backend), terms)
+                collect(store.objects, lambda: roots(backend), terms, remembered=read_before)
 
     return body
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from collectable import Place, model
 
-from thetastore.collecting import marking, pruning
+from thetastore.collecting import pruning, tables
 from thetastore.collecting.pruning import prune
 from thetastore.collecting.roots import Root
 from thetastore.digest import Digest, Kind
@@ -312,7 +312,7 @@ def test_a_base_stays_for_what_is_stored_while_another_store_is_asked(place: Pla
 def test_what_is_only_here_stays_although_it_begins_as_something_does_that_another_store_has(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (marking, pruning):
+    for module in (tables, pruning):
         monkeypatch.setattr(module, "word_of", lambda digest: digest[0] & 7)  # so that most begin as others do
     roots = [Root(str(seed), place.put(seed, kbytes=64)) for seed in range(12)]
     with place.open() as store:

@@ -45,6 +45,7 @@ def collect_in(store: Store, options: argparse.Namespace, may_be_none: bool = Fa
     import time
 
     from thetastore.collecting.collect import collect
+    from thetastore.collecting.remembered import Remembered
     from thetastore.collecting.report import collected_text, collected_values
     from thetastore.collecting.roots import roots_of
 
@@ -53,13 +54,24 @@ def collect_in(store: Store, options: argparse.Namespace, may_be_none: bool = Fa
     if options.explain is not None:
         return _explain(store, options)
     started = time.monotonic()
-    collected = collect(store.objects, lambda: roots_of(backend, may_be_none), terms, options.dry_run)
+    remembered = Remembered(_remembered_at(backend.url))
+    collected = collect(store.objects, lambda: roots_of(backend, may_be_none), terms, options.dry_run, remembered)
     elapsed_s = time.monotonic() - started
     if options.json:
         print_json(collected_values(collected, options.dry_run, elapsed_s))
     else:
         sys.stdout.write(collected_text(collected, options.dry_run, elapsed_s))
     return EXIT_DONE
+
+
+def _remembered_at(url: str) -> str:
+    """Return where what is read of a store is kept for the next time: a file for each address, which may be secret."""
+    import hashlib
+    import os
+
+    from thetastore.user_cache import cache_directory
+
+    return os.path.join(cache_directory(), "collecting", hashlib.sha256(os.fsencode(url)).hexdigest()[:32])
 
 
 def _terms(store: Store, options: argparse.Namespace) -> Terms:

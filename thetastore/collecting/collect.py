@@ -23,9 +23,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from thetastore import sessions
 from thetastore.backends import Backend
 from thetastore.backends.clock import now_s
-from thetastore.collecting.marking import Table, has, needed_by, read_tables, union, with_bases, word_of, words_of
+from thetastore.collecting.marking import needed_by, read_tables, with_bases
+from thetastore.collecting.remembered import Remembered
 from thetastore.collecting.roots import Root, Roots
 from thetastore.collecting.sidecars import delete_sidecars
+from thetastore.collecting.tables import Table, has, union, word_of, words_of
 from thetastore.digest import Digest, Kind
 from thetastore.errors import BackendError, MalformedError, ObjectMissingError
 from thetastore.objects import Objects
@@ -36,7 +38,7 @@ from thetastore.packs.upkeep import LITTER_AGE_S, MERGE_LOCK, Upkeep
 from thetastore.packs.writer import incoming_name, sealed_name
 
 if TYPE_CHECKING:
-    from thetastore.collecting.marking import Words
+    from thetastore.collecting.tables import Words
 
 NEAR_GRACE_S = 24 * 3600.0
 FAR_GRACE_S = 7 * 24 * 3600.0
@@ -105,7 +107,13 @@ class Collected(NamedTuple):
     """In so many seconds the next step can be taken for some pack; None where none waits."""
 
 
-def collect(objects: Objects, roots: Roots, terms: Terms | None = None, is_dry: bool = False) -> Collected:
+def collect(
+    objects: Objects,
+    roots: Roots,
+    terms: Terms | None = None,
+    is_dry: bool = False,
+    remembered: Remembered | None = None,
+) -> Collected:
     """Do one round of garbage collection; more than one where nothing has to wait.
 
     Args:
@@ -113,14 +121,18 @@ def collect(objects: Objects, roots: Roots, terms: Terms | None = None, is_dry: 
         roots: what has to be kept.
         terms: how long to wait; None for what is usual.
         is_dry: change nothing, and only say what would be done now.
+        remembered: what earlier runs have read of the store; what this one has read is there for the next.
 
     Raises:
         BackendError: the place does not answer; or another process merges, repacks or collects (`EAGAIN`).
         ThetaError: something is unreadable or unknown that could be needed, so nothing was let go of.
     """
     terms = terms or usual_terms(objects.backend)
+    remembered = remembered or Remembered()
     if is_dry:
-        return _Round(objects, roots, terms, None).run()
+        collected = _Round(objects, roots, terms, None, remembered).run()
+        remembered.save()
+        return collected
     upkeep = Upkeep(objects.backend, objects.catalog, objects.packs, objects.pack_bytes)
     with objects.backend.try_lock(MERGE_LOCK) as is_ours:
         if not is_ours:
@@ -130,12 +142,13 @@ def collect(objects: Objects, roots: Roots, terms: Terms | None = None, is_dry: 
         objects.count_only_durable()
         if not objects.backend.is_remote:
             sweep_locked(objects.backend, objects.catalog, objects.packs, upkeep, objects.code_alone)
-        collected = _Round(objects, roots, terms, upkeep).run()
+        collected = _Round(objects, roots, terms, upkeep, remembered).run()
         for _ in range(_MOST_ROUNDS):
             if collected.held_by or collected.next_s is None or collected.next_s > 0:
                 break
-            collected = _sum(collected, _Round(objects, roots, terms, upkeep).run())
-        return collected
+            collected = _sum(collected, _Round(objects, roots, terms, upkeep, remembered).run())
+    remembered.save()
+    return collected
 
 
 def _sum(first: Collected, last: Collected) -> Collected:
@@ -157,8 +170,11 @@ def _plus(one: Amount, other: Amount) -> Amount:
 class _Round:
     """One look at everything, and what follows from it."""
 
-    def __init__(self, objects: Objects, roots: Roots, terms: Terms, upkeep: Upkeep | None) -> None:
+    def __init__(
+        self, objects: Objects, roots: Roots, terms: Terms, upkeep: Upkeep | None, remembered: Remembered
+    ) -> None:
         self._objects = objects
+        self._remembered = remembered
         self._backend = objects.backend
         self._roots = roots
         self._terms = terms
@@ -176,7 +192,7 @@ class _Round:
         roots = list(self._roots())
         named = self._named(roots)
         self._objects.catalog.refresh(thorough=True)
-        self._tables.update(read_tables(self._objects, self._objects.catalog.snapshot().packs))
+        self._tables.update(self._read_tables(self._objects.catalog.snapshot().packs))
         self._needed = with_bases(named, self._tables.values())
         if self._bring_back():
             self._needed = with_bases(named, self._tables.values())
@@ -241,11 +257,14 @@ class _Round:
         """Return what roots lead to, by manifests some of which may come back from the trash."""
         while True:
             try:
-                return needed_by(self._objects, roots)
+                return needed_by(self._objects, roots, remembered=self._remembered)
             except ObjectMissingError as error:
                 missing = words_of([Digest.parse(error.digest)])
                 if self._upkeep is None or len(self._take_back(missing)):
                     raise
+
+    def _read_tables(self, names: Iterable[str]) -> dict[str, Table]:
+        return read_tables(self._objects, names, self._remembered)
 
     def _bring_back(self) -> bool:
         """See to it that all that is needed is in packs that are read; tell whether some came back from the trash.
@@ -266,7 +285,7 @@ class _Round:
         """Take from the trash what has any of these objects; return those that are not there either."""
         self._objects.catalog.refresh()
         for note in self._objects.catalog.snapshot().notes_of(Stage.TRASH):
-            tables = read_tables(self._objects, note.file_names)
+            tables = self._read_tables(note.file_names)
             there = union(table.words for table in tables.values())
             if not has(there, missing).any():
                 continue
@@ -346,7 +365,7 @@ class _Round:
 
     def _read_new_tables(self) -> None:
         names = self._objects.catalog.snapshot().packs - self._tables.keys()
-        self._tables.update(read_tables(self._objects, names))
+        self._tables.update(self._read_tables(names))
 
     def _empty_trash(self) -> tuple[Amount, Amount]:
         """Delete what has lain in the trash for long enough; return that, and what stays."""
@@ -367,7 +386,7 @@ class _Round:
         if deleted.pack_count and self._upkeep is not None:
             there = [table.words for table in self._tables.values()]
             for note in self._objects.catalog.snapshot().notes_of(Stage.TRASH):
-                there += [table.words for table in read_tables(self._objects, note.file_names).values()]
+                there += [table.words for table in self._read_tables(note.file_names).values()]
             delete_sidecars(self._backend, union(there), self._now_s - sessions.SESSION_S)
         return deleted, in_trash
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable
+from itertools import compress
 from typing import NamedTuple
 
-from thetastore.collecting.marking import listed_by
+from thetastore.collecting.marking import needed_by
+from thetastore.collecting.remembered import Remembered
 from thetastore.collecting.roots import Root
+from thetastore.collecting.tables import has, numbers, word_of
 from thetastore.digest import Digest
 from thetastore.errors import MalformedError, ThetaError, UnsupportedError
 from thetastore.objects import Objects
@@ -44,14 +48,16 @@ def explain(objects: Objects, roots: Iterable[Root], digest: Digest) -> Explaine
     objects.count_only_durable()
     objects.catalog.refresh()
     leaning = _leaning_on(objects, digest)
-    wanted = {digest, *leaning}
+    wanted = [digest, *leaning]
+    words = numbers(array("Q", map(word_of, wanted)))
+    remembered = Remembered()
     needing: list[Root] = []
     leaning_and_needed: set[Digest] = set()
     known: dict[Digest, set[Digest]] = {}
     for root in roots:
         if root.manifest_digest not in known:
-            needs = {root.manifest_digest, *listed_by(objects, root.manifest_digest, set())}
-            known[root.manifest_digest] = needs & wanted
+            needs = needed_by(objects, [root], remembered=remembered)
+            known[root.manifest_digest] = set(compress(wanted, has(needs, words)))
         if known[root.manifest_digest]:
             needing.append(root)
             leaning_and_needed |= known[root.manifest_digest] - {digest}

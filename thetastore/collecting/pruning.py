@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from thetastore.collecting.marking import has, needed_by, read_tables, union, with_bases, word_of, words_of
+from thetastore.collecting.marking import needed_by, read_tables, with_bases
 from thetastore.collecting.roots import Root
+from thetastore.collecting.tables import has, union, word_of, words_of
 from thetastore.digest import Digest, Kind
 from thetastore.errors import BackendError
 from thetastore.objects import Objects
@@ -21,7 +22,7 @@ from thetastore.packs.retirement import Wanted, retire, sweep_locked
 from thetastore.packs.upkeep import MERGE_LOCK, Upkeep
 
 if TYPE_CHECKING:
-    from thetastore.collecting.marking import Table, Words
+    from thetastore.collecting.tables import Table, Words
 
 _LEAST_GOING = 0.1
 """A pack is written anew without what goes if that is so much of it."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from thetastore.backends import Backend
-from thetastore.collecting.marking import has, words_of
+from thetastore.collecting.tables import has, words_of
 from thetastore.digest import Digest
 from thetastore.errors import MalformedError
 
 if TYPE_CHECKING:
-    from thetastore.collecting.marking import Words
+    from thetastore.collecting.tables import Words
 
 _DIRECTORIES = ("families", "recipes", "locators")
 """Their files have the digest of a manifest in a part of their names."""

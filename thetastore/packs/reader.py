@@ -148,6 +148,10 @@ class Packs:
                 self._open[name] = pack
         return pack
 
+    def size(self, name: str) -> int:
+        """Return the length of a pack in bytes, of a far one as it was listed. Raises as `get` does."""
+        return self._opened(name).size()
+
     def _opened(self, name: str) -> Reader:
         try:
             return self._backend.open(name)
