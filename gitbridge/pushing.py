@@ -261,7 +261,15 @@ class _Sending:
         if not sendable:
             # What is there may be what a push left that was killed: readable, and not yet durable.
             self._target.seal()
+        self._finish(set(self._files).difference(lacking))
         return set(absent)
+
+    def _finish(self, whole: set[Digest]) -> None:
+        """Do what a push that was broken off has left undone: only hints, and no reason to fail."""
+        try:
+            self._local.finish_sending(self._target, sorted(whole))
+        except ThetaError:
+            pass  # whoever reads these files takes more round trips
 
     def _pins(self, url: str, refs: Mapping[str, Sequence[str]], absent: set[Digest]) -> list[Pin]:
         named: dict[str, set[str]] = {}

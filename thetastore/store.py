@@ -18,7 +18,7 @@ from thetastore.backends.urls import SCHEMES, is_url, parse_url
 from thetastore.bases.finding import BaseHint
 from thetastore.checkpoints.ahead import ahead
 from thetastore.checkpoints.ingest import Ingested, Source, Updates, ingest
-from thetastore.checkpoints.locating import write_locators
+from thetastore.checkpoints.locating import without_locator, write_locators
 from thetastore.checkpoints.rebuild import iter_chunks, read_file, write_file
 from thetastore.checkpoints.tensors import TensorReader
 from thetastore.descriptor import (
@@ -278,6 +278,24 @@ class Store:
         if not self.backend.is_remote:  # whoever fetches can do without, and a listing takes a round trip
             send_records(self.backend, target.backend, wanted)
         return copied
+
+    def finish_sending(self, target: Store, manifest_digests: Iterable[Digest]) -> int:
+        """Do what a push that was broken off left undone for files that are whole in a far store; return for how many.
+
+        What tells where they are, and makes them known to their family, is written when all that was sent is durable.
+
+        Raises:
+            ObjectMissingError, ObjectCorruptError: neither store can tell what a file is made of.
+            BackendError: the place does not answer.
+        """
+        unfinished = without_locator(target.backend, manifest_digests) if target.backend.is_remote else []
+        get = partial(self._get_from_either, target)
+        shipment = Shipment(get, self.objects, target.objects, unfinished)
+        target.objects.whereabouts.look_up([piece.digest for piece in shipment])
+        count = write_locators(target.objects, unfinished, get)
+        for manifest_digest, file in shipment.families.values():
+            file.register(manifest_digest)
+        return count
 
     def _look_ahead(self, target: Store, shipment: Shipment) -> None:
         """Find out, in a few round trips, what a far store has of some files, and how deep their bases are there."""

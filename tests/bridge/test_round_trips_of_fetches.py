@@ -229,3 +229,20 @@ def test_of_joined_files_the_one_that_names_tensors_comes_first_and_then_all_oth
     assert list(read_safetensors(part.read_bytes())) == [name]
     assert bucket.rounds.count == 2 + 1 + 2, bucket.rounds.asked  # the table; manifests of the others; chunks
     assert len(bucket.rounds.asked) <= 20, bucket.rounds.asked
+
+
+def test_a_push_after_one_that_was_broken_off_writes_what_that_one_did_not(bucket, model, work):
+    clone, _, digests = model(3)
+    # As where the packs and their index had come when the connection was lost.
+    for name in [name for name in bucket.files if name.partition("/")[0] in ("locators", "families", "pins")]:
+        del bucket.files[name]
+
+    again = work.theta("push", "origin", "main")
+
+    assert again.status == 0, again.err
+    assert again.out.endswith("has everything already\n")
+    assert {name for name in bucket.files if name.startswith("locators/")} == {f"locators/{one}" for one in digests}
+    assert any(name.startswith("families/") for name in bucket.files)
+    bucket.rounds.restart()
+    assert clone.theta("fetch", "--tensors", "*.w1").status == 0
+    assert bucket.rounds.count == 2, bucket.rounds.asked

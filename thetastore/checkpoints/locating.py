@@ -42,6 +42,33 @@ def write_locators(
     return count
 
 
+_MOST_SIZES = 16
+"""Files that are asked for one by one; for more, the directory is listed, a thousand in a request."""
+
+
+def without_locator(backend: Backend, manifest_digests: Iterable[Digest]) -> list[Digest]:
+    """Return those of some manifests that have no locator.
+
+    Raises:
+        BackendError: the place does not answer.
+    """
+    from thetastore.packs.locator import DIRECTORY, locator_name
+
+    wanted = list(dict.fromkeys(manifest_digests))
+    if len(wanted) > _MOST_SIZES:
+        there = set(backend.list(DIRECTORY))
+        return [digest for digest in wanted if locator_name(digest) not in there]
+    return [digest for digest in wanted if not _is_there(backend, locator_name(digest))]
+
+
+def _is_there(backend: Backend, name: str) -> bool:
+    try:
+        backend.size(name)
+        return True
+    except FileNotFoundError:
+        return False
+
+
 def _create(backend: Backend, name: str, stored: bytes, may_replace: bool) -> None:
     try:
         backend.create(name, stored, durable=False)
