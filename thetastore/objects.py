@@ -26,6 +26,7 @@ from thetastore.packs.records import Entry
 from thetastore.packs.upkeep import Upkeep
 from thetastore.packs.whereabouts import Whereabouts
 from thetastore.packs.writer import PackWriter, Row
+from thetastore.pool import briefly
 from thetastore.representations.choice import Choice, choose, plain
 from thetastore.representations.reading import Representations
 from thetastore.representations.suspects import acquit, list_suspects, suspect
@@ -462,6 +463,14 @@ class Objects:
             self.seal()
         self.packs.keep(frozenset())
         self.end_session()
+
+    def abandon(self) -> None:
+        """Let go of what was added and is not sealed, and of the session, without waiting for a place far away."""
+        writers, self._writers = self._writers, []
+        for writer in writers:
+            writer.close()
+        self.packs.keep(frozenset())
+        briefly(self.end_session)
 
     def _own_place(self, digest: Digest) -> Place | None:
         own = self._own(digest)

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from thetastore.errors import BackendError
+from thetastore.errors import BackendError, ThetaError
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
@@ -135,7 +135,7 @@ class Pool:
 
         Items are pulled, and small ones worked on, in the caller's thread: handing over costs about 10
         microseconds. At most `window` items are in flight. If the function or the iterable raises, what is
-        in flight is waited for, then the error of the earliest item is raised.
+        in flight is waited for, then the error of the earliest item is raised. An interrupt waits for nothing.
         """
         flying: deque[Callable[[], R]] = deque()
         try:
@@ -150,6 +150,9 @@ class Pool:
                     yield flying.popleft()()
             while flying:
                 yield flying.popleft()()
+        except KeyboardInterrupt:
+            flying.clear()  # nobody wants to wait any more, least of all for a network
+            raise
         finally:
             for waiting in flying:
                 _settle(waiting)
@@ -175,8 +178,11 @@ class Pool:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if is_interrupt(kind):
+            self.abandon()
+        else:
+            self.close()
 
     def __del__(self) -> None:
         if self._threads is not None:
@@ -191,6 +197,36 @@ class Pool:
             threads.join()
         if executor is not None:
             executor.shutdown()
+
+    def abandon(self) -> None:
+        """End the threads when they are done with what they are at; nobody waits for that."""
+        threads, self._threads = self._threads, None
+        executor, self._executor = self._executor, None
+        if threads is not None:
+            threads.end()
+        if executor is not None:
+            executor.shutdown(wait=False, cancel_futures=True)
+
+
+def is_interrupt(kind: type[BaseException] | None) -> bool:
+    """Tell whether what a block of code is left by is Ctrl-C: nobody wants to wait any more."""
+    return kind is not None and issubclass(kind, KeyboardInterrupt)
+
+
+def briefly(act: Callable[[], object], most_s: float = 3.0) -> None:
+    """Do what would be good to have done, and wait for it for some seconds at most; it may fail."""
+    from threading import Thread
+
+    thread = Thread(target=_quietly, args=(act,), name="thetastore-brief", daemon=True)
+    thread.start()
+    thread.join(most_s)
+
+
+def _quietly(act: Callable[[], object]) -> None:
+    try:
+        act()
+    except (ThetaError, OSError):
+        pass
 
 
 def import_beside(name: str) -> None:

@@ -43,7 +43,7 @@ from thetastore.errors import (
 from thetastore.manifest import Manifest, parse_manifest
 from thetastore.merge_records import send_records
 from thetastore.objects import Objects
-from thetastore.pool import Pool
+from thetastore.pool import Pool, is_interrupt
 from thetastore.selection import Wants
 from thetastore.sharing import share_directory
 from thetastore.transfers.shipment import Piece, Shipment
@@ -374,7 +374,11 @@ class Store:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        if is_interrupt(kind) and self.backend.is_remote:
+            self.objects.abandon()  # what arrived stays; the rest would keep whoever interrupted waiting
+            self.pool.abandon()
+        else:
+            self.close()
 
 
 def backend_at(url: str, options: Mapping[str, object] | None) -> Backend:

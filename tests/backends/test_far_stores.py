@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 import subprocess
 import sys
+import threading
 
 import numpy
 import pytest
@@ -119,6 +122,42 @@ def test_what_arrived_of_a_push_is_not_sent_again():
     assert copied.object_count <= 61 - 12 * len(packs)
     with Store.at(far(files)) as store:
         assert store.missing_objects([digest]) == []
+
+
+class Stuck(MemoryRequests):
+    """A place that takes the first part of an upload and then nothing, until it is let go; Ctrl-C comes meanwhile."""
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        super().__init__(files, part_bytes=1 << 20)
+        self.let_go = threading.Event()
+
+    def put_part(self, name, upload, number, offset, stored):
+        if number == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        if number:
+            self.let_go.wait()
+        return super().put_part(name, upload, number, offset, stored)
+
+
+def test_an_interrupt_does_not_wait_for_what_is_being_sent_nor_sends_the_rest():
+    files: dict[str, bytes] = {}
+    Store.at(far(MemoryRequests(files)), create=True).close()
+    place = Stuck(files)
+    with Store.at(MemoryBackend(), create=True) as here:
+        digest = put(here, checkpoint(0, 60))
+
+        def push():
+            with Store.at(far(place)) as target:
+                target.begin_session()
+                here.send_to(target, [digest])
+
+        with pytest.raises(KeyboardInterrupt):  # it hangs if that waits
+            push()
+
+        assert not [name for name in files if name.startswith(("packs/", "sessions/"))]
+        place.let_go.set()
+        with Store.at(far(MemoryRequests(files))) as target:
+            assert here.send_to(target, [digest]).object_count > 60
 
 
 def test_ranges_that_nearly_touch_are_one_request_and_none_is_cut():

@@ -28,7 +28,7 @@ from thetastore.backends.requests import NO_BUCKET, Listed, PassingError, Reques
 from thetastore.backends.spool import Spool
 from thetastore.digest import Buffer
 from thetastore.errors import BackendError, MalformedError
-from thetastore.pool import Pool
+from thetastore.pool import Pool, briefly
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -190,10 +190,7 @@ class RemoteBackend:
                 parts = list(pool.map_bounded(put, range(-(-view.nbytes // part_bytes)), lambda _: False))
             self._create(name, view, lambda: self.requests.finish(name, upload, parts))
         except BaseException:
-            try:
-                self.requests.abandon(name, upload)
-            except OSError:
-                pass  # litter: what is wrong is on its way already
+            briefly(lambda: self.requests.abandon(name, upload))  # or it is litter: what is wrong is on its way already
             raise
 
     def look_before_creating(self) -> None:

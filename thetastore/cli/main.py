@@ -16,6 +16,7 @@ from thetastore import standard_streams
 
 _USAGE = 129
 _FAILED = 2
+_INTERRUPTED = 130
 
 
 class Command(NamedTuple):
@@ -55,7 +56,11 @@ def run() -> int:
         print("thetastore: this needs a POSIX system: Linux, macOS, or WSL on Windows", file=sys.stderr)
         return _FAILED
     standard_streams.prepare()
-    return main(sys.argv[1:])
+    status = main(sys.argv[1:])
+    if status == _INTERRUPTED:
+        sys.stderr.flush()
+        os._exit(status)  # without waiting for requests that are under way
+    return status
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -78,7 +83,7 @@ def main(arguments: Sequence[str]) -> int:
         return 141
     except KeyboardInterrupt:
         print("thetastore: interrupted", file=sys.stderr)
-        return 130
+        return _INTERRUPTED
     except Exception as error:
         return _explain(error, arguments)
     return status
