@@ -7,7 +7,7 @@ them as differs. A version whose weights are not here is an error that says what
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import NamedTuple
 
@@ -142,13 +142,15 @@ class Differ:
         except ObjectMissingError as error:
             raise self._not_here(before, after) from error
 
-    def of_commits(self, path: str, blamed: Iterable[Blamed], sides: Mapping[str, Side]) -> Iterator[Measured]:
+    def of_commits(
+        self, path: str, blamed: Iterable[Blamed], side_of: Callable[[str], Side | None]
+    ) -> Iterator[Measured]:
         """Yield the figures of what commits did to the tensors of a file; of those that they added, none.
 
         Args:
             path: of the file.
             blamed: its tensors, and what they come from.
-            sides: what reads versions that are not pointers, by what commits have as their blobs.
+            side_of: returns what reads a version that is no pointer, by what its commit has as its blob.
 
         Raises:
             RemoteError: weights are not here; says what to fetch.
@@ -159,14 +161,15 @@ class Differ:
                 by_commit.setdefault(one.commit.oid, []).append(one)
         for rows in by_commit.values():
             commit = rows[0].commit
-            before = self._version(path, f"{commit.short}~", commit.parent_blobs[0], sides)
-            after = self._version(path, commit.short, commit.blob, sides)
+            before = self._version(path, f"{commit.short}~", commit.parent_blobs[0], side_of)
+            after = self._version(path, commit.short, commit.blob, side_of)
             yield from self.measured(before, after, [one.change for one in rows])
 
-    def _version(self, path: str, where: str, blob: str, sides: Mapping[str, Side]) -> Version:
+    def _version(self, path: str, where: str, blob: str, side_of: Callable[[str], Side | None]) -> Version:
         """Return a version without its table: what is compared is known already."""
-        if blob in sides:
-            return Version(path, where, "", 0, None, None, (), sides[blob])
+        side = side_of(blob)
+        if side is not None:
+            return Version(path, where, "", 0, None, None, (), side)
         assert self._repository is not None, "commits are of a repository"
         file = tracked_blob(self._repository, path, blob)
         if file is None:

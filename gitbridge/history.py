@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 from typing import NamedTuple, Protocol
 
 from gitbridge.errors import PathMissingError, UsageError
 from gitbridge.joined_versions import JoinedModels, Opened, settled
+from gitbridge.joining import INDEX_SUFFIX, ModelFiles, files_of, tracked_files
 from gitbridge.pointers import PointerTensor, is_pointer, parse_tensor_line, tensor_lines
 from gitbridge.repository import Repository
 from gitbridge.revisions import resolve
@@ -82,7 +83,7 @@ class History:
 
         Raises:
             RevisionError: there is no such revision.
-            PathMissingError: no commit up to there has a file at this path.
+            PathMissingError: no commit up to there has a file at this path; or it names shards that are not there.
         """
         oid = resolve(repository, revision, "commit")
         self._models = JoinedModels(repository)
@@ -92,6 +93,11 @@ class History:
         if model is not None:
             self.commits = _of_model(_commits(repository, oid, model.path, [file.path for file in model.files]))
             self._blobs: _Tables = _States(self._models, self.path, self.commits)
+            return
+        shards = _shards_at(repository, oid, path)
+        if shards is not None:
+            self.commits = _of_model(_commits(repository, oid, path, [file.path for file in shards.files]))
+            self._blobs = _Shards(repository, self._models, path)
             return
         self.commits = list(_commits(repository, oid, path))
         if not self.commits:
@@ -110,9 +116,13 @@ class History:
     def __exit__(self, *_: object) -> None:
         self._models.__exit__()
 
-    def sides(self) -> Mapping[str, Side]:
-        """Return what reads the versions of a model of several files, by what commits have as their blobs."""
-        return self._blobs.sides()
+    def side(self, blob: str) -> Side | None:
+        """Return what reads a version of a model of several files, by what its commit has as its blob.
+
+        Returns:
+            None for a pointer, which names what reads it.
+        """
+        return self._blobs.side(blob)
 
     def changed(self, wants: NameTest) -> Iterator[Changed]:
         """Yield the commits that changed tensors whose names are wanted, the newest first. To be called once.
@@ -215,8 +225,8 @@ class _Tables(Protocol):
     def forget(self, commit: Commit) -> None:
         """Let go of what only this commit, and those before it in the list, have needed."""
 
-    def sides(self) -> Mapping[str, Side]:
-        """Return what reads versions that no pointer names."""
+    def side(self, blob: str) -> Side | None:
+        """Return what reads a version that no pointer names; None for others."""
 
 
 class _States:
@@ -249,9 +259,69 @@ class _States:
     def forget(self, commit: Commit) -> None:
         """Do nothing: whether a tensor has to be read depends on all versions."""
 
-    def sides(self) -> Mapping[str, Side]:
-        """Return what reads the model in each commit."""
-        return {oid: one.side for oid, one in self._opened.items()}
+    def side(self, blob: str) -> Side | None:
+        """Return what reads the model in a commit."""
+        return self._opened[blob].side if blob in self._opened else None
+
+
+class _Shards:
+    """The tables of a model whose shards a list names, in whole commits: what the pointers of its shards say together.
+
+    No weights are needed for them, nor manifests: those of each shard would take longer than all pointers.
+    """
+
+    def __init__(self, repository: Repository, models: JoinedModels, path: str) -> None:
+        self._repository = repository
+        self._models = models
+        self._path = path
+        self._found: dict[str, ModelFiles | None] = {}
+        self._lines: dict[str, frozenset[bytes]] = {}
+        """Of pointers, by their blobs: those of all commits in `_found`."""
+
+    def lines(self, blob: str) -> frozenset[bytes]:
+        """See `_Tables.lines`."""
+        model = self._model(blob)
+        blobs = [file.oid for file in model.files] if model else []
+        missing = [oid for oid in dict.fromkeys(blobs) if oid not in self._lines]
+        for found in self._repository.read_objects(missing):
+            self._lines[found.oid] = _lines_of(found.content) or frozenset()
+        return frozenset().union(*(self._lines[oid] for oid in blobs))
+
+    def is_pointer(self, blob: str) -> bool:
+        """See `_Tables.is_pointer`."""
+        return self._model(blob) is not None
+
+    def forget(self, commit: Commit) -> None:
+        """See `_Tables.forget`."""
+        self._found.pop(commit.blob, None)
+        kept = {file.oid for model in self._found.values() if model for file in model.files}
+        self._lines = {oid: lines for oid, lines in self._lines.items() if oid in kept}
+
+    def side(self, blob: str) -> Side | None:
+        """Return what reads the model in a commit."""
+        model = self._model(blob)
+        opened = self._models.open(model, blob[:12]) if model else None
+        return opened.side if opened else None
+
+    def _model(self, oid: str) -> ModelFiles | None:
+        if oid and oid not in self._found:
+            try:
+                self._found[oid] = _shards_at(self._repository, oid, self._path)
+            except PathMissingError:
+                self._found[oid] = None
+        return self._found.get(oid)
+
+
+def _shards_at(repository: Repository, oid: str, path: str) -> ModelFiles | None:
+    """Return the model that a list of shards names in a commit; None where a path is none that such a list has.
+
+    Raises:
+        PathMissingError: there is no such list, or a shard is not there.
+    """
+    if not path.endswith(INDEX_SUFFIX):
+        return None
+    tracked = tracked_files(repository, oid)
+    return None if path in tracked else files_of(repository, oid, path, tracked)
 
 
 def _of_model(commits: Iterable[Commit]) -> list[Commit]:
@@ -290,9 +360,9 @@ class _Blobs:
         self.lines(blob)
         return self._lines.get(blob) is not None
 
-    def sides(self) -> Mapping[str, Side]:
-        """Return nothing: pointers name what reads them."""
-        return {}
+    def side(self, blob: str) -> Side | None:
+        """Return None: pointers name what reads them."""
+        return None
 
     def forget(self, commit: Commit) -> None:
         """Let go of what only this commit, and those before it in the list, have needed."""

@@ -185,6 +185,22 @@ def may_be_several(path: str, file: TrackedFile | None) -> bool:
     return names_others(file.format, path) if file else path.endswith((INDEX_SUFFIX, *TABLE_SUFFIXES))
 
 
+def with_shards(repository: Repository, paths: Sequence[str], directory: str) -> list[str]:
+    """Return paths as they were given, and for each that is a list of shards in the index the shards themselves."""
+    if repository.work_tree is None or not any(path.endswith(INDEX_SUFFIX) for path in paths):
+        return list(paths)
+    tracked = tracked_files(repository, "")
+    found: list[str] = []
+    for path in paths:
+        try:
+            from_top = path_from_top(repository, FileName(None, path), directory)
+            model = files_of(repository, "", from_top, tracked) if path.endswith(INDEX_SUFFIX) else None
+        except PathMissingError:  # whoever looks the path up says so
+            model = None
+        found += [os.path.join(repository.work_tree, file.path) for file in model.files] if model else [path]
+    return found
+
+
 def open_tensors(
     repository: Repository, store: Store, model: ModelFiles, names: Sequence[str], report: Report | None = None
 ) -> dict[str, TensorReader]:

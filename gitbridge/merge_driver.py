@@ -16,7 +16,7 @@ _USUAL_MARKER_SIZE = 7
 
 
 def merge(base: str, ours: str, theirs: str, marker_size: str, path: str) -> int:
-    """Leave the result in the file `ours`; return 0, 1 for a conflict, 129 where what was set cannot be done.
+    """Leave the result in the file `ours`; return 0, or 1 for a conflict or where what was set cannot be done.
 
     Args:
         base: path of a file; it is empty where there is no common ancestor.

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from gitbridge.errors import PathMissingError, RevisionError, UsageError
 from gitbridge.joined_versions import JoinedModels, Opened, settled
-from gitbridge.joining import ModelFiles, named_model
+from gitbridge.joining import ModelFiles, named_model, with_shards
 from gitbridge.merging.finishing import Unmerged, unmerged_files
 from gitbridge.pointers import MAX_POINTER_BYTES, Pointer, is_pointer, parse_pointer
 from gitbridge.repository import Repository
@@ -266,7 +266,7 @@ class Versions:
 
     def _selected(self, files: list[TrackedFile], paths: Sequence[str]) -> list[TrackedFile]:
         assert self._repository is not None, "paths are of a repository"
-        return select(self._repository, files, paths)
+        return select(self._repository, files, with_shards(self._repository, paths, os.getcwd()))
 
     # Versions
 

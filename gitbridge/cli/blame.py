@@ -70,7 +70,7 @@ def _blamed(repository: Repository, options: argparse.Namespace) -> Sequence[tup
         if options.names_only:
             return [(one, Measured(one.change)) for one in found]
         try:
-            for measured in differ.of_commits(history.path, found, history.sides()):
+            for measured in differ.of_commits(history.path, found, history.side):
                 figures[measured.change.name] = measured
         except RemoteError as error:
             print(f"git theta: not all figures are known: {error.message}", file=sys.stderr)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from thetastore.comparing.summary import Summary
 
 
+_MOST_FILES = 8
+"""Shards that are named one by one."""
 _LABELS = {
     "size_bytes": "size",
     "raw_bytes": "size",
@@ -140,6 +142,8 @@ def _text(label: str, value: Any) -> str:
         return ", ".join(f"{kind}: {count_text(count, 'tensor')}" for kind, count in value.items()) or "-"
     if label == "shape":
         return shape_text(value)
+    if label == "files" and len(value) > _MOST_FILES:
+        return f"{printable(value[0])} ... {printable(value[-1])}, {len(value)} files"
     if isinstance(value, list):
         return ", ".join(map(printable, value))
     if isinstance(value, float):

@@ -29,8 +29,7 @@ from thetastore.merging.three_way import Decision
 from thetastore.store import Store
 
 CLEAN, CONFLICT = 0, 1
-REFUSED = 129
-"""Above 128, newer gits stop the whole merge and leave all as it was; 2.39 takes it for a conflict."""
+"""No status above 128: with one, newer gits stop the whole merge, so that nobody could decide about the file."""
 
 
 class Texts(NamedTuple):
@@ -89,7 +88,7 @@ def _refused(call: _Call, error: Exception) -> Outcome:
     if not call.is_virtual:
         write_state(call.repository, call.state((), f"{message}; {hint}" if hint else message))
     lines = [f"'{call.path}' is not merged: {message}", *([f"hint: {hint}"] if hint else []), f"hint: {_AGAIN}"]
-    return Outcome(REFUSED, None, tuple(lines))
+    return Outcome(CONFLICT, None, tuple(lines))
 
 
 _AGAIN = "ours is as it was. Mend that, abort this merge (or rebase, ...) and begin it again; or git theta mergetool"

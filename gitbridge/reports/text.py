@@ -120,6 +120,7 @@ def _summaries(diff: FileDiff) -> Iterator[str]:
 
 def _group_table(title: str, groups: Sequence[Group]) -> str:
     head = (title, "tensors", "elements", "relative", "L2")
+    chosen = groups if len(groups) <= _MOST_GROUPS else [group for group in groups if group.changed_count]
     rows = [
         (
             printable(group.label),
@@ -128,7 +129,8 @@ def _group_table(title: str, groups: Sequence[Group]) -> str:
             group_relative_text(group),
             number_text(group.change_norm) if group.changed_count else "-",
         )
-        for group in groups[:_MOST_GROUPS]
+        for group in chosen[:_MOST_GROUPS]
     ]
-    more = f"  ... and {len(groups) - len(rows)} more\n" if len(groups) > len(rows) else ""
-    return table([head, *rows], right=(1, 2, 3, 4), indent="  ") + more
+    more = f"  ... and {len(chosen) - len(rows)} more that changed\n" if len(chosen) > len(rows) else ""
+    same = f"  ... and {len(groups) - len(chosen)} in which nothing did\n" if len(groups) > len(chosen) else ""
+    return table([head, *rows], right=(1, 2, 3, 4), indent="  ") + more + same

@@ -232,3 +232,55 @@ def test_blame_and_log_follow_a_file_to_what_it_was_called_before(work: Work) ->
     assert logged(work, "third.safetensors", "--tensors", "layers.3") == [("moved and changed", ["layers.3"])]
     subjects = [subject for subject, _ in logged(work, "third.safetensors", "--follow", "--tensors", "layers.[35]")]
     assert subjects == ["moved and changed", "two", "one"]
+
+
+@pytest.fixture
+def sharded(work: Work) -> Work:
+    """A model of nine shards that a list names, one of them changed in a second commit; then a file beside it."""
+    names = [f"model-{number}-of-9.safetensors" for number in range(1, 10)]
+    for number, name in enumerate(names):
+        work.add({f"layer.{number}": np.full((4, 8), number, "f4")}, name)
+    weight_map = {f"layer.{number}": name for number, name in enumerate(names)}
+    (work.path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    work.git("add", "model.safetensors.index.json")
+    work.commit("one")
+    work.save("two", {"layer.3": np.full((4, 8), 30, "f4")}, names[3])
+    work.save("beside", weights(a=1), "other.safetensors")
+    return work
+
+
+def test_the_list_of_a_model_s_shards_stands_for_the_model(sharded: Work) -> None:
+    model = "model.safetensors.index.json"
+
+    assert logged(sharded, model) == [("two", ["layer.3"]), ("one", [f"layer.{number}" for number in range(9)])]
+    assert logged(sharded, "HEAD~2", model)[0][0] == "one"
+    assert blamed(sharded, model) == {f"layer.{number}": "two" if number == 3 else "one" for number in range(9)}
+    (row,) = (line for line in sharded.theta("blame", model).out.splitlines() if line.endswith("layer.3"))
+    assert "scaled by 10" in row
+    paths = json.loads(sharded.theta("diff", "--json", "HEAD~2", "HEAD", "--", model).out)["files"]
+    assert [file["path"] for file in paths] == ["model-4-of-9.safetensors"]
+    files = next(line for line in sharded.theta("show", f"HEAD:{model}").out.splitlines() if line.startswith("files"))
+    assert files.split(maxsplit=1)[1] == "model-1-of-9.safetensors ... model-9-of-9.safetensors, 9 files"
+
+
+def test_a_list_of_shards_that_are_not_all_there_is_named(sharded: Work) -> None:
+    sharded.git("rm", "-q", "--cached", "model-1-of-9.safetensors")
+    sharded.commit("three")
+
+    found = logged(sharded, "HEAD~1", "model.safetensors.index.json")
+    result = sharded.theta("log", "model.safetensors.index.json")
+
+    assert [subject for subject, _ in found] == ["two", "one"]
+    assert (result.status, result.out) == (2, "")
+    assert "names the shard 'model-1-of-9.safetensors', which is not tracked there" in result.err
+
+
+def test_groups_that_stayed_as_they_are_give_way_where_there_are_many(work: Work) -> None:
+    layers = {f"model.layers.{number}.weight": np.ones((4, 8), "f4") for number in range(120)}
+    work.save("one", layers)
+    work.save("two", layers | {"model.layers.119.weight": np.zeros((4, 8), "f4")})
+
+    lines = work.theta("diff", "HEAD~1", "HEAD").out.splitlines()
+
+    assert [line.split()[0] for line in lines if line.startswith("  model.layers")] == ["model.layers.119"]
+    assert "  ... and 119 in which nothing did" in lines

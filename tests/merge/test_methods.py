@@ -161,12 +161,14 @@ def test_a_merge_that_is_killed_leaves_ours_and_can_be_undone(
 
     done = work.git("merge", "theirs", check=False, PYTHONPATH=path, GIT_THETA_MERGE_METHOD="last")
 
-    assert done.status == 1
     assert work.read() == before
-    work.theta("mergetool", "--method", "last", "*", check=False, PYTHONPATH=path)
-    assert work.read() == before
-    assert work.status() == "UU model.safetensors\n"
-    work.git("merge", "--abort")
+    if done.status == 1:  # a conflict to git 2.39; newer gits stop the merge, and nothing is left of it
+        work.theta("mergetool", "--method", "last", "*", check=False, PYTHONPATH=path)
+        assert work.read() == before
+        assert work.status() == "UU model.safetensors\n"
+        work.git("merge", "--abort")
+    assert done.status in (1, 2)
+    assert work.status() == ""
     assert work.read() == before
     assert work.git("ls-files", "--stage").out == index
     assert work.status() == ""
