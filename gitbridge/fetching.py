@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from gitbridge.errors import RemoteError
+from gitbridge.known_stores import remember
 from gitbridge.profile import EVERYTHING, Profile, profile_of
 from gitbridge.remotes import COMMITTED_NAME, Place, default_remote, open_place, places
 from gitbridge.repository import Repository
@@ -120,7 +121,9 @@ def fetch_what_there_is(
         copied = NOTHING
         with asking.telling(place), open_place(place, expected=lacking) as source:
             copied, asking.failure = send_what_is_there(source, local, lacking, report, wants)
-        arrivals += [Arrival(place, copied)] if copied.object_count else []
+        if copied.object_count:
+            arrivals.append(Arrival(place, copied))
+            remember(repository, place.location)
         lacking = incomplete(local, lacking, wants)
         if not lacking:
             break

@@ -24,6 +24,7 @@ from gitbridge.fetching import (
     send_what_is_there,
     sum_of,
 )
+from gitbridge.known_stores import remember, was_there
 from gitbridge.pins import git_urls, identity
 from gitbridge.profile import EVERYTHING
 from gitbridge.remotes import (
@@ -123,7 +124,8 @@ def push(
         remote: name (or URL) of the Git remote.
         git_url: where git pushes to, where that is known.
         refs: commits, tags or other objects to push, by oid, each with the refs of the remote that it is for.
-        everything: look at the whole history again, whatever pins say.
+        everything: look at the whole history again, whatever pins say; and make a new store, too, where this clone
+            knows one that is gone.
         dry_run: send nothing, write nothing.
         may_lack: send and pin what there is, where something is in neither store.
         report: see `Report`.
@@ -138,7 +140,7 @@ def push(
     found = places(repository, remote, tips[0], git_url)
     place = found[0] if found else None
     url = identity(repository, git_url or git_urls(repository, remote)[0])
-    known = _leanable(place, repository_of(url))
+    is_there, known = _leanable(place, repository_of(url))
     scans = scan(repository, tips, () if everything else known)
     files = _files_of(scans)
     if not files and not known:
@@ -147,12 +149,15 @@ def push(
     if place is None:
         raise _no_store(repository, remote, list(files.values()))
     _check_is_elsewhere(repository, place)
+    if not is_there and not everything and was_there(repository, place.location):
+        raise _gone(place)
     if dry_run:
         with _refusals_told(place):
             return _would_send(place, files)
     consent(repository, place)
     with _refusals_told(place), repository.open_store() as local, _made(repository, place) as target:
         pushed = _Sending(repository, place, local, target, tips, scans, report).send(url, refs, everything, may_lack)
+    remember(repository, place.location)
     return pushed._replace(told=name_in_bare_remote(repository, git_url or remote, place))
 
 
@@ -388,10 +393,19 @@ def _no_store(repository: Repository, remote: str, files: list[TrackedFile]) -> 
     return RemoteError(f"the weights of {what} have nowhere to go: no store is known for remote '{remote}'", hint)
 
 
-def _leanable(place: Place | None, repository: str) -> set[str]:
-    """Return the commits that new pins can lean on; none where there is no store yet."""
+def _gone(place: Place) -> RemoteError:
+    way = "mount it, or mend the path" if place.directory else "mend the URL"
+    return RemoteError(
+        f"there is no store at '{place.url}' (from {place.source}) any more, and this clone has used the one that was "
+        "there: no new one is made in its place by itself",
+        f"{way}; if it is lost, what is in the local store goes to a new one: git theta push --all",
+    )
+
+
+def _leanable(place: Place | None, repository: str) -> tuple[bool, set[str]]:
+    """Tell whether there is a store yet, and return the commits that new pins can lean on in it."""
     opened = open_place_if_there(place) if place is not None else None
     if opened is None:
-        return set()
+        return False, set()
     with opened as target:
-        return leanable(target.backend, repository)
+        return True, leanable(target.backend, repository)

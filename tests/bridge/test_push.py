@@ -135,6 +135,33 @@ def test_a_lost_store_is_filled_again_by_push_all(pushing, shared):
     assert has(shared, digest)
 
 
+@pytest.mark.parametrize("knows_it_by", ["push", "fetch"])
+def test_a_store_that_is_gone_is_not_made_anew_in_silence(pushing, shared, make_work, tmp_path, knows_it_by):
+    digest = pushing.put("w", weights(1))
+    pushing.commit()
+    pushing.git("push", "-q", "origin", "main")
+    work = pushing
+    if knows_it_by == "fetch":
+        work = make_work("clone", clone=tmp_path / "bare.git")
+        work.git("config", "theta.url", str(shared))
+        hooks.install(work.repository())
+        assert work.theta("fetch").status == 0
+    shutil.rmtree(shared)
+    new = work.put("w2", weights(2))
+    work.commit("more")
+
+    refused = work.git("push", "-q", "origin", "main", check=False)
+
+    assert refused.status != 0
+    assert f"there is no store at '{shared}' (from theta.url) any more" in refused.err
+    assert "goes to a new one: git theta push --all" in refused.err
+    assert not shared.exists()
+    assert work.theta("push", "--dry-run").status == 2
+    assert work.theta("push", "--all").status == 0
+    assert has(shared, digest, new)
+    work.git("push", "-q", "origin", "main")
+
+
 def test_several_refs_tags_and_deletes_in_one_push(pushing, shared):
     one = pushing.put("w", weights(1))
     pushing.commit()
