@@ -11,7 +11,16 @@ from gitbridge.render import printable
 from gitbridge.repository import Repository
 from gitbridge.trees import TrackedFile, tracked_in_index, tracked_in_tree
 
+RESTORE_ALL = "git restore --source=HEAD --staged --worktree :/"
+WITHOUT_WEIGHTS = "GIT_THETA_SKIP_SMUDGE=1"
+"""Before a command of git that writes files: leaves pointers."""
 _NAMED_COUNT = 3
+
+
+def nothing_is_checked_out(repository: Repository) -> bool:
+    """Tell whether the index is empty and HEAD is not: git clone writes neither index nor files where one fails."""
+    is_empty = not repository.git("ls-files", "-z")
+    return is_empty and bool(_in_head(repository))
 
 
 def remark_on_absent(repository: Repository, files: Sequence[TrackedFile] | None = None) -> str:
@@ -26,7 +35,8 @@ def remark_on_absent(repository: Repository, files: Sequence[TrackedFile] | None
     if absent:
         return (
             f"{_named(absent)} in HEAD, and not in the index (a checkout that failed?)\n"
-            "to bring back all files of HEAD: git restore --source=HEAD --staged --worktree :/"
+            f"to bring back all files of HEAD: {RESTORE_ALL}"
+            + (f"\nwithout their weights: {WITHOUT_WEIGHTS} {RESTORE_ALL}" if not in_index else "")
         )
     deleted = sorted(in_index & _deleted(repository))
     if deleted:

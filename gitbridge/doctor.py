@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from gitbridge import attributes, hooks, setup
+from gitbridge.absent import RESTORE_ALL, WITHOUT_WEIGHTS, nothing_is_checked_out
 from gitbridge.errors import ConfigError, RemoteError, words_for
 from gitbridge.large_files import LargeFile
 from gitbridge.profile import fetch_all_the_same, profile_of
@@ -65,7 +66,7 @@ def examine(repository: Repository | None) -> Iterator[Finding]:
         return
     checks: list[Callable[[Repository], Iterator[Finding]]] = [_filter, _settings, _local_store, _remote_store]
     if repository.work_tree is not None:
-        checks += [_committed, _hooks, _attributes, _files]
+        checks += [_checkout] if nothing_is_checked_out(repository) else [_committed, _hooks, _attributes, _files]
     for check in checks:
         try:
             yield from check(repository)
@@ -172,6 +173,12 @@ def _settings(repository: Repository) -> Iterator[Finding]:
         if setting.default in ("true", "false") and value is not None and truth(value) is None:
             said = f"{setting.name} is '{value}', expected true or false"
             yield Finding("settings", PROBLEM, said, f"git config {setting.name} {setting.default}")
+
+
+def _checkout(_: Repository) -> Iterator[Finding]:
+    """Say what is to be done after the rest is mended, where what clones go by is not here yet either."""
+    said = "nothing of HEAD is checked out: a clone that failed"
+    yield Finding("checkout", PROBLEM, said, f"{RESTORE_ALL} (without weights: {WITHOUT_WEIGHTS} {RESTORE_ALL})")
 
 
 def _committed(repository: Repository) -> Iterator[Finding]:

@@ -78,6 +78,25 @@ def test_without_the_store_a_clone_fails_with_the_way_out_and_pull_completes_it(
     assert clone.is_whole()
 
 
+def test_after_a_clone_that_failed_status_and_doctor_name_what_checks_it_out_with_and_without_weights(work) -> None:
+    top = work.path.parent
+    shutil.move(top / "weights", top / "away")
+    work.run("git", "clone", "-q", host(work), str(top / "clone"), check=False)
+    clone = work.at(top / "clone")
+    restore = "git restore --source=HEAD --staged --worktree :/"
+
+    found = json.loads(clone.run("git", "theta", "doctor", "--json", check=False).stdout)["findings"]
+    status = clone.run("git", "theta", "status", check=False).stdout
+
+    problems = {one["check"]: one["mend"] for one in found if one["level"] == "problem"}
+    assert problems.keys() <= {"remote-store", "checkout"}
+    assert problems["checkout"] == f"{restore} (without weights: GIT_THETA_SKIP_SMUDGE=1 {restore})"
+    assert f"without their weights: GIT_THETA_SKIP_SMUDGE=1 {restore}\n" in status
+    clone.run("sh", "-ec", f"GIT_THETA_SKIP_SMUDGE=1 {restore}")
+    assert clone.read("m.safetensors").startswith(b"version https:")
+    assert clone.run("git", "status", "--porcelain").stdout == ""
+
+
 @pytest.mark.parametrize("way", ["environment", "install", pytest.param("setting", marks=pytest.mark.deep)])
 def test_pointers_are_left_where_that_is_asked_for_and_pull_fills_them(work, way: str) -> None:
     top = work.path.parent
