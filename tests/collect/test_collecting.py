@@ -374,8 +374,8 @@ def test_an_object_is_explained_by_the_names_that_lead_to_it(place: Place) -> No
     kept, dead = place.put(1, "kept"), place.put(2)
     with place.open() as store:
         chunk = next(digest for digest in store.iter_objects(kept) if digest != kept)
-        explained = explain(store.objects, roots_of(place.backend), chunk)
-        unneeded = explain(store.objects, roots_of(place.backend), dead)
+        explained = explain(store.objects, roots_of(place.backend), [chunk])
+        unneeded = explain(store.objects, roots_of(place.backend), [dead])
 
     assert [root.name for root in explained.named_by] == ["refs/models/kept/000000000001"]
     assert explained.is_kept

@@ -35,7 +35,11 @@ def run(arguments: list[str]) -> int:
 def add_gc_options(parser: argparse.ArgumentParser) -> None:
     """Give a command what all that collect have in common."""
     parser.add_argument("-n", "--dry-run", action="store_true", help="only say what would be done, and how many bytes")
-    parser.add_argument("--explain", metavar="DIGEST", help="say what needs an object, and where it is")
+    parser.add_argument(
+        "--explain",
+        metavar="DIGEST",
+        help="say what a digest is of, what needs it, and where it lies; so many digits as tell it from others will do",
+    )
     parser.add_argument("--grace", metavar="TIME", help="wait so long before anything leaves the index: 12h, 7d, 0")
     parser.add_argument("--trash", metavar="TIME", help="keep it in the trash for so long; default: as --grace")
 
@@ -99,14 +103,26 @@ def seconds_of(text: str, option: str) -> float:
 
 def _explain(store: Store, options: argparse.Namespace) -> int:
     from thetastore.collecting.explaining import explain
+    from thetastore.collecting.meaning import meaning_of
     from thetastore.collecting.report import explained_text, explained_values
     from thetastore.collecting.roots import roots_of
-    from thetastore.digest import Digest
 
-    digest = Digest.parse(options.explain)
-    explained = explain(store.objects, roots_of(store.backend, True), digest)
+    store.objects.count_only_durable()
+    store.objects.catalog.refresh()
+    roots = roots_of(store.backend, True)
+    meaning = meaning_of(store.objects, roots, options.explain)
+    if meaning is None:
+        if options.json:
+            print_json({"digest": None, "is": [], "is_kept": False, "places": [], "named_by": [], "base_of": []})
+        print(
+            f"nothing in '{store.url}' has a digest that begins with '{options.explain}': no object, and no file or "
+            "tensor of what has a name",
+            file=sys.stderr,
+        )
+        return EXIT_FOUND
+    explained = explain(store.objects, roots, meaning.objects)
     if options.json:
-        print_json(explained_values(explained))
+        print_json(explained_values(meaning, explained))
     else:
-        sys.stdout.write(explained_text(explained))
+        sys.stdout.write(explained_text(meaning, explained))
     return EXIT_DONE if explained.places else EXIT_FOUND

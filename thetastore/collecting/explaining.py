@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import compress
 from typing import NamedTuple
 
@@ -21,24 +21,26 @@ _MOST_LEVELS = 10
 
 
 class Explained(NamedTuple):
-    """What is known of one object."""
+    """What is known of one object, or of all that a file or tensor is made of."""
 
-    digest: Digest
+    object_count: int
+    missing_count: int
+    """Objects that no pack has."""
     places: tuple[str, ...]
-    """Packs that have it, with what is to become of them: `packs/….pack (condemned)`."""
+    """Packs that have them, with what is to become of these: `packs/….pack (condemned)`."""
     named_by: tuple[Root, ...]
-    """Roots whose files need it."""
+    """Roots whose files need any of them."""
     base_of: tuple[Digest, ...]
-    """Objects of these files that lean on it, directly or by way of others."""
+    """Other objects of these files that lean on them, directly or by way of others."""
 
     @property
     def is_kept(self) -> bool:
-        """Whether something needs it."""
+        """Whether something needs any of them."""
         return bool(self.named_by)
 
 
-def explain(objects: Objects, roots: Iterable[Root], digest: Digest) -> Explained:
-    """Say which roots need an object, for itself or as a base, and where it is.
+def explain(objects: Objects, roots: Iterable[Root], digests: Sequence[Digest]) -> Explained:
+    """Say which roots need some objects, for themselves or as bases, and where they are.
 
     Reads all manifests that are named, and the tables of all packs.
 
@@ -47,8 +49,9 @@ def explain(objects: Objects, roots: Iterable[Root], digest: Digest) -> Explaine
     """
     objects.count_only_durable()
     objects.catalog.refresh()
-    leaning = _leaning_on(objects, digest)
-    wanted = [digest, *leaning]
+    asked = set(digests)
+    leaning = _leaning_on(objects, asked)
+    wanted = [*asked, *leaning]
     words = numbers(array("Q", map(word_of, wanted)))
     remembered = Remembered()
     needing: list[Root] = []
@@ -60,12 +63,15 @@ def explain(objects: Objects, roots: Iterable[Root], digest: Digest) -> Explaine
             known[root.manifest_digest] = set(compress(wanted, has(needs, words)))
         if known[root.manifest_digest]:
             needing.append(root)
-            leaning_and_needed |= known[root.manifest_digest] - {digest}
-    return Explained(digest, tuple(_places(objects, digest)), tuple(needing), tuple(sorted(leaning_and_needed)))
+            leaning_and_needed |= known[root.manifest_digest] - asked
+    places = _places(objects, asked)
+    missing_count = sum(not found for found in places.values())
+    names = sorted({name for found in places.values() for name in found})
+    return Explained(len(asked), missing_count, tuple(names), tuple(needing), tuple(sorted(leaning_and_needed)))
 
 
-def _leaning_on(objects: Objects, digest: Digest) -> set[Digest]:
-    """Return all objects that lean on one, by way of others too."""
+def _leaning_on(objects: Objects, digests: set[Digest]) -> set[Digest]:
+    """Return all objects that lean on some, by way of others too."""
     leaning: dict[Digest, set[Digest]] = {}
     for name in sorted(objects.catalog.snapshot().packs):
         try:
@@ -76,25 +82,26 @@ def _leaning_on(objects: Objects, digest: Digest) -> set[Digest]:
             for base in record.entry.bases:
                 leaning.setdefault(base, set()).add(record.entry.digest)
     found: set[Digest] = set()
-    level = {digest}
+    level = digests
     for _ in range(_MOST_LEVELS):
         level = {other for one in level for other in leaning.get(one, ())} - found
         found |= level
-    return found - {digest}
+    return found - digests
 
 
-def _places(objects: Objects, digest: Digest) -> list[str]:
+def _places(objects: Objects, digests: set[Digest]) -> dict[Digest, set[str]]:
     snapshot = objects.catalog.snapshot()
     stages = {name: note.stage for note in snapshot.notes for name in note.file_names}
     words = {Stage.CONDEMNED: " (condemned)", Stage.TRASH: " (in the trash)", Stage.REPLACED: " (about to go)"}
-    names = dict.fromkeys(place.file_name for place in snapshot.find(digest))
-    found = [name + (words[stages[name]] if name in stages else "") for name in names]
-    for note in snapshot.notes_of(Stage.TRASH):
-        for name in sorted(note.file_names):
-            try:
-                records = records_of(objects.packs.get(name))
-            except (FileNotFoundError, ThetaError):
-                continue
-            if any(record.entry.digest == digest for record in records):
-                found.append(f"{name} (in the trash)")
+    found: dict[Digest, set[str]] = {}
+    for digest in digests:
+        names = {place.file_name for place in snapshot.find(digest)}
+        found[digest] = {name + (words[stages[name]] if name in stages else "") for name in names}
+    for name in sorted(name for note in snapshot.notes_of(Stage.TRASH) for name in note.file_names):
+        try:
+            records = records_of(objects.packs.get(name))
+        except (FileNotFoundError, ThetaError):
+            continue
+        for digest in digests.intersection(record.entry.digest for record in records):
+            found[digest].add(f"{name} (in the trash)")
     return found

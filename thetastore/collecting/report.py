@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from thetastore import pins
 from thetastore.collecting.collect import Amount, Collected
 from thetastore.collecting.explaining import Explained
+from thetastore.collecting.meaning import Meaning
+from thetastore.collecting.roots import Root
 from thetastore.collecting.undeleting import LetGo
 from thetastore.packs.retirement_notes import Stage
 from thetastore.tables import count_text, printable, size_text, table
@@ -97,10 +100,13 @@ def _stage(one: LetGo) -> str:
     return "condemned" if one.stage is Stage.CONDEMNED else "trash"
 
 
-def explained_values(explained: Explained) -> dict[str, Any]:
-    """Return why an object is kept, as values for programs."""
+def explained_values(meaning: Meaning, explained: Explained) -> dict[str, Any]:
+    """Return what a digest is of and why that is kept, as values for programs."""
     return {
-        "digest": str(explained.digest),
+        "digest": str(meaning.digest),
+        "is": list(meaning.words),
+        "object_count": explained.object_count,
+        "missing_count": explained.missing_count,
         "is_kept": explained.is_kept,
         "places": list(explained.places),
         "named_by": [{"name": root.name, "manifest": str(root.manifest_digest)} for root in explained.named_by],
@@ -108,17 +114,33 @@ def explained_values(explained: Explained) -> dict[str, Any]:
     }
 
 
-def explained_text(explained: Explained) -> str:
-    """Return why an object is kept, as text."""
-    lines = [f"object {explained.digest}"]
-    lines += [f"is in {place}" for place in explained.places] or ["is not in the store"]
-    for root in explained.named_by[:_MOST_NAMED]:
-        lines.append(f"is needed by {printable(root.name)} (manifest {root.manifest_digest})")
-    if len(explained.named_by) > _MOST_NAMED:
-        lines.append(f"and by {len(explained.named_by) - _MOST_NAMED} more")
+def explained_text(meaning: Meaning, explained: Explained) -> str:
+    """Return what a digest is of and why that is kept, as text."""
+    lines = [str(meaning.digest), *_first([f"is {printable(words)}" for words in meaning.words])]
+    if explained.object_count > 1:
+        lines.append(f"is made of {explained.object_count} objects")
+    lines += _first([f"lies in {place}" for place in explained.places])
+    if explained.missing_count:
+        what = "" if explained.object_count == 1 else f"with {count_text(explained.missing_count, 'object')} that "
+        lines.append(f"{what}is not in the store")
+    lines += _first(list(dict.fromkeys(f"is needed by {_named(root)}" for root in explained.named_by)))
     if explained.base_of:
         count = count_text(len(explained.base_of), "object")
-        lines.append(f"is a base that {count} of these files leans on: {explained.base_of[0]}")
+        verb = "leans" if len(explained.base_of) == 1 else "lean"
+        lines.append(f"is a base: {count} more of these files {verb} on it, such as {str(explained.base_of[0])[:16]}…")
     if explained.places and not explained.named_by:
         lines.append("is needed by nothing that has a name: it will be let go of")
     return "\n".join(lines) + "\n"
+
+
+def _first(lines: list[str]) -> list[str]:
+    more = len(lines) - _MOST_NAMED
+    return [*lines[:_MOST_NAMED], f"and {more} more"] if more > 0 else lines
+
+
+def _named(root: Root) -> str:
+    """Say who names a file: of a pin, whose file name is long, the commit."""
+    directory, _, rest = root.name.partition("/")
+    if directory == pins.DIRECTORY:
+        return f"commit {rest.partition('/')[2].partition('.')[0]}, which was pushed ({root.name})"
+    return f"{printable(root.name)} (manifest {str(root.manifest_digest)[:16]}…)"
