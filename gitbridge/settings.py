@@ -175,6 +175,12 @@ ENVIRONMENT = (
         "`auto`",
         "How progress is shown: `auto` (a line on a terminal, else a line every ten seconds), `json`, `none`.",
     ),
+    Setting(
+        "XDG_CACHE_HOME",
+        "`~/.cache`",
+        "Below it, in `thetastore`, is what can be made again: clones that Python opened by URL, snapshots, what `gc` "
+        "has read.",
+    ),
     Setting("NO_COLOR", "not set", "Any value switches colours off, where a command has them."),
 )
 
