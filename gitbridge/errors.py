@@ -24,7 +24,7 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
-from thetastore.errors import BackendError, HintedError, MalformedError, ObjectCorruptError
+from thetastore.errors import BackendError, FileUnreadableError, HintedError, MalformedError, ObjectCorruptError
 
 if TYPE_CHECKING:
     from typing import Self
@@ -144,6 +144,9 @@ def words_for(error: Exception) -> tuple[str, str]:
         hint = "make room and run the command again (git theta env says where the store is)"
     elif error.errno == errno.EFBIG:
         hint = "the file system, or 'ulimit -f', allows no file so large: put it on another one, or raise the limit"
+    elif isinstance(error, FileUnreadableError):
+        is_forbidden = error.errno in (errno.EACCES, errno.EPERM)
+        hint = f"whoever owns it may let it be read: chmod +r '{name}'" if is_forbidden else how_to_replace(name)
     elif isinstance(error, BackendError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         hint = "git theta doctor says which store may not be written, and what mends it"
     else:

@@ -13,6 +13,7 @@
     │   └── PackageMissingError(ImportError)  a package that only some need is not installed: the message says how
     ├── HintedError                     keeps the way out apart: `MergeError`, `UpdateError`, all of the bridge's
     └── BackendError(OSError)           the place where files live said no: full disk, permission, network
+        └── FileUnreadableError         of one file, and not of others: a failing disk, or whose file it is
 
 Every class has a stable `code` for programs; codes are appended, never reused. A bug of ours is an
 assertion, not one of these.
@@ -231,3 +232,9 @@ class BackendError(ThetaError, OSError):
     """The place where the store's files live refused an operation."""
 
     code = "backend"
+
+
+class FileUnreadableError(BackendError):
+    """A near place is there and does not give one of its files: what is wrong is about that file alone."""
+
+    code = "file-unreadable"

@@ -14,6 +14,7 @@ request takes a round trip.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from itertools import islice
@@ -23,6 +24,22 @@ from thetastore.digest import Buffer
 from thetastore.errors import MalformedError
 
 T = TypeVar("T")
+
+OF_ONE_FILE = frozenset(
+    {
+        errno.EACCES,
+        errno.EBADMSG,
+        errno.EINVAL,
+        errno.EIO,
+        errno.EISDIR,
+        errno.ELOOP,
+        errno.ENXIO,
+        errno.EPERM,
+        getattr(errno, "EUCLEAN", errno.EIO),
+    }
+)
+"""What a system answers where one file cannot be read, and others can: a failing disk or file system, permissions, or
+no file at all, but a link, a pipe, a directory. Too many open files, for one, say nothing of what was to be opened."""
 
 
 class Range(NamedTuple):
@@ -90,7 +107,8 @@ class Backend(Protocol):
     """Create-if-absent, range reads, listing, deletion: all that a store asks for.
 
     All methods may be called from several threads. Errors of the place are `BackendError`; a name that is
-    not there is `FileNotFoundError`.
+    not there is `FileNotFoundError`. A near place that does not give one file says `FileUnreadableError` when it is
+    read (`OF_ONE_FILE`); of a far one nobody can tell whether it would give others.
     """
 
     url: str
@@ -148,6 +166,15 @@ class Backend(Protocol):
 
     def delete(self, name: str) -> None:
         """Delete a file; one that is not there is no error."""
+
+    def move(self, name: str, new_name: str) -> None:
+        """Give a file another name, as it is: a near place does so to what cannot be read, too.
+
+        Whoever may do the same at the same time is to be kept away by a lock. A far place copies, and then deletes.
+
+        Raises:
+            FileExistsError: `new_name` is taken; nothing was changed.
+        """
 
     def delete_litter(self, age_s: float) -> int:
         """Delete what processes that were killed while creating files have left; return how many files that were.

@@ -22,9 +22,9 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 
-from thetastore.backends import Range, check_name
+from thetastore.backends import OF_ONE_FILE, Range, check_name
 from thetastore.digest import Buffer
-from thetastore.errors import BackendError
+from thetastore.errors import BackendError, FileUnreadableError
 from thetastore.sharing import share_as_above
 
 # A store may be hostile: a link would lead out of it, and opening a pipe would wait for ever.
@@ -59,7 +59,7 @@ class DirectoryBackend:
         file = self.open(name)
         if not file.size():
             return memoryview(b"")  # an empty file cannot be mapped
-        with _Refusals(self._path(name)):
+        with _Refusals(self._path(name), FileUnreadableError):
             return memoryview(mmap.mmap(file.fd, 0, prot=mmap.PROT_READ))
 
     def size(self, name: str) -> int:
@@ -129,17 +129,18 @@ class DirectoryBackend:
         except FileNotFoundError:
             pass
 
-    def rename(self, name: str, new_name: str) -> bool:
-        """Rename what cannot be read, whatever it is; tell whether that was possible. What is there stays."""
-        new_path = self._path(new_name)
-        try:
-            os.makedirs(os.path.dirname(new_path), exist_ok=True)
-            if os.path.lexists(new_path):
-                return False
-            os.rename(self._path(name), new_path)
-        except OSError:
-            return False
-        return True
+    def move(self, name: str, new_name: str) -> None:
+        """See `Backend.move`: whatever it is, links, pipes and directories too."""
+        path, new_path = self._path(name), self._path(new_name)
+        if os.path.lexists(new_path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new_name)
+        directory, new_directory = os.path.dirname(path), os.path.dirname(new_path)
+        with _Refusals(path):
+            if not os.path.isdir(new_directory):
+                _make_directory(new_directory)
+            os.rename(path, new_path)
+            _sync_directory(new_directory)
+            _sync_directory(directory)
 
     def delete_litter(self, age_s: float) -> int:
         """See `Backend.delete_litter`: temporary files of `create`."""
@@ -177,7 +178,7 @@ class DirectoryBackend:
     def reopen(self, name: str) -> _Appender:
         """See `Backend.reopen`."""
         path = self._path(name)
-        with _Refusals(self._path(name)):
+        with _Refusals(self._path(name), FileUnreadableError):
             fd = os.open(path, _WRITE_FLAGS)
         return _Appender(self, name, path, fd)
 
@@ -197,23 +198,23 @@ class _File:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        with _Refusals(path):
+        with _Refusals(path, FileUnreadableError):
             try:
                 self.fd = os.open(path, _READ_FLAGS)
             except OSError as error:
                 if error.errno == errno.ELOOP:
-                    raise BackendError(errno.ELOOP, "not a regular file, but a link", path) from error
+                    raise FileUnreadableError(errno.ELOOP, "not a regular file, but a link", path) from error
                 raise
             if not stat.S_ISREG(os.fstat(self.fd).st_mode):
-                raise BackendError(errno.EINVAL, "not a regular file", path)
+                raise FileUnreadableError(errno.EINVAL, "not a regular file", path)
 
     def size(self) -> int:
-        with _Refusals(self._path):
+        with _Refusals(self._path, FileUnreadableError):
             return os.fstat(self.fd).st_size
 
     def read_into(self, offset: int, out: memoryview) -> int:
         done = 0
-        with _Refusals(self._path):
+        with _Refusals(self._path, FileUnreadableError):
             while done < out.nbytes:
                 count = os.preadv(self.fd, [out[done:] if done else out], offset + done)
                 if not count:
@@ -347,10 +348,12 @@ class _Lock:
 class _Refusals:
     """Turn what the operating system refuses into `BackendError`, but for the errors that callers act on."""
 
-    __slots__ = ("_path",)
+    __slots__ = ("_of_one_file", "_path")
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, of_one_file: type[BackendError] = BackendError) -> None:
+        """Act on a path; `of_one_file` is what to raise where it is about this file alone, as when it is read."""
         self._path = path
+        self._of_one_file = of_one_file
 
     def __enter__(self) -> None:
         return None
@@ -359,7 +362,8 @@ class _Refusals:
         if isinstance(error, OSError) and not isinstance(
             error, (FileNotFoundError, FileExistsError, BlockingIOError, BackendError)
         ):
-            raise BackendError(error.errno, error.strerror, self._path) from error
+            kind = self._of_one_file if error.errno in OF_ONE_FILE else BackendError
+            raise kind(error.errno, error.strerror, self._path) from error
 
 
 def _temporary_name() -> str:

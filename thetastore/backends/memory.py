@@ -81,6 +81,11 @@ class MemoryBackend:
         with self._mutex:
             self._files.pop(name, None)
 
+    def move(self, name: str, new_name: str) -> None:
+        """See `Backend.move`."""
+        self._link(new_name, self._file(name))
+        self.delete(name)
+
     def delete_litter(self, age_s: float) -> int:
         """See `Backend.delete_litter`: there is none."""
         return 0

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from thetastore.checking.budget import Budget, Cursor, Spending
 from thetastore.digest import Digest
-from thetastore.errors import BackendError, ObjectCorruptError, ThetaError
+from thetastore.errors import FileUnreadableError, ObjectCorruptError, ThetaError
 from thetastore.pins import list_pins, read_pin
 from thetastore.pool import spread
 from thetastore.refs import Refs
@@ -133,11 +133,10 @@ class Check:
             if not any(finding.digest == damaged for finding in self.found):
                 yield Finding(error.place, damaged, f"{error.reason}; {file.name} needs it", Problem.RECORD)
             return
-        except BackendError as error:
-            if self._store.backend.is_remote:
-                raise  # nothing is known then
+        except FileUnreadableError as error:
             where, why = error.filename or "packs", error.strerror or "it cannot be read"
-            yield Finding(where, file.manifest_digest, f"{why}; {file.name} needs it", Problem.RECORD)
+            if not any(finding.problem is Problem.PACK and where.endswith(finding.file_name) for finding in self.found):
+                yield Finding(where, file.manifest_digest, f"{why}; {file.name} needs it", Problem.RECORD)
             return
         for _, digest in missing:
             yield Finding("packs", digest, f"it is not there, and {file.name} needs it", Problem.MISSING)

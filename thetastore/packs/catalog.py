@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from thetastore.backends import Backend, Range
 from thetastore.digest import Digest
-from thetastore.errors import MalformedError, ThetaError, UnsupportedError
+from thetastore.errors import FileUnreadableError, MalformedError, ThetaError, UnsupportedError
 from thetastore.packs.index import Place, Run, word_of
 from thetastore.packs.locations import Located, Locations
 from thetastore.packs.reader import Pack, Packs, Record
@@ -333,7 +333,7 @@ class Catalog:
                 self._runs[name] = open_run(self._backend, name)
             except FileNotFoundError:
                 pass  # merged away since it was listed: its packs count as not covered
-            except (MalformedError, UnsupportedError) as error:
+            except (MalformedError, UnsupportedError, FileUnreadableError) as error:
                 self._runs[name] = error
 
     def _expect_runs(self, names: Iterable[str]) -> None:
@@ -379,7 +379,7 @@ class Catalog:
             except MalformedError as error:
                 if name.startswith("packs/"):  # one in the making may have nothing in it yet
                     problems.append((name, error))
-            except UnsupportedError as error:
+            except (UnsupportedError, FileUnreadableError) as error:
                 problems.append((name, error))
         return problems
 

@@ -12,7 +12,13 @@ import errno
 
 from thetastore.backends import Backend
 from thetastore.digest import checksum_of
-from thetastore.errors import BackendError, MalformedError, ObjectCorruptError, UnsupportedError
+from thetastore.errors import (
+    BackendError,
+    FileUnreadableError,
+    MalformedError,
+    ObjectCorruptError,
+    UnsupportedError,
+)
 from thetastore.packs.catalog import Catalog, Snapshot, id_of, open_run, records_of, sealed_pack
 from thetastore.packs.index import PackInfo, Run, create_run, encode_run, write_run
 from thetastore.packs.levels import of_one_size
@@ -27,6 +33,7 @@ MOST_RUNS = 50
 MERGE_LOCK = "locks/merge"
 LITTER_AGE_S = 24 * 3600.0
 """No process takes so long to create a file."""
+_UNREADABLE = (FileNotFoundError, MalformedError, UnsupportedError, ObjectCorruptError, FileUnreadableError)
 
 
 class Upkeep:
@@ -216,7 +223,7 @@ class _Orphanage:
     def _adopt(self, name: str) -> PackWriter | None:
         try:
             appender = self._backend.reopen(name)
-        except BlockingIOError:
+        except (BlockingIOError, FileUnreadableError):  # somebody else's, who may be alive
             self.alive.add(id_of(name))
             return None
         except FileNotFoundError:
@@ -226,7 +233,7 @@ class _Orphanage:
                 appender.discard()  # killed after sealing: only the old name is left
                 return None
             records = whole_records(self._packs.get(name)) if appender.size() else []
-        except (MalformedError, UnsupportedError):
+        except (MalformedError, UnsupportedError, FileUnreadableError):
             appender.close()  # not a pack, or a newer program's: not ours to judge; `verify` reports it
             return None
         if not records:
@@ -275,7 +282,7 @@ class _Rewriting:
                 self._writer(record.nbytes).append(entry, stored)
                 self._copied[entry.digest] = entry.depth
             return True
-        except (FileNotFoundError, MalformedError, UnsupportedError, ObjectCorruptError):
+        except _UNREADABLE:
             return False
 
     def _is_elsewhere(self, entry: Entry, names: frozenset[str]) -> bool:
@@ -292,7 +299,7 @@ class _Rewriting:
                 if record is not None and record.entry.digest == entry.digest and record.entry.depth <= entry.depth:
                     stored_bytes_of(pack, record)
                     return True
-            except (FileNotFoundError, MalformedError, UnsupportedError, ObjectCorruptError):
+            except _UNREADABLE:
                 continue
         return False
 

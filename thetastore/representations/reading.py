@@ -15,7 +15,14 @@ from typing import NamedTuple, TypeVar
 from thetastore import codecs
 from thetastore.backends import Backend
 from thetastore.digest import Digest, Kind, checksum_of, digest_of
-from thetastore.errors import MalformedError, ObjectCorruptError, ObjectMissingError, ThetaError, UnsupportedError
+from thetastore.errors import (
+    FileUnreadableError,
+    MalformedError,
+    ObjectCorruptError,
+    ObjectMissingError,
+    ThetaError,
+    UnsupportedError,
+)
 from thetastore.packs.catalog import Catalog
 from thetastore.packs.index import Place
 from thetastore.packs.reader import Packs
@@ -42,6 +49,8 @@ _MOST_KEPT_BYTES = 4 << 20
 
 _IN_PLACE = "difference"
 """This codec may find its one base where its result goes."""
+_NOT_FROM_THERE = (FileNotFoundError, ObjectCorruptError, FileUnreadableError)
+"""What one place of an object says that another need not."""
 _TOO_MUCH = "more bytes of bases are asked for than any writer would ask for"
 
 _Allocate = Callable[[int], memoryview]
@@ -124,7 +133,7 @@ class Representations:
         place = self._own_place(digest) or self._catalog.snapshot().first(digest)
         try:
             return None if place is None else read_short(self._packs, place, kind, digest, out)
-        except (FileNotFoundError, MalformedError, UnsupportedError):
+        except (FileNotFoundError, MalformedError, UnsupportedError, FileUnreadableError):
             return None
 
     def get_at(self, place: Place, kind: Kind, digest: Digest, out: memoryview | None = None) -> memoryview:
@@ -186,7 +195,7 @@ class Representations:
                 break
             try:
                 entry = min(entry, self._read_entry(place, digest), key=lambda other: other.depth)
-            except (FileNotFoundError, ObjectCorruptError):
+            except _NOT_FROM_THERE:
                 continue
         return entry
 
@@ -198,7 +207,7 @@ class Representations:
                 continue
             try:
                 entry = self._read_entry(place, digest)
-            except (FileNotFoundError, ObjectCorruptError):
+            except _NOT_FROM_THERE:
                 continue
             if not entry.bases:
                 yield place, entry
@@ -216,7 +225,7 @@ class Representations:
                 return False
             try:
                 entry = self._read_entry(place, digest)
-            except (FileNotFoundError, ObjectCorruptError):
+            except _NOT_FROM_THERE:
                 continue
             if entry.depth < below and all(self._has_bases(base, entry.depth, heads_left) for base in entry.bases):
                 return True
@@ -236,12 +245,12 @@ class Representations:
                 return act(place)
             except FileNotFoundError:
                 pass  # merged into another pack since it was listed
-            except (ObjectCorruptError, UnsupportedError) as error:
+            except (ObjectCorruptError, UnsupportedError, FileUnreadableError) as error:
                 failure = failure or _without_frames(error)
         if failure is not None:
             raise failure
         for name, problem in self._catalog.snapshot().problems:
-            if isinstance(problem, UnsupportedError):
+            if isinstance(problem, UnsupportedError | FileUnreadableError):
                 raise problem
             raise ObjectCorruptError(str(digest), name, f"nothing can be read ({problem}), and no other file has it")
         raise ObjectMissingError(str(digest), self._url)

@@ -164,6 +164,23 @@ class BackendConformance:
         assert backend.read("race/a") == bytes(won) * 1000
         assert list(backend.list("race")) == ["race/a"]
 
+    def test_a_moved_file_is_what_it_was_under_another_name(self, backend: Backend, peer: Backend) -> None:
+        backend.create("packs/a", b"content")
+
+        backend.move("packs/a", "damaged/a")
+
+        assert list(peer.list("")) == ["damaged/a"]
+        assert peer.read("damaged/a") == b"content"
+
+    def test_moving_replaces_nothing(self, backend: Backend, peer: Backend) -> None:
+        backend.create("packs/a", b"one")
+        backend.create("damaged/a", b"two")
+
+        with pytest.raises(FileExistsError):
+            backend.move("packs/a", "damaged/a")
+
+        assert (peer.read("packs/a"), peer.read("damaged/a")) == (b"one", b"two")
+
     def test_listing_is_recursive_and_by_directory(self, backend: Backend) -> None:
         for name in ("packs/a", "packs/deep/er/b", "packs2/c", "d"):
             backend.create(name, b"")

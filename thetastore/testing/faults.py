@@ -2,8 +2,8 @@
 
 `FaultyRequests` stands between a `RemoteBackend` and a place, and does what networks and servers do: requests and
 answers are lost, repeated, cut off, come from elsewhere in the file, or tell of yesterday. `FaultyBackend` wraps any
-backend, and lets the system refuse a call (`ENOSPC`, `EIO`, `EMFILE`). To try every fault at every place, run once
-without faults, count `operations`, and run again for each number:
+backend, and lets the system refuse a call (`ENOSPC`, `EIO`, `EMFILE`), or a file be one that cannot be read. To try
+every fault at every place, run once without faults, count `operations`, and run again for each number:
 
     requests = FaultyRequests(MemoryRequests(files), {7: Fault.RESPONSE_LOST})
     backend = RemoteBackend(requests, "test://", pause=lambda seconds: None)
@@ -16,16 +16,17 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TypeVar
 
-from thetastore.backends import Appender, Backend, Range, Reader
+from thetastore.backends import OF_ONE_FILE, Appender, Backend, Range, Reader
 from thetastore.backends.requests import Listed, PassingError, Requests
 from thetastore.digest import Buffer
-from thetastore.errors import BackendError
+from thetastore.errors import BackendError, FileUnreadableError
 
 T = TypeVar("T")
+_READING = frozenset({"open", "read", "view"})
 _DELAY = 3
 """So many operations later a delayed one is done."""
 
@@ -242,7 +243,12 @@ class FaultyBackend:
     """A backend of which the call with a chosen number fails as the system lets calls fail. See `Backend`."""
 
     def __init__(
-        self, inner: Backend, fails_at: int | None = None, number: int = errno.ENOSPC, dies: bool = False
+        self,
+        inner: Backend,
+        fails_at: int | None = None,
+        number: int = errno.ENOSPC,
+        dies: bool = False,
+        unreadable: Container[str] = (),
     ) -> None:
         """Wrap a backend.
 
@@ -252,6 +258,8 @@ class FaultyBackend:
             number: the `errno` it fails with.
             dies: whether nothing is done from that call on, as if the process had been killed in it: a write in
                 which that happens is done in part.
+            unreadable: names of files that are listed, and never given: to open them fails with `EACCES` if that is
+                `number`; else it is reading that fails, with `number`, as of a disk with bad blocks.
         """
         self.operations: list[str] = []
         """What was asked, in order."""
@@ -261,6 +269,7 @@ class FaultyBackend:
         self._fails_at = fails_at
         self._errno = number
         self._dies = dies
+        self._unreadable = unreadable
 
     @property
     def is_dead(self) -> bool:
@@ -271,21 +280,35 @@ class FaultyBackend:
         """Number a call, and fail if it is its turn."""
         self.operations.append(f"{verb} {name}")
         if len(self.operations) - 1 == self._fails_at or self.is_dead:
-            raise BackendError(self._errno, os.strerror(self._errno), name)
+            raise self._refusal(verb in _READING, name)
+
+    def give(self, name: str, is_opened: bool = False) -> None:
+        """Fail if a file is one that cannot be read; or, where it is only opened, that may not be."""
+        if name in self._unreadable and (not is_opened or self._errno == errno.EACCES):
+            raise self._refusal(True, name)
+
+    def _refusal(self, is_read: bool, name: str) -> BackendError:
+        """Return what a place of this kind answers; see `Backend`."""
+        is_of_one = is_read and not self.is_remote and self._errno in OF_ONE_FILE
+        kind = FileUnreadableError if is_of_one else BackendError
+        return kind(self._errno, os.strerror(self._errno), name)
 
     def read(self, name: str, offset: int = 0, nbytes: int | None = None) -> bytes:
         """See `Backend.read`."""
         self.count("read", name)
+        self.give(name)
         return self._inner.read(name, offset, nbytes)
 
     def open(self, name: str) -> Reader:
         """See `Backend.open`."""
         self.count("open", name)
-        return self._inner.open(name)
+        self.give(name, is_opened=True)
+        return _FaultyReader(self, self._inner.open(name), name) if self._unreadable else self._inner.open(name)
 
     def view(self, name: str) -> memoryview:
         """See `Backend.view`."""
         self.count("view", name)
+        self.give(name)
         return self._inner.view(name)
 
     def size(self, name: str) -> int:
@@ -325,6 +348,11 @@ class FaultyBackend:
         self.count("delete", name)
         self._inner.delete(name)
 
+    def move(self, name: str, new_name: str) -> None:
+        """See `Backend.move`."""
+        self.count("move", name)
+        self._inner.move(name, new_name)
+
     def delete_litter(self, age_s: float) -> int:
         """See `Backend.delete_litter`."""
         self.count("delete_litter", "")
@@ -344,6 +372,20 @@ class FaultyBackend:
         """See `Backend.try_lock`."""
         self.count("try_lock", name)
         return self._inner.try_lock(name)
+
+
+class _FaultyReader:
+    def __init__(self, backend: FaultyBackend, inner: Reader, name: str) -> None:
+        self._backend = backend
+        self._inner = inner
+        self._name = name
+
+    def size(self) -> int:
+        return self._inner.size()
+
+    def read_into(self, offset: int, out: memoryview) -> int:
+        self._backend.give(self._name)
+        return self._inner.read_into(offset, out)
 
 
 class _FaultyAppender:

@@ -279,6 +279,10 @@ class SteppedBackend:
         """See `Backend.delete`."""
         self.step("delete", name, lambda: self._inner.delete(name))
 
+    def move(self, name: str, new_name: str) -> None:
+        """See `Backend.move`."""
+        self.step("move", name, lambda: self._inner.move(name, new_name))
+
     def delete_litter(self, age_s: float) -> int:
         """See `Backend.delete_litter`."""
         return 0

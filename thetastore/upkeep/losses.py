@@ -7,14 +7,13 @@ parts of files, too.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Collection, Container, Iterable, Iterator
 from typing import NamedTuple
 
 from thetastore.bases.candidates import TensorMap
 from thetastore.digest import Digest, Kind
 from thetastore.errors import (
-    BackendError,
+    FileUnreadableError,
     MalformedError,
     ObjectCorruptError,
     ObjectMissingError,
@@ -27,8 +26,6 @@ from thetastore.packs.catalog import id_of, records_of
 from thetastore.packs.writer import sealed_name
 from thetastore.representations.suspects import list_suspects
 
-_NO_FILE = (errno.ELOOP, errno.EINVAL)
-"""What a directory answers for a link, or a pipe, in the place of a file: unlike other refusals, always."""
 _TIED = 8
 """So many tensors at one place are told as one run of rows each."""
 
@@ -109,25 +106,17 @@ def is_readable(objects: Objects, digest: Digest) -> bool:
     """Tell whether some record gives an object, or may give it to a newer version.
 
     Raises:
-        BackendError: nobody knows, as the place does not answer, or refuses.
+        BackendError: nobody knows, as the place does not answer.
     """
     try:
         kind = objects.entry(digest).kind
         if isinstance(kind, Kind):
             objects.representations.get(kind, digest)
-    except (ObjectMissingError, ObjectCorruptError):
+    except (ObjectMissingError, ObjectCorruptError, FileUnreadableError):
         return False
     except UnsupportedError:
         pass  # not ours to judge
-    except BackendError as error:
-        _check_is_no_file(error)
-        return False
     return True
-
-
-def _check_is_no_file(error: BackendError) -> None:
-    if error.errno not in _NO_FILE:
-        raise error
 
 
 def _standing_on(objects: Objects, lost: Collection[Digest]) -> set[Digest]:
@@ -137,10 +126,7 @@ def _standing_on(objects: Objects, lost: Collection[Digest]) -> set[Digest]:
     for name in sorted(snapshot.packs):
         try:
             entries = [record.entry for record in records_of(objects.packs.get(name))]
-        except (FileNotFoundError, MalformedError, UnsupportedError):
-            continue
-        except BackendError as error:
-            _check_is_no_file(error)
+        except (FileNotFoundError, MalformedError, UnsupportedError, FileUnreadableError):
             continue
         for entry in entries:
             if entry.bases:
@@ -166,10 +152,7 @@ def manifests_of(objects: Objects) -> list[Digest]:
     for name in sorted(snapshot.packs | snapshot.incoming, key=id_of):
         try:
             records = records_of(objects.packs.get(name))
-        except (FileNotFoundError, MalformedError, UnsupportedError):
-            continue
-        except BackendError as error:
-            _check_is_no_file(error)
+        except (FileNotFoundError, MalformedError, UnsupportedError, FileUnreadableError):
             continue
         found.update((record.entry.digest, None) for record in records if record.entry.kind == Kind.MANIFEST)
     return list(found)

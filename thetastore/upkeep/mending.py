@@ -14,9 +14,15 @@ import errno
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
-from thetastore.backends.directory import DirectoryBackend
 from thetastore.digest import Digest, Kind
-from thetastore.errors import BackendError, MalformedError, ObjectCorruptError, ObjectMissingError, UnsupportedError
+from thetastore.errors import (
+    BackendError,
+    FileUnreadableError,
+    MalformedError,
+    ObjectCorruptError,
+    ObjectMissingError,
+    UnsupportedError,
+)
 from thetastore.objects import Objects
 from thetastore.packs.catalog import id_of, records_of
 from thetastore.packs.index import Place, Run, write_run
@@ -92,11 +98,11 @@ def remember_lost(objects: Objects, lost: Collection[Digest]) -> None:
 def _is_whole(objects: Objects, name: str) -> bool:
     try:
         return _has_whole_table(objects.packs.get(name))
-    except (MalformedError, UnsupportedError, FileNotFoundError):
+    except FileUnreadableError as error:
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise  # set aside, it would be lost to those who may read it
         return False
-    except BackendError:
-        if objects.backend.is_remote:
-            raise  # it says nothing about the pack
+    except (MalformedError, UnsupportedError, FileNotFoundError):
         return False
 
 
@@ -121,17 +127,12 @@ def _set_runs_aside(objects: Objects) -> bool:
 def _mend(objects: Objects, name: str) -> Iterator[SetAside]:
     try:
         pack = objects.packs.get(name)
-    except MalformedError:
+        records = records_of(pack)
+    except (MalformedError, FileUnreadableError):
         yield SetAside(_moved(objects, name), 0, ())
         return
     except (UnsupportedError, FileNotFoundError):
         return  # not ours to judge, or merged away
-    except BackendError:
-        if objects.backend.is_remote:
-            raise
-        yield SetAside(_moved(objects, name), 0, ())
-        return
-    records = records_of(pack)
     lost = [record for record in records if not _is_sound(objects, pack, record)]
     if lost or not _has_whole_table(pack):
         kept = [record for record in records if record not in lost]
@@ -145,7 +146,7 @@ def _has_whole_table(pack: Pack) -> bool:
     try:
         pack.table()
         return True
-    except MalformedError:
+    except (MalformedError, FileUnreadableError):
         return False
 
 
@@ -160,12 +161,10 @@ def _is_sound(objects: Objects, pack: Pack, record: Record) -> bool:
         return True
     except ObjectCorruptError as error:
         return _has_checksum(pack, record) and error.digest == str(entry.digest) and stands_on_loss(objects, record)
+    except FileUnreadableError:
+        return _has_checksum(pack, record) and stands_on_loss(objects, record)
     except (ObjectMissingError, MalformedError):
         return False
-    except BackendError:
-        if objects.backend.is_remote:
-            raise
-        return False  # the disk does not give it
     return True
 
 
@@ -173,7 +172,7 @@ def _has_checksum(pack: Pack, record: Record) -> bool:
     try:
         stored_bytes_of(pack, record)
         return next(pack.records(record.offset), None) == record
-    except ObjectCorruptError:
+    except (ObjectCorruptError, FileUnreadableError):
         return False
 
 
@@ -190,19 +189,10 @@ def _copy(objects: Objects, pack: Pack, records: list[Record]) -> None:
 
 
 def _moved(objects: Objects, name: str) -> str:
-    """Move a file to `damaged/`; return its new name, or its old one where it can be neither read nor renamed."""
-    moved, backend = f"damaged/{id_of(name)}.{name.rpartition('.')[2]}", objects.backend
+    """Move a file to `damaged/`, whether it can be read or not; return its new name."""
+    moved = f"damaged/{id_of(name)}.{name.rpartition('.')[2]}"
     try:
-        stored = backend.view(name)
-    except BackendError as error:
-        if isinstance(backend, DirectoryBackend):  # a link, a pipe, or what the disk does not give
-            return moved if backend.rename(name, moved) else name
-        if error.errno != errno.EIO:
-            raise
-        return name
-    try:
-        backend.create(moved, stored)
+        objects.backend.move(name, moved)
     except FileExistsError:
-        pass  # killed here, an earlier time
-    backend.delete(name)
+        objects.backend.delete(name)  # copied, and killed before it was deleted, an earlier time
     return moved

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from thetastore.digest import Digest, Kind
 from thetastore.errors import (
     BackendError,
+    FileUnreadableError,
     MalformedError,
     ObjectCorruptError,
     ObjectMissingError,
@@ -99,6 +100,8 @@ def verify_listing(objects: Objects, level: Level = Level.LISTING) -> Iterator[F
             yield from _covered_findings(objects, run, snapshot)
         except (MalformedError, UnsupportedError) as error:
             yield Finding(name, None, str(error), Problem.INDEX)
+        except FileUnreadableError as error:
+            yield _unreadable(name, error, Problem.INDEX)
         except FileNotFoundError:
             continue  # merged since it was listed
 
@@ -113,9 +116,7 @@ def _covered_findings(objects: Objects, run: Run, snapshot: Snapshot) -> Iterato
             file_bytes = objects.backend.open(name).size()
         except FileNotFoundError:
             continue  # merged since it was listed
-        except BackendError as error:
-            if objects.backend.is_remote:
-                raise
+        except FileUnreadableError as error:
             yield _unreadable(name, error)
             continue
         if file_bytes != info.file_bytes:
@@ -143,14 +144,12 @@ def verify_pack(objects: Objects, name: str, level: Level) -> list[Finding]:
         return [Finding(name, None, str(error), Problem.PACK)]
     except FileNotFoundError:
         return []
-    except BackendError as error:
-        if objects.backend.is_remote:
-            raise  # nothing is known then, and nothing can be
+    except FileUnreadableError as error:
         return [_unreadable(name, error)]
 
 
-def _unreadable(name: str, error: BackendError) -> Finding:
-    return Finding(name, None, f"it cannot be read: {error.strerror}", Problem.PACK)
+def _unreadable(name: str, error: FileUnreadableError, problem: Problem = Problem.PACK) -> Finding:
+    return Finding(name, None, f"it cannot be read: {error.strerror}", problem)
 
 
 def _pack_findings(objects: Objects, pack: Pack, snapshot: Snapshot, level: Level) -> Iterator[Finding]:
@@ -186,6 +185,12 @@ def _record_problem(objects: Objects, pack: Pack, record: Record, level: Level) 
             )
     except ObjectCorruptError as error:
         return error.reason, Problem.BASE if stands_on_loss(objects, record) else Problem.RECORD
+    except FileUnreadableError as error:
+        if stands_on_loss(objects, record):
+            return f"its base cannot be had: {error}", Problem.BASE
+        return f"it cannot be read: {error.strerror}", Problem.RECORD
+    except BackendError:
+        raise  # nothing is known then
     except ThetaError as error:
         return str(error), Problem.RECORD
     return None
@@ -196,7 +201,7 @@ def stands_on_loss(objects: Objects, record: Record) -> bool:
     for base in record.entry.bases:
         try:
             objects.representations.get(Kind.CHUNK, base)
-        except (ObjectMissingError, ObjectCorruptError):
+        except (ObjectMissingError, ObjectCorruptError, FileUnreadableError):
             return True
         except UnsupportedError:
             continue
@@ -210,7 +215,7 @@ def _base_problem(objects: Objects, record: Record) -> str | None:
     for base in entry.bases:
         try:
             found = objects.representations.shallowest(base, with_retired=True)
-        except (ObjectMissingError, ObjectCorruptError, UnsupportedError) as error:
+        except (ObjectMissingError, ObjectCorruptError, UnsupportedError, FileUnreadableError) as error:
             return f"its base cannot be had: {error}"
         left_bytes -= base_cost_bytes(found.raw_bytes)
         if found.depth >= entry.depth or left_bytes < 0:
