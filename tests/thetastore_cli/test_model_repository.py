@@ -224,6 +224,28 @@ def test_a_sync_leaves_alone_what_the_other_store_has_of_its_own(run, place) -> 
     assert run("sync", "other", "zoo", "gpt").out == "gpt: v2\n"
 
 
+def test_a_sync_gives_no_tag_to_a_version_that_is_another_in_the_other_store(run, place) -> None:
+    run("init", "other")
+    run("put", "zoo/bert", "a.safetensors")
+    run("sync", "zoo", "other")
+    run("put", "zoo/bert", "b.safetensors")
+    run("put", "other/bert", "a.safetensors", "b.safetensors")
+    run("tag", "zoo/bert@v1", "first")
+    run("tag", "zoo/bert@v2", "prod")
+
+    done = run("sync", "zoo", "other")
+
+    assert done.status == 1
+    assert done.out == (
+        "bert: left alone: the other store has its own v2\n"
+        "tag bert/first\n"
+        "tag bert/prod: left alone: the other store has its own v2\n"
+    )
+    assert run("tag", "other/bert", "--json").values["tags"].keys() == {"first"}
+    run("get", "other/bert@first", "--to", "back")
+    assert same(place / "back", place / "a.safetensors")
+
+
 def test_a_get_that_was_broken_off_goes_on_and_replaces_other_files_only_by_force(run, place) -> None:
     run("put", "zoo/bert", "a.safetensors", "b.safetensors")
     run("get", "zoo/bert")

@@ -6,7 +6,7 @@ So either may be interrupted anywhere, and goes on where it was when it is start
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from thetastore.ref_entries import Draft, Entry
 from thetastore.refs import Refs
 from thetastore.store import Store
 from thetastore.versions.history import Put, Versions
-from thetastore.versions.names import MODELS, TAGS, ModelName, parse_name, resolve, version_text
+from thetastore.versions.names import MODELS, TAGS, ModelName, parse_name, resolve, version_of_tag, version_text
 from thetastore.versions.published import refuse_difference
 
 Report = Callable[[int, int], None]
@@ -42,7 +42,8 @@ class SyncedRef(NamedTuple):
     new_numbers: range
     """Those that were (or, on a dry run, would be) written."""
     differs_at: int | None = None
-    """The first number that the two stores have different entries for; then nothing was written."""
+    """The first number that the two stores have different entries for; then nothing was written. Of a tag that names a
+    version which the other store has another one for: the number of that version."""
 
 
 class Synced(NamedTuple):
@@ -92,7 +93,8 @@ def sync(
 ) -> Synced:
     """Make the refs of a store, with all versions that are wanted, be in another one, number for number.
 
-    Refs for which the other store has entries of its own are left alone, and said so.
+    Refs for which the other store has entries of its own are left alone, and said so; so are tags of versions that are
+    others there.
 
     Args:
         source: where they are.
@@ -110,12 +112,18 @@ def sync(
     numbers, there = ours.numbers(), theirs.numbers()
     chosen = _chosen(list(numbers), models, source.url)
     done = Synced([], Copied())
+    others: dict[str, int] = {}
     with nullcontext() if is_dry_run else Versions(target).session():
         for name in sorted(chosen, key=lambda name: (not name.startswith(f"{MODELS}/"), name)):
             latest = ours.latest(name)
             if latest is None:
                 continue  # only numbers above a missing one
-            made, copied = _sync_ref(ours, theirs, latest, there.get(name, []), source, target, is_dry_run, report)
+            if _names_another(latest, others):
+                made, copied = SyncedRef(name, range(0), version_of_tag(latest)), Copied()
+            else:
+                made, copied = _sync_ref(ours, theirs, latest, there.get(name, []), source, target, is_dry_run, report)
+            if made.differs_at is not None and name.startswith(f"{MODELS}/"):
+                others[name.removeprefix(f"{MODELS}/")] = made.differs_at
             done = Synced([*done.refs, made], done.copied.plus(copied))
             if each:
                 each(made)
@@ -135,6 +143,19 @@ def _chosen(names: list[str], models: Sequence[str], place: str) -> list[str]:
 
 def _model_of(tag: str) -> str:
     return tag.removeprefix(f"{TAGS}/").rpartition("/")[0]
+
+
+def _names_another(latest: Entry, others: Mapping[str, int]) -> bool:
+    """Tell whether a ref is a tag that would name another version in the other store.
+
+    Args:
+        latest: entry of the ref.
+        others: the models that differ there, and from which number on.
+    """
+    if not latest.name.startswith(f"{TAGS}/") or latest.is_tombstone:
+        return False
+    model = _model_of(latest.name)
+    return model in others and version_of_tag(latest) >= others[model]
 
 
 def _sync_ref(
