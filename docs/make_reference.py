@@ -23,6 +23,12 @@ Results go to standard output, all else to standard error. Exit status: 0 done, 
 arguments were not understood, 130 interrupted, 141 nobody reads the output. `--json` output says `"schema": 1`;
 where a command fails (2), it has an `error` with `code`, `message` and `hint`; `--progress=json` ends with the same.
 
+What lists something has `--porcelain` for scripts, and its help names the fields of a line. Tabs are between them; an
+empty field is not known or does not apply; lists are written as JSON; a backslash, a tab, a line feed and a carriage
+return in a name as `\\\\`, `\\t`, `\\n`, `\\r`. Where lines are of several kinds, the first field says which. Later
+versions may add fields at the end of a line, and kinds; nothing else changes. With `-z` a NUL byte ends each line.
+Colours of `--color` are for people only. The lines of `git theta status` are shorter; they are described there.
+
 """
 _SETTINGS_HEAD = """\
 # Configuration

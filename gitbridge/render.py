@@ -5,11 +5,10 @@ Results go to standard output, all else to standard error.
 
 from __future__ import annotations
 
-import os
 from typing import TextIO
 
 from thetastore import progress
-from thetastore.tables import count_text, printable, shape_text, size_text, table
+from thetastore.tables import count_text, has_colours, painted, printable, shape_text, size_text, table
 
 __all__ = [
     "PROGRESS_VARIABLE",
@@ -35,18 +34,3 @@ class Progress(progress.Progress):
 
 
 PROGRESS_VARIABLE = "GIT_THETA_PROGRESS"
-
-
-def painted(text: str, colour: str, is_on: bool) -> str:
-    """Return text in a colour of `COLOURS`, or as it is."""
-    return f"\x1b[{COLOURS[colour]}m{text}\x1b[m" if is_on else text
-
-
-COLOURS = {"green": 32, "yellow": 33, "red": 31}
-
-
-def has_colours(asked: str, stream: TextIO) -> bool:
-    """Tell whether colours are wanted, as git tells it: `always`, `never`, or `auto`, which means on a terminal."""
-    if asked != "auto":
-        return asked == "always"
-    return "NO_COLOR" not in os.environ and stream.isatty() and os.environ.get("TERM") != "dumb"

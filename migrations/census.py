@@ -18,7 +18,7 @@ from migrations.conversions import GIT, LFS
 from migrations.importing import bytes_before, measure
 from migrations.incoming import Finder, Wanted
 from migrations.refs import refs_of
-from thetastore.command_line import print_json
+from thetastore.output import Paint, painter, print_values, wants_values
 
 _LEAST_POINTER_BYTES = 100
 _GIT_THETA = "git-theta"
@@ -47,10 +47,10 @@ def run(repository: Repository, options: argparse.Namespace) -> int:
     for path, oid in _blobs(repository, tips, above):
         finder(path, oid)
     groups = sorted(_groups(repository, finder, above, options.measure), key=lambda group: -group.raw_bytes)
-    if options.json:
-        print_json({"groups": [_values(group) for group in groups]})
+    if wants_values(options):
+        print_values(options, {"groups": [_values(group) for group in groups]})
     else:
-        _print(groups[: options.top], len(groups), len(finder.missing), options.above)
+        _print(groups[: options.top], len(groups), len(finder.missing), options.above, painter(options))
     return 0
 
 
@@ -130,7 +130,7 @@ def _values(group: Group) -> dict[str, object]:
     }
 
 
-def _print(groups: list[Group], count: int, missing_count: int, above: str) -> None:
+def _print(groups: list[Group], count: int, missing_count: int, above: str, paint: Paint) -> None:
     if not groups:
         print(f"git theta: no file of the history has {above} or more, but for what is in the store already")
         return
@@ -149,7 +149,7 @@ def _print(groups: list[Group], count: int, missing_count: int, above: str) -> N
     ]
     if groups[0].after_bytes is not None:
         heads.append("in a store")
-    sys.stdout.write(table([heads, *rows]))
+    sys.stdout.write(table([[paint(head, "bold") for head in heads], *rows]))
     if count > len(groups):
         print(f"… and {count - len(groups)} more: --top {count}", file=sys.stderr)
     if missing_count:

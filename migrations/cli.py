@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from typing import Any
 
 from gitbridge.cli.opening import open_repository
 from gitbridge.cli.options import add_progress_options, refuse_git_lfs_options
 from thetastore.command_line import Parser
+from thetastore.output import Rows, add_listing_options, add_quiet_option, quietly
 
 _FROM = "what keeps the files now; huggingface: REF is a model's directory in a cache, or any, committed to this branch"
 _EPILOG = """\
@@ -24,7 +26,9 @@ def migrate(arguments: list[str]) -> int:
         from migrations.landing import settle_pending
 
         settle_pending(repository)
-        status: int = getattr(__import__(options.module, fromlist=["run"]), options.function)(repository, options)
+        # A question has to be seen, and what is asked about.
+        with nullcontext() if getattr(options, "yes", None) is False else quietly(options):
+            status: int = getattr(__import__(options.module, fromlist=["run"]), options.function)(repository, options)
     return status
 
 
@@ -41,8 +45,10 @@ def make_parser() -> argparse.ArgumentParser:
     _add_export(actions.add_parser("export", help="back to plain files, or to Git LFS"))
     _add_info(actions.add_parser("info", help="which files of the history would gain"))
     undo = actions.add_parser("undo", help="put back the refs that the last migration moved")
+    add_quiet_option(undo)
     undo.set_defaults(module="migrations.taking_back", function="undo")
     forget = actions.add_parser("forget", help="let go of the old history that undo would need")
+    add_quiet_option(forget)
     forget.set_defaults(module="migrations.taking_back", function="forget")
     return parser
 
@@ -91,7 +97,9 @@ def _add_info(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--above", metavar="SIZE", default="1m", help="only versions from this size on (default: 1m)")
     parser.add_argument("--top", type=int, default=10, metavar="N", help="at most so many lines (default: 10)")
     parser.add_argument("--measure", action="store_true", help="store all of it for a trial, and say what it takes")
-    parser.add_argument("--json", action="store_true", help="for programs; schema 1")
+    add_listing_options(
+        parser, Rows("groups", ("from", "pattern", "files", "versions", "raw_bytes", "before_bytes", "after_bytes"))
+    )
     parser.add_argument("--everything", action="store_true", help="all branches and tags: always so without REF")
     parser.add_argument("--skip-fetch", action="store_true", help="fetch nothing from git remotes: always so")
     add_progress_options(parser)

@@ -6,6 +6,7 @@ import sys
 
 from thetastore.cli.opening import EXIT_DONE, add_json_option, storage_options, store_parser
 from thetastore.command_line import print_json
+from thetastore.output import add_quiet_option
 
 _EPILOG = """\
 Older releases of thetastore refuse the store from then on, and say which release is needed. Nobody may write to a store
@@ -19,6 +20,7 @@ def run(arguments: list[str]) -> int:
     parser = store_parser("upgrade", "Bring a store to the version that this thetastore writes.", _EPILOG)
     parser.add_argument("-n", "--dry-run", action="store_true", help="only say what would be done")
     add_json_option(parser)
+    add_quiet_option(parser)
     options = parser.parse_args(arguments)
     from migrations.upgrading import known_steps, plan, upgrade
     from thetastore.store import backend_at
@@ -41,6 +43,6 @@ def run(arguments: list[str]) -> int:
         )
     if options.json:
         print_json(values)
-    else:
+    elif not options.quiet:
         sys.stdout.write(said + "\n")
     return EXIT_DONE

@@ -34,7 +34,10 @@ class Parser(argparse.ArgumentParser):
         """Parse, or hand out this parser where it is asked for."""
         if isinstance(args, _Asking):
             raise _FoundError(self)
-        return super().parse_known_args(args, namespace)
+        found, rest = super().parse_known_args(args, namespace)
+        if getattr(found, "nul", False) and getattr(found, "json", False):
+            self.error("argument -z: not allowed with argument --json")
+        return found, rest
 
     def parse_known_intermixed_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
         """Parse, or hand out this parser where it is asked for."""

@@ -5,8 +5,11 @@ Sizes are decimal (1 kB = 1000 bytes, as model hubs and disks say).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from typing import TextIO
 
+_COLOURS = {"bold": 1, "red": 31, "green": 32, "yellow": 33}
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 
 
@@ -43,12 +46,34 @@ def table(rows: Sequence[Sequence[str]], right: Sequence[int] = (), indent: str 
     """Return rows as aligned columns, two blanks apart; the columns in `right` end in line."""
     if not rows:
         return ""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    shown = [[_shown_length(cell) for cell in row] for row in rows]
+    widths = [max(column) for column in zip(*shown, strict=True)]
     lines = []
-    for row in rows:
-        cells = [
-            cell.rjust(width) if column in right else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
+    for row, lengths in zip(rows, shown, strict=True):
+        cells = []
+        for column, (cell, length, width) in enumerate(zip(row, lengths, widths, strict=True)):
+            blanks = " " * (width - length)
+            cells.append(blanks + cell if column in right else cell + blanks)
         lines.append(indent + "  ".join(cells).rstrip())
     return "\n".join(lines) + "\n"
+
+
+def painted(text: str, colour: str, is_on: bool) -> str:
+    """Return text in a colour (red, green, yellow) or bold, or as it is."""
+    return f"\x1b[{_COLOURS[colour]}m{text}\x1b[m" if is_on and text else text
+
+
+def has_colours(asked: str, stream: TextIO) -> bool:
+    """Tell whether colours are wanted, as git tells it: `always`, `never`, or `auto`, which means on a terminal."""
+    if asked != "auto":
+        return asked == "always"
+    return "NO_COLOR" not in os.environ and stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def _shown_length(cell: str) -> int:
+    """Return how many columns a cell takes; colours take none, and no other escape gets past `printable`."""
+    if "\x1b" not in cell:
+        return len(cell)
+    import re
+
+    return len(re.sub(r"\x1b\[[0-9]*m", "", cell))

@@ -10,6 +10,7 @@ from gitbridge.errors import BridgeError, RepositoryMissingError
 from gitbridge.repository import Repository
 from gitbridge.settings import PREFIXES
 from thetastore.command_line import Parser, installed_version, print_json
+from thetastore.output import Rows, add_listing_options, painter, print_values, wants_values
 
 
 def version(arguments: list[str]) -> int:
@@ -29,7 +30,7 @@ def version(arguments: list[str]) -> int:
 def env(arguments: list[str]) -> int:
     """Print what is used here."""
     parser = Parser(prog="git theta env", description="Print what is used here.")
-    parser.add_argument("--json", action="store_true", help="for programs; schema 1")
+    add_listing_options(parser, Rows("rows", ("name", "value")))
     options = parser.parse_args(arguments)
     rows = [
         ("git-theta", installed_version()),
@@ -46,12 +47,13 @@ def env(arguments: list[str]) -> int:
     from gitbridge.git_theta_names import REPLACED
 
     rows += [(name, f"{os.environ[name]} ({what})") for name, what in REPLACED.items() if os.environ.get(name)]
-    if options.json:
-        print_json({"rows": [{"name": name, "value": value} for name, value in rows]})
+    if wants_values(options):
+        print_values(options, {"rows": [{"name": name, "value": value} for name, value in rows]})
         return 0
     from gitbridge.render import table
 
-    sys.stdout.write(table(rows))
+    paint = painter(options)
+    sys.stdout.write(table([(paint(name, "bold"), value) for name, value in rows]))
     return 0
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from gitbridge.attributes import paths_with_filter
 from gitbridge.bases import ADD_SETTING, manifest_at
 from gitbridge.cli.opening import make_ready, open_work_tree
+from gitbridge.cli.options import add_progress_options
 from gitbridge.errors import GitError, RevisionError, UsageError
 from gitbridge.repository import Repository
 from gitbridge.revisions import resolve
@@ -80,6 +81,7 @@ def _parser() -> Parser:
         "--update-path", "--update-data", metavar="FILE", help="where the update is: a file, or a PEFT directory"
     )
     parser.add_argument("--json", action="store_true", help="what became of the files, for programs")
+    add_progress_options(parser)
     parser.add_argument("--checkpoint-type", metavar="TYPE", help=argparse.SUPPRESS)
     parser.add_argument("files", nargs="+", metavar="FILE", help="files or directories")
     return parser
@@ -121,6 +123,8 @@ def _update(repository: Repository, options: argparse.Namespace, kind: str, side
         import json
 
         print(json.dumps({"schema": 1, "files": [one._asdict() for one in updated]}))
+        return 0
+    if options.quiet:
         return 0
     from gitbridge.render import count_text
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from gitbridge.cli.opening import open_repository
 from gitbridge.errors import RemoteError
-from thetastore.command_line import Parser, print_json, split_at_dashes
+from thetastore.command_line import Parser, split_at_dashes
+from thetastore.output import Paint, Rows, add_listing_options, painter, print_values, wants_values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from gitbridge.repository import Repository
     from thetastore.comparing.comparison import Measured
 
+_ROWS = Rows(
+    "tensors",
+    ("name", "change", "commit.oid", "commit.date", "commit.author", "changed", "compared", "relative_at_most"),
+)
 _EPILOG = """\
 columns: commit, date, author, what it did (M changed, T another type, S another shape, R renamed, A added), share of
 the elements that it changed, norm of that change over the norm of what was there, what it looks like, tensor.
@@ -36,7 +41,7 @@ def blame(arguments: list[str]) -> int:
     parser.add_argument("names", nargs="*", metavar="REV, PATH", help=argparse.SUPPRESS)
     parser.add_argument("--tensors", action="append", metavar="GLOB", help="only tensors whose names match; repeatable")
     parser.add_argument("--names", dest="names_only", action="store_true", help="no figures: reads no weights")
-    parser.add_argument("--json", action="store_true", help="for programs; schema 1")
+    add_listing_options(parser, _ROWS)
     before, behind = split_at_dashes(arguments)
     options = parser.parse_intermixed_args(before)
     options.names += behind
@@ -44,13 +49,13 @@ def blame(arguments: list[str]) -> int:
         parser.error("missing: PATH")
     with open_repository() as repository:
         rows = _blamed(repository, options)
-    if options.json:
+    if wants_values(options):
         from gitbridge.reports.values import commit_values, tensor_values
 
         tensors = [tensor_values(measured) | {"commit": commit_values(one.commit)} for one, measured in rows]
-        print_json({"tensors": tensors})
+        print_values(options, {"tensors": tensors})
     else:
-        sys.stdout.write(_text(rows))
+        sys.stdout.write(_text(rows, painter(options)))
     return 0
 
 
@@ -78,14 +83,14 @@ def _blamed(repository: Repository, options: argparse.Namespace) -> Sequence[tup
     return [(one, figures.get(one.entry.name, Measured(one.change))) for one in found]
 
 
-def _text(rows: Sequence[tuple[Blamed, Measured]]) -> str:
+def _text(rows: Sequence[tuple[Blamed, Measured]], paint: Paint) -> str:
     from gitbridge.render import printable, table
     from gitbridge.reports.figures import LETTERS, name_text, relative_text, remark_text, share_of
 
     return table(
         [
             (
-                one.commit.short,
+                paint(one.commit.short, "yellow"),
                 one.commit.date[:10],
                 printable(one.commit.author),
                 LETTERS[one.change.kind],

@@ -10,12 +10,13 @@ from gitbridge.checks.check import Check
 from gitbridge.checks.news import merge_base, new_and_old
 from gitbridge.checks.rules import RULES, Allowed, Budget, Problem, size_of
 from gitbridge.cli.opening import open_repository
-from gitbridge.cli.options import add_color_option, add_progress_options
+from gitbridge.cli.options import add_progress_options
 from gitbridge.remotes import committed_values
 from gitbridge.render import Progress, count_text, has_colours, painted, printable
 from gitbridge.repository import Repository
 from gitbridge.revisions import resolve
-from thetastore.command_line import Parser, print_json
+from thetastore.command_line import Parser
+from thetastore.output import Rows, add_listing_options, print_values, wants_values
 
 
 def check(arguments: list[str]) -> int:
@@ -33,9 +34,9 @@ def check(arguments: list[str]) -> int:
             found = list(looking.problems(revision or None, progress))
         finally:
             progress.done()
-    if options.json:
+    if wants_values(options):
         counts = {"files": len(new), "tensors_read": looking.read_tensor_count}
-        print_json({**counts, "problems": [problem._asdict() for problem in found]})
+        print_values(options, {**counts, "problems": [problem._asdict() for problem in found]})
     else:
         _print(found, options.format, has_colours(options.color, sys.stdout))
         if not options.quiet:
@@ -63,9 +64,8 @@ def _parser() -> Parser:
     parser.add_argument(
         "--format", choices=("text", "github"), default="text", help="github: as annotations of a pull request"
     )
-    parser.add_argument("--json", action="store_true", help="for programs; schema 1")
+    add_listing_options(parser, Rows("problems", ("rule", "path", "tensor", "message", "mend")))
     add_progress_options(parser)
-    add_color_option(parser)
     parser.add_argument("revision", nargs="?", metavar="REV", help="a commit; without it: the index, what is staged")
     return parser
 

@@ -12,12 +12,17 @@ from typing import TYPE_CHECKING
 from gitbridge.cli.opening import open_repository
 from gitbridge.errors import RepositoryMissingError, UsageError
 from gitbridge.repository import Repository
-from thetastore.command_line import Parser, print_json, split_at_dashes
+from thetastore.command_line import Parser, split_at_dashes
 from thetastore.errors import did_you_mean, near_names
+from thetastore.output import Rows, add_listing_options, painter, print_values, wants_values
 
 if TYPE_CHECKING:
     from gitbridge.diffing import FileDiff
 
+_ROWS = (
+    Rows("files", ("path", "changed_count", "unchanged_count")),
+    Rows("files.tensors", ("files.path", "name", "change", "changed", "compared", "relative_at_most")),
+)
 _EPILOG = """\
 what is compared:
   (nothing)          the work tree with the index          --cached [REV]   the index with HEAD, or with REV
@@ -69,7 +74,7 @@ def _parser() -> Parser:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--stat", action="store_true", help="sums by file, layer and module only")
     form.add_argument("--name-status", action="store_true", help="letters and names only; reads no weights")
-    form.add_argument("--json", action="store_true", help="for programs; schema 1")
+    add_listing_options(parser, *_ROWS, group=form)
     form.add_argument("--md", action="store_true", help="Markdown")
     form.add_argument("--html", metavar="FILE", help="write a page with plots that needs no network")
     parser.add_argument("--joined", action="store_true", help="take all files for one model, as shards are")
@@ -182,10 +187,10 @@ def _print(found: list[FileDiff], options: argparse.Namespace) -> None:
         with open(options.html, "w", encoding="utf-8", errors="backslashreplace") as stream:
             stream.writelines(page(found, options.sort, options.top))
         print(f"git theta: wrote '{options.html}'", file=sys.stderr)
-    elif options.json:
+    elif wants_values(options):
         from gitbridge.reports.values import diff_values
 
-        print_json(diff_values(found, options.sort, options.top))
+        print_values(options, diff_values(found, options.sort, options.top))
     else:
         sys.stdout.writelines(_lines(found, options))
 
@@ -201,4 +206,4 @@ def _lines(found: list[FileDiff], options: argparse.Namespace) -> Iterable[str]:
         return diff_markdown(found, options.sort, options.top)
     from gitbridge.reports.text import diff_text
 
-    return diff_text(found, options.sort, options.top, with_tensors=not options.stat)
+    return diff_text(found, options.sort, options.top, with_tensors=not options.stat, paint=painter(options))

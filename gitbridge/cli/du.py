@@ -8,9 +8,10 @@ import sys
 from gitbridge.cli.opening import open_local_store, open_repository
 from gitbridge.repository import Repository
 from gitbridge.usage import Counted, of_history, of_revisions
-from thetastore.command_line import Parser, print_json
+from thetastore.command_line import Parser
+from thetastore.output import add_listing_options, painter, print_values, wants_values
 from thetastore.upkeep.usage import Usage
-from thetastore.upkeep.usage_report import Report, report_of, report_text, report_values
+from thetastore.upkeep.usage_report import USAGE_ROWS, Report, report_of, report_text, report_values
 
 _EPILOG = """\
 figures:
@@ -37,15 +38,15 @@ def du(arguments: list[str]) -> int:
     )
     parser.add_argument("revisions", nargs="*", metavar="REV", help="count the files of these revisions only")
     parser.add_argument("--tensors", action="store_true", help="list the tensors of each file, too")
-    parser.add_argument("--json", action="store_true", help="for programs; schema 1")
+    add_listing_options(parser, *USAGE_ROWS)
     options = parser.parse_args(arguments)
     with open_repository() as repository:
         counted = of_revisions(repository, options.revisions) if options.revisions else of_history(repository)
         report = _counted(repository, counted, options.tensors)
-    if options.json:
-        print_json(report_values(report))
+    if wants_values(options):
+        print_values(options, report_values(report))
     elif counted.files:
-        sys.stdout.write(report_text(report, counted.labels))
+        sys.stdout.write(report_text(report, counted.labels, painter(options)))
     else:
         print("git theta: no commit looked at holds a tracked file", file=sys.stderr)
     return 0

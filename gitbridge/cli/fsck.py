@@ -11,7 +11,7 @@ from itertools import chain
 
 from gitbridge.cli.fsck_repair import Known, needed_here, sources
 from gitbridge.cli.opening import open_local_store, open_repository
-from gitbridge.cli.options import refuse_git_lfs_options
+from gitbridge.cli.options import add_progress_options, refuse_git_lfs_options
 from gitbridge.errors import ConfigError, UsageError
 from gitbridge.remotes import Place, check_is_remote, open_place, places
 from gitbridge.render import Progress, count_text
@@ -20,6 +20,7 @@ from thetastore.checking.budget import parse_budget
 from thetastore.checking.check import Check, LostFile
 from thetastore.checking.repair import Repaired, repair
 from thetastore.checking.report import (
+    CHECK_ROWS,
     check_values,
     finding_lines,
     lost_text,
@@ -27,7 +28,8 @@ from thetastore.checking.report import (
     set_aside_text,
     summary,
 )
-from thetastore.command_line import Parser, print_json
+from thetastore.command_line import Parser
+from thetastore.output import add_listing_options, painter, print_values, wants_values
 from thetastore.pool import processes
 from thetastore.store import Store
 from thetastore.upkeep.verify import Level
@@ -57,6 +59,7 @@ def run(arguments: list[str]) -> int:
     reads_all = options.remote is None or options.repair  # nothing is mended that was not met
     level = Level[(options.level or ("raw" if reads_all else "tables")).upper()]
     executor_of = processes(options.jobs) if options.jobs > 1 else nullcontext()
+    paint = painter(options)
     progress = Progress("checking")
     with open_repository() as repository, _store(repository, options) as (store, place), executor_of as executor:
         known = Known(repository)
@@ -65,8 +68,8 @@ def run(arguments: list[str]) -> int:
         needed, silent = needed_here(repository, store, known, bool(options.places)) if checks_history else ([], [])
         try:
             for line in finding_lines(chain(check.findings(), check.missing(needed))):
-                if not options.json:
-                    print(line)
+                if not wants_values(options):
+                    print(paint(line, "red"))
             lost = check.lost_files(known.manifests)
         finally:
             progress.done()
@@ -76,9 +79,9 @@ def run(arguments: list[str]) -> int:
             whole = [file.manifest_digest for file in [*check.named, *needed]]
             repaired = repair(store, check.found, found, known.manifests, whole)
             lost = repaired.lost
-        if options.json:
-            print_json(check_values(check, lost, repaired, store.url, known.names))
-        else:
+        if wants_values(options):
+            print_values(options, check_values(check, lost, repaired, store.url, known.names))
+        elif check.found or lost or repaired is not None or not options.quiet:
             _say(check, lost, repaired, store, known, _again(options.remote))
         for reason in silent:
             print(f"git theta: a remote store could not be asked: {reason}", file=sys.stderr)
@@ -119,7 +122,8 @@ def _parser() -> Parser:
     )
     parser.add_argument("--budget", metavar="AMOUNT", help="how much now, as in 10GB/10min; the next run goes on there")
     parser.add_argument("-j", "--jobs", type=int, default=1, metavar="N", help="read with so many processes")
-    parser.add_argument("--json", action="store_true", help="for programs; schema 1")
+    add_listing_options(parser, *CHECK_ROWS)
+    add_progress_options(parser)
     parser.add_argument("revisions", nargs="*", help=argparse.SUPPRESS)
     return parser
 

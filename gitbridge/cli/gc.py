@@ -8,6 +8,7 @@ from gitbridge.remotes import check_is_remote, default_remote, open_place, place
 from gitbridge.repository import Repository
 from thetastore.cli.gc import EPILOG, add_gc_options, collect_in
 from thetastore.command_line import Parser
+from thetastore.output import add_quiet_option
 from thetastore.store import Store
 
 
@@ -31,6 +32,7 @@ def gc(arguments: list[str]) -> int:
     )
     add_gc_options(parser)
     parser.add_argument("--json", action="store_true", help="for programs; schema 1")
+    add_quiet_option(parser)
     options = parser.parse_args(arguments)
     if options.remote is None:
         raise UsageError(

@@ -9,6 +9,7 @@ from gitbridge import hooks, setup
 from gitbridge.errors import RepositoryMissingError
 from gitbridge.repository import Repository
 from thetastore.command_line import Parser
+from thetastore.output import add_quiet_option, quietly
 
 
 def install(arguments: list[str]) -> int:
@@ -28,6 +29,12 @@ def install(arguments: list[str]) -> int:
     )
     mode.add_argument("-m", "--manual", action="store_true", help="print what belongs into hooks, for you to put in")
     options = parser.parse_args(arguments)
+    with quietly(options):
+        _install(options)
+    return 0
+
+
+def _install(options: argparse.Namespace) -> None:
     scope = options.scope or "--global"
     repository = _repository(needed=scope in _OF_A_REPOSITORY)
     changed = setup.configure(repository, scope, options.force)
@@ -38,7 +45,6 @@ def install(arguments: list[str]) -> int:
     if repository is not None and not options.skip_repo:
         repository.forget_config()
         _say_how_to_hook(repository) if options.manual else _put_hooks_in(repository)
-    return 0
 
 
 def _put_hooks_in(repository: Repository) -> None:
@@ -64,6 +70,12 @@ def uninstall(arguments: list[str]) -> int:
     parser = _parser("uninstall", "Remove our settings and hooks. Weights, pointers and .gitattributes stay.")
     parser.add_argument("--skip-repo", action="store_true", help="settings only; hooks stay")
     options = parser.parse_args(arguments)
+    with quietly(options):
+        _uninstall(options)
+    return 0
+
+
+def _uninstall(options: argparse.Namespace) -> None:
     repository = _repository(needed=options.scope in _OF_A_REPOSITORY)
     removed = []
     for scope in [options.scope] if options.scope else ["--global", "--local"]:
@@ -72,13 +84,12 @@ def uninstall(arguments: list[str]) -> int:
     names = hooks.uninstall(repository) if repository is not None and not options.skip_repo else []
     if not removed and not names:
         print("git theta was not installed here: nothing to remove")
-        return 0
+        return
     what = [noun for noun, found in (("settings", removed), ("hooks", names)) if found]
     print(f"git theta is uninstalled for {_reach(options.scope or '--global')}: {' and '.join(what)} removed")
     if repository is not None:
         repository.forget_config()
         _warn(repository)
-    return 0
 
 
 def _warn(repository: Repository) -> None:
@@ -109,6 +120,7 @@ def _reach(scope: str) -> str:
 
 def _parser(name: str, description: str) -> Parser:
     parser = Parser(prog=f"git theta {name}", description=description)
+    add_quiet_option(parser)
     group = parser.add_mutually_exclusive_group()
 
     def add(*spellings: str, words: str) -> None:

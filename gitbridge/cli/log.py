@@ -9,13 +9,18 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from gitbridge.cli.opening import open_repository
-from thetastore.command_line import Parser, print_json, split_at_dashes
+from thetastore.command_line import Parser, split_at_dashes
+from thetastore.output import Paint, Rows, add_listing_options, painter, print_values, wants_values
 
 if TYPE_CHECKING:
     from gitbridge.history import Changed
     from gitbridge.repository import Repository
 
 _NAMED_COUNT = 10
+_ROWS = (
+    Rows("commits", ("oid", "date", "author", "subject")),
+    Rows("commits.tensors", ("commits.oid", "change", "name")),
+)
 _EPILOG = """\
 Letters: M changed, T another type, S another shape, R renamed, A added, D removed. A merge is listed where it has
 tensors that none of its parents has. Only names and digests are compared: no weights are needed.
@@ -36,7 +41,7 @@ def log(arguments: list[str]) -> int:
     parser.add_argument("-n", "--max-count", type=int, metavar="N", help="at most N commits")
     parser.add_argument("--follow", action="store_true", help="go on before the file was renamed")
     parser.add_argument("--all-names", action="store_true", help=f"name all tensors, not {_NAMED_COUNT} a commit")
-    parser.add_argument("--json", action="store_true", help="for programs; schema 1")
+    add_listing_options(parser, *_ROWS)
     before, behind = split_at_dashes(arguments)
     options = parser.parse_intermixed_args(before)
     options.names += behind
@@ -44,10 +49,10 @@ def log(arguments: list[str]) -> int:
         parser.error("missing: PATH")
     with open_repository() as repository:
         changed = islice(_changed(repository, options), options.max_count)
-        if options.json:
-            print_json({"commits": [_values(one) for one in changed]})
+        if wants_values(options):
+            print_values(options, {"commits": [_values(one) for one in changed]})
         else:
-            sys.stdout.writelines(_text(changed, None if options.all_names else _NAMED_COUNT))
+            sys.stdout.writelines(_text(changed, None if options.all_names else _NAMED_COUNT, painter(options)))
     return 0
 
 
@@ -63,7 +68,7 @@ def _changed(repository: Repository, options: argparse.Namespace) -> Iterator[Ch
         wants.check()
 
 
-def _text(found: Iterable[Changed], named_count: int | None) -> Iterator[str]:
+def _text(found: Iterable[Changed], named_count: int | None, paint: Paint) -> Iterator[str]:
     from gitbridge.render import printable
     from gitbridge.reports.figures import LETTERS, name_text
     from thetastore.comparing.changes import KINDS
@@ -73,7 +78,8 @@ def _text(found: Iterable[Changed], named_count: int | None) -> Iterator[str]:
         commit, changes = one
         counts = [(kind, sum(change.kind == kind for change in changes)) for kind in KINDS]
         said = ", ".join(f"{count} {kind}" for kind, count in counts if count)
-        yield f"{commit.short} {commit.date[:10]} {printable(commit.author)}: {printable(commit.subject)}  ({said})\n"
+        head = f"{paint(commit.short, 'yellow')} {commit.date[:10]} {printable(commit.author)}"
+        yield f"{head}: {printable(commit.subject)}  ({said})\n"
         for change in changes[:named_count]:
             yield f"  {LETTERS[change.kind]}  {name_text(Measured(change))}\n"
         if named_count is not None and len(changes) > named_count:

@@ -10,6 +10,7 @@ from gitbridge.render import table
 from gitbridge.repository import Repository
 from thetastore.command_line import Parser
 from thetastore.errors import did_you_mean, near_names
+from thetastore.output import Rows, add_listing_options, painter, print_values, wants_values
 
 
 def logs(arguments: list[str]) -> int:
@@ -26,6 +27,7 @@ def logs(arguments: list[str]) -> int:
         help="list, last (print the newest one), show NAME, or just NAME (print that one), clear (delete all)",
     )
     parser.add_argument("name", nargs="?", metavar="NAME", help="as list names it")
+    add_listing_options(parser, Rows("logs", ("name", "time")))
     options = parser.parse_args(arguments)
     action, name = options.action, options.name
     if action.endswith(".log") and name is None:
@@ -35,10 +37,17 @@ def logs(arguments: list[str]) -> int:
         parser.error(f"'{action}' is neither an action nor the name of a log{near}")
     if (action == "show") != (name is not None):
         parser.error("show takes the NAME of a log, and nothing else does")
+    if action != "list" and wants_values(options):
+        parser.error(f"--{'json' if options.json else 'porcelain'} is for list")
     directory = os.path.join(Repository.discover().theta_dir, "logs")
     found = _newest_first(directory)
     if action == "list":
-        sys.stdout.write(table([(_when(os.path.join(directory, one)), one) for one in found]))
+        rows = [(_when(os.path.join(directory, one)), one) for one in found]
+        if wants_values(options):
+            print_values(options, {"logs": [{"name": one, "time": when} for when, one in rows]})
+            return 0
+        paint = painter(options)
+        sys.stdout.write(table([(paint(when, "yellow"), one) for when, one in rows]))
     elif action == "clear":
         for one in found:
             os.unlink(os.path.join(directory, one))

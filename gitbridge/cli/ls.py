@@ -5,26 +5,28 @@ from __future__ import annotations
 import math
 import os
 import sys
+from typing import Any
 
 from gitbridge.cli.opening import open_repository
 from gitbridge.joining import named_model
 from gitbridge.reading import select_names
 from gitbridge.render import count_text, printable, shape_text, size_text, table
 from gitbridge.revisions import parse_name
-from thetastore.command_line import Parser, print_json
+from thetastore.command_line import Parser
 from thetastore.dtypes import raw_bytes_of
+from thetastore.output import Rows, add_listing_options, painter, print_values, wants_values
+
+_ROWS = Rows("tensors", ("name", "dtype", "shape", "raw_bytes", "digest"))
 
 
 def ls(arguments: list[str]) -> int:
     """List the tensors of one file of a revision; needs no weights."""
     parser = Parser(
         prog="git theta ls",
-        usage="git theta ls [--json | -z] [--] [REV:]PATH [GLOB...]",
+        usage="git theta ls [--json | --porcelain | -z] [--] [REV:]PATH [GLOB...]",
         description="List the tensors of a file (of the index, or of a revision), or those whose names match.",
     )
-    output = parser.add_mutually_exclusive_group()
-    output.add_argument("--json", action="store_true", help="for programs; schema 1")
-    output.add_argument("-z", dest="nul", action="store_true", help="names only, each ended by a NUL byte")
+    add_listing_options(parser, _ROWS, nul="names only, each ended by a NUL byte; or the lines of --porcelain")
     parser.add_argument("file", metavar="[REV:]PATH", help="a tracked file; PATH of a revision counts from the top")
     parser.add_argument("globs", nargs="*", metavar="GLOB", help="tensors; * matches dots, too")
     options = parser.parse_args(arguments)
@@ -36,15 +38,16 @@ def ls(arguments: list[str]) -> int:
     if globs:
         chosen = set(select_names([tensor.name for tensor in tensors], globs))
         tensors = [tensor for tensor in tensors if tensor.name in chosen]
-    if options.nul:
+    if options.nul and not options.porcelain:
         sys.stdout.buffer.write(b"".join(tensor.name.encode() + b"\0" for tensor in tensors))
         return 0
     sizes = [raw_bytes_of(tensor.dtype, math.prod(tensor.shape)) for tensor in tensors]
-    if options.json:
-        _print_json(model.path, tensors, sizes)
+    if wants_values(options):
+        print_values(options, _values(model.path, tensors, sizes))
         return 0
+    paint = painter(options)
     rows = [
-        (t.dtype, shape_text(t.shape), size_text(nbytes), str(t.digest)[:16], printable(t.name))
+        (t.dtype, shape_text(t.shape), size_text(nbytes), paint(str(t.digest)[:16], "yellow"), printable(t.name))
         for t, nbytes in zip(tensors, sizes, strict=True)
     ]
     sys.stdout.write(table(rows, right=(2,)))
@@ -68,9 +71,9 @@ def _index_of(path: str) -> str | None:
     return match and f"{match[1]}.index"
 
 
-def _print_json(path: str, tensors, sizes) -> None:  # type: ignore[no-untyped-def]
+def _values(path: str, tensors, sizes) -> dict[str, Any]:  # type: ignore[no-untyped-def]
     listed = [
         {"name": t.name, "dtype": t.dtype, "shape": list(t.shape), "digest": str(t.digest) or None, "raw_bytes": nbytes}
         for t, nbytes in zip(tensors, sizes, strict=True)
     ]
-    print_json({"path": path, "tensors": listed})
+    return {"path": path, "tensors": listed}

@@ -17,14 +17,19 @@ from gitbridge.profile import Profile, split_globs
 from gitbridge.render import count_text, printable, shape_text, size_text, table
 from gitbridge.repository import Repository
 from gitbridge.revisions import resolve
-from gitbridge.states import revision_states, select, work_tree_states
+from gitbridge.states import FULL, MISSING, POINTER, revision_states, select, work_tree_states
 from gitbridge.trees import TrackedFile, all_refs, tracked_in_history, tracked_in_index, tracked_in_tree
-from thetastore.command_line import Parser, print_json
+from thetastore.command_line import Parser
 from thetastore.dtypes import raw_bytes_of
+from thetastore.output import Paint, Rows, add_listing_options, painter, print_values, wants_values
 
 if TYPE_CHECKING:
     from gitbridge.joining import ModelFiles
 
+_ROWS = (
+    Rows("files", ("path", "state", "size_bytes", "format", "digest")),
+    Rows("files.tensors", ("files.path", "name", "dtype", "shape", "raw_bytes", "digest")),
+)
 _EPILOG = """\
 states:
   full     the weights are here: in the work-tree file; with REV or --all, in the local store
@@ -49,7 +54,7 @@ def ls_files(arguments: list[str]) -> int:
         files = [file for file in files if profile.wants_path(file.path)]
         if not files and not paths and not revisions and profile.is_whole:
             _explain_nothing(repository)
-        if options.nul:
+        if options.nul and not options.porcelain:
             sys.stdout.buffer.write(b"".join(os.fsencode(file.path) + b"\0" for file in files))
             return 0
         if options.name_only:
@@ -60,22 +65,22 @@ def ls_files(arguments: list[str]) -> int:
         rows = list(zip(files, states, strict=True))
         is_one_tree = options.tensors and not has_history and len(revisions) < 2
         models = _models(repository, revisions, files) if is_one_tree else []
-        if options.json:
-            _print_json(repository, rows, options.tensors, models)
+        if wants_values(options):
+            print_values(options, _values(repository, rows, options.tensors, models))
         elif options.tensors:
             _print_tensors(repository, rows, options.long)
             _print_models(repository, models)
         else:
             # Without the whole digest, ten digits tell the versions of a file apart.
-            _print_text(rows, _WHOLE if options.long else _SHORT if has_history else 0)
+            _print_text(rows, _WHOLE if options.long else _SHORT if has_history else 0, painter(options))
     return 0
 
 
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = Parser(
         prog="git theta ls-files",
-        usage="git theta ls-files [REV [REV] | --all] [-I GLOBS] [-X GLOBS] [-l] [--tensors] [--json | -n [-s] | -z] "
-        "[--] [PATH...]",
+        usage="git theta ls-files [REV [REV] | --all] [-I GLOBS] [-X GLOBS] [-l] [--tensors] "
+        "[--json | --porcelain | -n [-s] | -z] [--] [PATH...]",
         description="List tracked files and where their weights are: of the index, of a revision, or those of a second "
         "revision that differ from the first.",
         epilog=_EPILOG,
@@ -90,9 +95,14 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("-s", "--size", action="store_true", help="the size of each file: always shown, but for -n")
     parser.add_argument("--tensors", action="store_true", help="list the tensors of each file")
     output = parser.add_mutually_exclusive_group()
-    output.add_argument("-j", "--json", action="store_true", help="for programs; schema 1")
+    add_listing_options(
+        parser,
+        *_ROWS,
+        group=output,
+        json=("-j", "--json"),
+        nul="paths only, each ended by a NUL byte; or the lines of --porcelain",
+    )
     output.add_argument("-n", "--name-only", action="store_true", help="paths only")
-    output.add_argument("-z", dest="nul", action="store_true", help="paths only, each ended by a NUL byte")
     refuse_git_lfs_options(parser, "ls-files")
     options = parser.parse_intermixed_args(arguments)
     return options, options.names
@@ -185,9 +195,9 @@ def _model_values(repository: Repository, model: ModelFiles) -> dict[str, Any]:
     return {"path": model.path, "files": [file.path for file in model.files], "tensors": tensors}
 
 
-def _print_json(
+def _values(
     repository: Repository, rows: Sequence[tuple[TrackedFile, str]], with_tensors: bool, models: Sequence[ModelFiles]
-) -> None:
+) -> dict[str, Any]:
     files = []
     for file, state in rows:
         values: dict[str, Any] = {
@@ -210,14 +220,14 @@ def _print_json(
             ]
         files.append(values)
     joined = {"models": [_model_values(repository, model) for model in models]} if models else {}
-    print_json({"files": files, **joined})
+    return {"files": files, **joined}
 
 
-def _print_text(rows: Sequence[tuple[TrackedFile, str]], digit_count: int) -> None:
+def _print_text(rows: Sequence[tuple[TrackedFile, str]], digit_count: int, paint: Paint) -> None:
     lines = [
         (
             *([str(file.file_digest)[:digit_count]] if digit_count else []),
-            state,
+            paint(state, _COLOURS[state]),
             size_text(file.file_bytes),
             count_text(file.tensor_count, "tensor"),
             file.format,
@@ -228,6 +238,7 @@ def _print_text(rows: Sequence[tuple[TrackedFile, str]], digit_count: int) -> No
     sys.stdout.write(table(lines, right=(2, 3) if digit_count else (1, 2)))
 
 
+_COLOURS = {FULL: "green", POINTER: "yellow", MISSING: "red"}
 _SHORT, _WHOLE = 10, 64
 """How many digits of a file's digest are shown."""
 

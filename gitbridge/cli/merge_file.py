@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING
 from gitbridge.errors import UsageError
 from gitbridge.render import count_text, printable, size_text
 from thetastore.command_line import Parser
+from thetastore.output import add_quiet_option
 
 if TYPE_CHECKING:
     from gitbridge.merging.rules import OpenImportances
@@ -51,7 +52,8 @@ def merge_file(arguments: list[str]) -> int:
         size = write_result(source_of(merge, scratch), output)
     mixed = f", {count_text(len(merge.mixed), 'conflict')} decided" if merge.mixed else ""
     taken = count_text(len(merge.taken("theirs")), "tensor")
-    print(f"{printable(output)}: {taken} taken from theirs{mixed}, {size_text(size)}")
+    if not options.quiet:
+        print(f"{printable(output)}: {taken} taken from theirs{mixed}, {size_text(size)}")
     return 0
 
 
@@ -70,6 +72,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     how.add_argument("--method", metavar="METHOD", dest="method", help="mix by this method what both changed")
     how.add_argument("--recipe", metavar="FILE", help="rules by tensor, as in .thetamerge")
     parser.add_argument("--output", metavar="FILE", help="write here, and leave OURS as it is")
+    add_quiet_option(parser)
     parser.add_argument("ours_file", metavar="OURS", help="the current version")
     parser.add_argument("base_file", metavar="BASE", help="the common ancestor")
     parser.add_argument("theirs_file", metavar="THEIRS", help="the other version")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from gitbridge.errors import RepositoryMissingError, UsageError
 from gitbridge.render import count_text, size_text
 from thetastore.command_line import Parser
+from thetastore.output import add_quiet_option
 
 if TYPE_CHECKING:
     from gitbridge.repository import Repository
@@ -28,7 +29,7 @@ def merge_models(arguments: list[str]) -> int:
     """Write the merge of several models as one safetensors file."""
     parser = Parser(
         prog="git theta merge-models",
-        usage="git theta merge-models RECIPE --output FILE [--seed N] [--force]",
+        usage="git theta merge-models RECIPE --output FILE [--seed N] [--force] [-q]",
         description="Merge several models into a new safetensors file, by a recipe of mergekit's.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -37,6 +38,7 @@ def merge_models(arguments: list[str]) -> int:
     parser.add_argument("--output", required=True, metavar="FILE", help="where to write")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="what chance depends on (default: 0)")
     parser.add_argument("--force", action="store_true", help="even if FILE exists")
+    add_quiet_option(parser)
     options = parser.parse_args(arguments)
     if os.path.lexists(options.output) and not options.force:
         raise UsageError(f"'{options.output}' is there already", "--force replaces it")
@@ -55,7 +57,8 @@ def merge_models(arguments: list[str]) -> int:
     bases = {one.base for one in recipe.slices if one.base is not None}
     count = count_text(len(set(names) - bases), "model")
     of = f"{recipe.method.name} of {count}" + (" and a base" if bases else "")
-    print(f"{options.output}: {of}, {count_text(len(results), 'tensor')}, {size_text(size)}")
+    if not options.quiet:
+        print(f"{options.output}: {of}, {count_text(len(results), 'tensor')}, {size_text(size)}")
     return 0
 
 

@@ -5,13 +5,24 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gitbridge.cli.opening import open_work_tree
 from gitbridge.errors import UsageError
 from gitbridge.render import count_text, printable, shape_text, table
-from thetastore.command_line import Parser, print_json
+from thetastore.command_line import Parser
+from thetastore.output import (
+    Paint,
+    Rows,
+    add_listing_options,
+    add_quiet_option,
+    painter,
+    print_values,
+    quietly,
+    wants_values,
+)
 
 if TYPE_CHECKING:
     from gitbridge.merge_states import ConflictState
@@ -37,6 +48,8 @@ _HELP = """\
   quit                             stop; this file stays as it is
 """
 
+_ROWS = (Rows("files", ("path", "trouble")), Rows("files.conflicts", ("files.path", "name", "kind", "reason")))
+
 
 class _Choice(NamedTuple):
     """What an option or an answer says."""
@@ -48,12 +61,17 @@ class _Choice(NamedTuple):
 def mergetool(arguments: list[str]) -> int:
     """Decide what a merge has left in conflict; 1 if something is undecided still. To list it is 0."""
     options = _parse(arguments)
-    with open_work_tree() as repository:
+    with (
+        open_work_tree() as repository,
+        (
+            quietly(options) if options.choices or options.recipe else nullcontext()  # what is asked has to be seen
+        ),
+    ):
         from gitbridge.merging.finishing import unmerged_files
 
         files = unmerged_files(repository, options.paths)
-        if options.list or options.json:
-            _list(repository, files, options.json)
+        if options.list or wants_values(options):
+            _list(repository, files, options)
             return 0
         if not files:
             print("no file of weights is in conflict" + (" there" if options.paths else ""))
@@ -82,7 +100,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = Parser(
         prog="git theta mergetool",
         usage="git theta mergetool [--ours GLOB] [--theirs GLOB] [--base GLOB] [--method METHOD GLOB]... "
-        "[--recipe FILE] [--force] [--] [PATH...]\n       git theta mergetool --list [--json] [--] [PATH...]",
+        "[--recipe FILE] [--force] [--] [PATH...]\n"
+        "       git theta mergetool --list [--json | --porcelain] [--] [PATH...]",
         description="Decide about tensors that both sides of a merge changed.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -95,7 +114,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--recipe", metavar="FILE", help="rules as in .thetamerge; options go before them")
     parser.add_argument("--force", action="store_true", help="even where the work-tree file is no side of the merge")
     parser.add_argument("--list", action="store_true", help="list what is in conflict, and decide nothing")
-    parser.add_argument("--json", action="store_true", help="list it for programs; schema 1")
+    add_listing_options(parser, *_ROWS)
+    add_quiet_option(parser)
     parser.add_argument("paths", nargs="*", metavar="PATH", help="files; all that are in conflict if none is named")
     return parser.parse_args(arguments)
 
@@ -281,12 +301,12 @@ def _listing(undecided: list[Decision]) -> str:
 # Listing
 
 
-def _list(repository: Repository, files: list[Unmerged], as_json: bool) -> None:
+def _list(repository: Repository, files: list[Unmerged], options: argparse.Namespace) -> None:
     from gitbridge.merge_states import read_states
 
     known = {state.path: state for state in read_states(repository, [file.path for file in files])}
     states = [(file, known.get(file.path)) for file in files]
-    if as_json:
+    if wants_values(options):
         values = [
             {
                 "path": file.path,
@@ -295,13 +315,13 @@ def _list(repository: Repository, files: list[Unmerged], as_json: bool) -> None:
             }
             for file, state in states
         ]
-        print_json({"files": values})
+        print_values(options, {"files": values})
     else:
         for file, state in states:
-            sys.stdout.write(_listed(file, state))
+            sys.stdout.write(_listed(file, state, painter(options)))
 
 
-def _listed(file: Unmerged, state: ConflictState | None) -> str:
+def _listed(file: Unmerged, state: ConflictState | None, paint: Paint) -> str:
     """Return all that is known of a conflict: every tensor has a line."""
     from gitbridge.merge_states import lines_of
 
@@ -311,5 +331,8 @@ def _listed(file: Unmerged, state: ConflictState | None) -> str:
     head = "".join(f"{printable(line)}\n" for line in lines_of(state._replace(conflicts=()))) or (
         f"{printable(file.path)}: {count_text(len(state.conflicts), 'tensor')} in conflict\n"
     )
-    rows = [("", printable(one.name), one.kind + (f" ({one.reason})" if one.reason else "")) for one in state.conflicts]
+    rows = [
+        ("", paint(printable(one.name), "bold"), one.kind + (f" ({one.reason})" if one.reason else ""))
+        for one in state.conflicts
+    ]
     return head + table(rows)

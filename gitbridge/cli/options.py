@@ -17,19 +17,6 @@ def add_progress_options(parser: argparse.ArgumentParser) -> None:
     command_line.add_progress_options(parser, PROGRESS_VARIABLE)
 
 
-def add_color_option(parser: argparse.ArgumentParser) -> None:
-    """Give a command `--color`, as git has it; what comes of it, `render.has_colours` says."""
-    parser.add_argument(
-        "--color",
-        nargs="?",
-        choices=("auto", "always", "never"),
-        const="always",
-        default="auto",
-        metavar="WHEN",
-        help="auto (on a terminal, unless NO_COLOR is set), always or never",
-    )
-
-
 def add_refs_from_input(parser: argparse.ArgumentParser) -> None:
     """Give a command that takes REF `--stdin`; see `refs_given`."""
     parser.add_argument("--stdin", action="store_true", help="read REFs from standard input, one a line")

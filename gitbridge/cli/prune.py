@@ -24,6 +24,7 @@ from thetastore.collecting.roots import Root
 from thetastore.command_line import Parser, print_json
 from thetastore.digest import Digest
 from thetastore.errors import StoreMissingError, ThetaError
+from thetastore.output import add_quiet_option, quietly
 from thetastore.store import Store
 from thetastore.tables import table
 
@@ -67,6 +68,7 @@ def prune(arguments: list[str]) -> int:
     parser.add_argument("--limit", metavar="SIZE", help="let go of no more than is too much for this size: 200g")
     parser.add_argument("--forget", metavar="REPOSITORY", help="a repository that shares the store is gone for good")
     parser.add_argument("--json", action="store_true", help="for programs; schema 1")
+    add_quiet_option(parser)
     refuse_git_lfs_options(parser, "prune")
     options = parser.parse_args(arguments)
     with open_repository() as repository:
@@ -77,12 +79,13 @@ def prune(arguments: list[str]) -> int:
             return 0
         with store:
             if options.forget is not None:
-                return _forget(store, options.forget)
+                with quietly(options):
+                    return _forget(store, options.forget)
             days = 0 if options.recent or options.force else _days(repository)
             pruned = _prune(repository, store, days, options)
     if options.json:
         print_json(values_of(pruned, options.dry_run))
-    else:
+    elif not options.quiet:
         sys.stdout.write(text_of(pruned, options.dry_run, options.verbose))
     return 0
 

@@ -7,6 +7,7 @@ import sys
 import time
 
 from gitbridge.cli.opening import open_local_store, open_repository
+from gitbridge.cli.options import add_progress_options
 from gitbridge.render import Progress
 from thetastore.command_line import Parser, print_json
 from thetastore.upkeep.repack import AGGRESSIVE, HOT, repack
@@ -32,6 +33,7 @@ def run(arguments: list[str]) -> int:
     )
     parser.add_argument("-n", "--dry-run", action="store_true", help="only say what would be saved")
     parser.add_argument("--json", action="store_true", help="for programs; schema 1")
+    add_progress_options(parser)
     options = parser.parse_args(arguments)
     started = time.monotonic()
     progress = Progress("repacking")
@@ -44,6 +46,6 @@ def run(arguments: list[str]) -> int:
     elapsed_s = time.monotonic() - started
     if options.json:
         print_json(repack_values(repacked, options.dry_run, elapsed_s))
-    else:
+    elif not options.quiet:
         sys.stdout.write(repack_text(repacked, options.dry_run, elapsed_s))
     return 0

@@ -13,9 +13,10 @@ from gitbridge.errors import UsageError
 from gitbridge.joining import ModelFiles, named_model, open_tensors
 from gitbridge.render import Progress, count_text, printable, shape_text, size_text, table
 from gitbridge.revisions import parse_name
-from thetastore.command_line import Parser, print_json
+from thetastore.command_line import Parser
 from thetastore.dtypes import raw_bytes_of
 from thetastore.errors import NoSuchTensorError
+from thetastore.output import add_listing_options, painter, pairs, print_values, wants_values
 
 if TYPE_CHECKING:
     from gitbridge.pointers import PointerTensor
@@ -41,11 +42,11 @@ def show(arguments: list[str]) -> int:
     """Show what is known of a file, or of one tensor."""
     parser = Parser(
         prog="git theta show",
-        usage="git theta show [--stats] [--json] [--] [REV:]PATH[//TENSOR]",
+        usage="git theta show [--stats] [--json | --porcelain] [--] [REV:]PATH[//TENSOR]",
         description="Show what a file is, or one tensor of it; with --stats, what the tensor's numbers look like.",
     )
     parser.add_argument("--stats", action="store_true", help="read the tensor: range, mean, zeros, NaNs")
-    parser.add_argument("--json", action="store_true", help="for programs; schema 1")
+    add_listing_options(parser, pairs(""))
     parser.add_argument("name", metavar="[REV:]PATH[//TENSOR]", help="v1.2:model.safetensors//lm_head.weight")
     options = parser.parse_args(arguments)
     name = parse_name(options.name)
@@ -56,14 +57,14 @@ def show(arguments: list[str]) -> int:
         values = (
             _of_tensor(repository, model, name.tensor, options.stats) if name.tensor else _of_model(repository, model)
         )
-    if options.json:
+    if wants_values(options):
         # What JSON has no numbers for: NaN and infinity.
         plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-        print_json(plain)
+        print_values(options, plain)
     else:
-        rows = [
-            (_LABELS.get(label, label), _text(label, value)) for label, value in values.items() if value is not None
-        ]
+        paint = painter(options)
+        shown = [(label, value) for label, value in values.items() if value is not None]
+        rows = [(paint(_LABELS.get(label, label), "bold"), _text(label, value)) for label, value in shown]
         sys.stdout.write(table(rows))
     return 0
 

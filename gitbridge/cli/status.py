@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from gitbridge.absent import remark_on_absent
 from gitbridge.attributes import tracked_patterns
 from gitbridge.cli.opening import open_work_tree
-from gitbridge.cli.options import add_color_option
 from gitbridge.large_files import LargeFile
 from gitbridge.profile import profile_of
 from gitbridge.render import count_text, has_colours, painted, printable, size_text, table
@@ -18,6 +17,7 @@ from gitbridge.states import FULL, MISSING
 from gitbridge.status import FileStatus, Status
 from gitbridge.status import status as look
 from thetastore.command_line import Parser, print_json
+from thetastore.output import add_color_option
 
 
 def status(arguments: list[str]) -> int:
@@ -35,12 +35,13 @@ def status(arguments: list[str]) -> int:
     output.add_argument("-j", "--json", action="store_true", help="for programs; schema 1")
     parser.add_argument("-z", dest="nul", action="store_true", help="--porcelain, each line ended by a NUL byte")
     add_color_option(parser)
+    parser.add_argument("-q", "--quiet", action="store_true", help="print nothing: the exit status says it")
     options = parser.parse_args(arguments)
-    if options.nul and options.json:
-        parser.error("-z goes with --porcelain, not with --json")
     with open_work_tree() as repository:
         found = look(repository)
-        if options.json:
+        if options.quiet:
+            pass
+        elif options.json:
             _print_json(found)
         elif options.porcelain or options.nul:
             _print_porcelain(found, b"\0" if options.nul else b"\n")

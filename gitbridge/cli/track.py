@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from shlex import quote
+from typing import TYPE_CHECKING
 
 from gitbridge import attributes
 from gitbridge.cli.opening import make_ready, open_work_tree
@@ -11,31 +12,36 @@ from gitbridge.cli.options import refuse_git_lfs_options
 from gitbridge.errors import UsageError
 from gitbridge.render import printable
 from gitbridge.repository import Repository
-from thetastore.command_line import Parser, print_json
+from thetastore.command_line import Parser
 from thetastore.errors import did_you_mean, near_names
+from thetastore.output import Rows, add_listing_options, add_quiet_option, painter, print_values, quietly, wants_values
+
+if TYPE_CHECKING:
+    from argparse import Namespace
 
 
 def track(arguments: list[str]) -> int:
     """Add patterns to `.gitattributes` of the current directory, or list what is tracked."""
     parser = Parser(
         prog="git theta track",
-        usage="git theta track [-v] [-n] [--filename] PATTERN...\n       git theta track [--json]",
+        usage="git theta track [-v] [-n] [--filename] PATTERN...\n       git theta track [--json | --porcelain]",
         description="Keep the weights of matching files in the store, and pointers in git. Without a pattern: list.",
     )
     parser.add_argument("patterns", nargs="*", metavar="PATTERN", help="as in .gitattributes, quoted: '*.safetensors'")
     parser.add_argument("-v", "--verbose", action="store_true", help="name the files that match")
     parser.add_argument("-n", "-d", "--dry-run", action="store_true", help="only say what would be done")
     parser.add_argument("--filename", action="store_true", help="PATTERN is a name: '*' and '[' mean themselves")
-    parser.add_argument("-j", "--json", action="store_true", help="list for programs; schema 1")
+    add_listing_options(parser, Rows("patterns", ("pattern", "source")), json=("-j", "--json"))
+    add_quiet_option(parser)
     parser.add_argument("--no-excluded", action="store_true", help="list only what is tracked: always so")
     parser.add_argument("--not-lockable", action="store_true", help="no file is locked: always so")
     refuse_git_lfs_options(parser, "track")
     options = parser.parse_args(arguments)
-    if options.json and options.patterns:
-        parser.error("--json lists what is tracked, and takes no PATTERN")
-    with open_work_tree() as repository:
+    if wants_values(options) and options.patterns:
+        parser.error(f"--{'json' if options.json else 'porcelain'} lists what is tracked, and takes no PATTERN")
+    with open_work_tree() as repository, quietly(options):
         if not options.patterns:
-            return _list(repository, options.json)
+            return _list(repository, options)
         directory = os.getcwd()
         wanted = [_stored(pattern, directory, _top(repository), options.filename) for pattern in options.patterns]
         return _track(repository, directory, list(dict.fromkeys(wanted)), options.verbose, options.dry_run)
@@ -72,8 +78,9 @@ def untrack(arguments: list[str]) -> int:
         description="Stop keeping the weights of matching files in the store. Old versions stay there.",
     )
     parser.add_argument("patterns", nargs="+", metavar="PATTERN", help="as it was given to track")
+    add_quiet_option(parser)
     options = parser.parse_args(arguments)
-    with open_work_tree() as repository:
+    with open_work_tree() as repository, quietly(options):
         return _untrack(repository, options.patterns)
 
 
@@ -101,15 +108,16 @@ def _top(repository: Repository) -> str:
     return os.path.realpath(repository.work_tree)
 
 
-def _list(repository: Repository, is_json: bool) -> int:
+def _list(repository: Repository, options: Namespace) -> int:
     found = attributes.tracked_patterns(repository)
-    if is_json:
-        print_json({"patterns": [one._asdict() for one in found]})
+    if wants_values(options):
+        print_values(options, {"patterns": [one._asdict() for one in found]})
         return 0
     if not found:
         print("nothing is tracked; to start: git theta track '*.safetensors'")
+    paint = painter(options)
     for pattern, source in found:
-        print(f"{pattern}  ({source})")
+        print(f"{paint(pattern, 'bold')}  ({source})")
     return 0
 
 

@@ -7,8 +7,10 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from gitbridge.cli.opening import open_repository
+from gitbridge.cli.options import add_progress_options
 from gitbridge.errors import UsageError
-from thetastore.command_line import Parser, print_json
+from thetastore.command_line import Parser
+from thetastore.output import Rows, add_listing_options, painter, print_values, quietly, wants_values
 
 if TYPE_CHECKING:
     from gitbridge.remotes import Place
@@ -25,6 +27,7 @@ run looks again, and deletes them. Then 'git theta gc --remote' frees what nothi
 Pins of other Git repositories in the same store stay. If the remote cannot be read, or this clone is shallow, all stay.
 Run it as somebody who may see all refs of the remote: a commit that only hidden refs reach counts as gone.
 """
+_ROWS = Rows("repositories", ("url", "pin_count", "kept_count", "marked_count"))
 _MOST_NAMED = 20
 
 
@@ -41,11 +44,12 @@ def unpin(arguments: list[str]) -> int:
     parser.add_argument("-l", "--list", action="store_true", help="list the Git repositories that have pins there")
     parser.add_argument("--forget", metavar="URL", help="let go of all pins of a Git repository that is gone for good")
     parser.add_argument("--grace", metavar="TIME", help="wait so long between marking and deleting: 12h, 7d, 0")
-    parser.add_argument("--json", action="store_true", help="for programs; schema 1")
+    add_listing_options(parser, _ROWS)
+    add_progress_options(parser)
     options = parser.parse_args(arguments)
     if options.list and (options.forget or options.dry_run):
         raise UsageError("--list changes nothing, and goes with no other option", "git theta unpin --help")
-    with open_repository() as repository:
+    with open_repository() as repository, quietly(options):
         if options.list:
             return _list(repository, options)
         return _unpin(repository, options)
@@ -65,8 +69,10 @@ def _unpin(repository: Repository, options: argparse.Namespace) -> int:
             place, done = unpin_what_is_gone(repository, options.remote, grace_s, options.dry_run, progress)
         finally:
             progress.done()
-    if options.json:
-        print_json({"dry_run": options.dry_run, "store": place.url, "repositories": [_values(*one) for one in done]})
+    if wants_values(options):
+        print_values(
+            options, {"dry_run": options.dry_run, "store": place.url, "repositories": [_values(*one) for one in done]}
+        )
     else:
         sys.stdout.write("".join(_text(place, url, unpinned, options.dry_run) for url, unpinned in done))
     return 0
@@ -77,6 +83,7 @@ def _values(url: str, unpinned: Unpinned) -> dict[str, Any]:
     return {
         "url": url,
         **unpinned._asdict(),
+        "marked_count": len(unpinned.marked),
         **{step: [{"commit": pin.commit, "refs": list(pin.refs)} for pin in pins] for step, pins in steps.items()},
     }
 
@@ -130,11 +137,16 @@ def _list(repository: Repository, options: argparse.Namespace) -> int:
     for name, pin in found.items():
         urls.setdefault(pin.url, []).append(name.is_going)
     rows = [{"url": url, "pin_count": len(marks), "marked_count": sum(marks)} for url, marks in sorted(urls.items())]
-    if options.json:
-        print_json({"store": place.url, "repositories": rows})
+    if wants_values(options):
+        print_values(options, {"store": place.url, "repositories": rows})
     elif rows:
+        paint = painter(options)
         texts = [
-            (printable(str(row["url"])), count_text(len(urls[str(row["url"])]), "pin"), f"{row['marked_count']} marked")
+            (
+                paint(printable(str(row["url"])), "bold"),
+                count_text(len(urls[str(row["url"])]), "pin"),
+                f"{row['marked_count']} marked",
+            )
             for row in rows
         ]
         sys.stdout.write(table(texts, right=(1,)))

@@ -21,7 +21,9 @@ from gitbridge.reports.figures import (
 )
 from thetastore.comparing.changes import KINDS
 from thetastore.comparing.comparison import Measured
+from thetastore.output import Paint
 
+_COLOURS = {"added": "green", "removed": "red"}
 _MOST_GROUPS = 100
 """Layers, or modules, that are listed: what has more is no stack of layers."""
 
@@ -40,7 +42,9 @@ def name_status(diffs: Sequence[FileDiff], order: str, top: int | None) -> Itera
             yield "\t".join([LETTERS[change.kind], path, *names]) + "\n"
 
 
-def diff_text(diffs: Sequence[FileDiff], order: str, top: int | None, with_tensors: bool) -> Iterator[str]:
+def diff_text(
+    diffs: Sequence[FileDiff], order: str, top: int | None, with_tensors: bool, paint: Paint
+) -> Iterator[str]:
     """Yield the pieces of the text for people.
 
     Args:
@@ -48,15 +52,16 @@ def diff_text(diffs: Sequence[FileDiff], order: str, top: int | None, with_tenso
         order: of the tensors.
         top: at most so many tensors of a file; None for all.
         with_tensors: False leaves the tensors out, and keeps the sums.
+        paint: puts colours in, or leaves a text as it is.
     """
     for position, diff in enumerate(diffs):
         yield "\n" if position else ""
-        yield heading(diff) + "\n"
+        yield paint(heading(diff), "bold") + "\n"
         if diff.outside:
             yield f"  {printable(diff.outside)}\n"
         if with_tensors and diff.changes:
             shown = ordered(diff.changes, order, top)
-            yield "\n" + _tensor_table(shown)
+            yield "\n" + _tensor_table(shown, paint)
             if len(shown) < len(diff.changes):
                 yield f"  ... and {len(diff.changes) - len(shown)} more\n"
         yield from _summaries(diff)
@@ -88,13 +93,13 @@ def _counts(diff: FileDiff) -> str:
     return f"{said} of {count_text(total, 'tensor')}" if said else f"no change in {count_text(total, 'tensor')}"
 
 
-def _tensor_table(shown: Sequence[Measured]) -> str:
+def _tensor_table(shown: Sequence[Measured], paint: Paint) -> str:
     rows = [("", "changed", "relative", "L2", "max", "cosine", "looks", "type and shape", "tensor")]
     for one in shown:
         moments = one.moments
         rows.append(
             (
-                LETTERS[one.change.kind],
+                paint(LETTERS[one.change.kind], _COLOURS.get(one.change.kind, "yellow")),
                 share_of(one),
                 relative_text(moments),
                 number_text(moments.change_norm) if moments else "-",

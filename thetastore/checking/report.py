@@ -9,6 +9,7 @@ from typing import Any
 from thetastore.checking.check import Check, LostFile, Named
 from thetastore.checking.repair import Repaired
 from thetastore.digest import Digest
+from thetastore.output import Rows
 from thetastore.tables import count_text, printable, size_text
 from thetastore.upkeep.verify import Finding, Level, Problem
 
@@ -31,6 +32,12 @@ _ALIKE_WORDS = {
     Problem.BASE: "that stand on what cannot be had",
     Problem.MISSING: "that are not there",
 }
+
+CHECK_ROWS = (
+    Rows("findings", ("file", "problem", "object", "reason")),
+    Rows("lost", ("manifest", "names", "raw_bytes")),
+)
+"""What `--porcelain` says of a check."""
 
 
 def finding_lines(findings: Iterable[Finding]) -> Iterator[str]:

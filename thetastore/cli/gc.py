@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from thetastore.cli.opening import EXIT_DONE, EXIT_FOUND, add_json_option, open_store, store_parser
 from thetastore.command_line import print_json
+from thetastore.output import add_quiet_option
 
 if TYPE_CHECKING:
     from thetastore.collecting.collect import Terms
@@ -27,6 +28,7 @@ def run(arguments: list[str]) -> int:
     add_gc_options(parser)
     parser.add_argument("--everything", action="store_true", help="go on even if nothing at all has a name")
     add_json_option(parser)
+    add_quiet_option(parser)
     options = parser.parse_args(arguments)
     with open_store(options) as store:
         return collect_in(store, options, options.everything)
@@ -63,7 +65,7 @@ def collect_in(store: Store, options: argparse.Namespace, may_be_none: bool = Fa
     elapsed_s = time.monotonic() - started
     if options.json:
         print_json(collected_values(collected, options.dry_run, elapsed_s))
-    else:
+    elif not options.quiet:
         sys.stdout.write(collected_text(collected, options.dry_run, elapsed_s))
     return EXIT_DONE
 

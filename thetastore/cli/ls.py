@@ -7,14 +7,19 @@ import sys
 from typing import TYPE_CHECKING
 
 from thetastore.cli.naming import date_text, entry_values, model_text
-from thetastore.cli.opening import EXIT_DONE, add_json_option, storage_options
-from thetastore.command_line import Parser, print_json
+from thetastore.cli.opening import EXIT_DONE, storage_options
+from thetastore.command_line import Parser
+from thetastore.output import Rows, add_listing_options, painter, print_values, wants_values
 from thetastore.tables import count_text, printable, size_text, table
 
 if TYPE_CHECKING:
     from thetastore.store import Store
     from thetastore.versions.history import Listed
 
+_ROWS = (
+    Rows("models", ("name", "version", "version_count", "file_bytes", "time_ms", "message")),
+    Rows("files", ("path", "bytes", "manifest")),
+)
 _EPILOG = """\
   thetastore ls s3://bucket/zoo          all models of a store
   thetastore ls s3://bucket/zoo/org      those whose names begin so
@@ -30,7 +35,7 @@ def run(arguments: list[str]) -> int:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_json_option(parser)
+    add_listing_options(parser, *_ROWS)
     parser.add_argument("place", metavar="PLACE[/NAME[@VERSION]]", help="a store, and perhaps a model in it")
     options = parser.parse_args(arguments)
     from thetastore.versions.history import Versions
@@ -46,13 +51,14 @@ def run(arguments: list[str]) -> int:
 
 
 def _list_models(store: Store, found: list[Listed], options: argparse.Namespace) -> int:
-    if options.json:
+    if wants_values(options):
         models = [{**entry_values(listed.latest), "version_count": listed.version_count} for listed in found]
-        print_json({"store": store.url, "models": models})
+        print_values(options, {"store": store.url, "models": models})
         return EXIT_DONE
+    paint = painter(options)
     rows = [
         (
-            model_text(listed.latest),
+            paint(model_text(listed.latest), "yellow"),
             size_text(listed.latest.file_bytes),
             date_text(listed.latest),
             printable(listed.latest.message.partition("\n")[0]),
@@ -69,10 +75,11 @@ def _list_files(store: Store, rest: str, options: argparse.Namespace) -> int:
     from thetastore.versions.names import parse_name, resolve
 
     entry = resolve(store, parse_name(rest))
-    if options.json:
-        print_json({"store": store.url, **entry_values(entry)})
+    if wants_values(options):
+        print_values(options, {"store": store.url, **entry_values(entry)})
         return EXIT_DONE
-    rows = [(size_text(file.file_bytes), printable(file.path)) for file in entry.files]
+    paint = painter(options)
+    rows = [(size_text(file.file_bytes), paint(printable(file.path), "bold")) for file in entry.files]
     sys.stdout.write(table(rows, right=(0,)))
     if len(rows) > 1:
         print(f"{count_text(len(rows), 'file')}, {size_text(entry.file_bytes)}")

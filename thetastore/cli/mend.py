@@ -17,6 +17,7 @@ from thetastore.cli.opening import (
     store_parser,
 )
 from thetastore.command_line import print_json
+from thetastore.output import add_quiet_option
 
 if TYPE_CHECKING:
     from thetastore.checking.descriptors import MendedDescriptor
@@ -43,6 +44,7 @@ def run(arguments: list[str]) -> int:
     )
     parser.add_argument("--hints", action="store_true", help="make the tables of families and anchors anew instead")
     add_json_option(parser)
+    add_quiet_option(parser)
     options = parser.parse_args(arguments)
     return _rebuild_hints(options) if options.hints else _mend(options)
 
@@ -62,8 +64,8 @@ def _mend(options: argparse.Namespace) -> int:
         values = None if written is None else {"set_aside": written.set_aside, "version": written.version}
         print_json({"store": store.url, "descriptor": values, **repaired_values(repaired, name_of)})
     else:
-        sys.stdout.write(repaired_text(repaired) + lost_text(repaired.lost, name_of))
-        if not (written or repaired.set_aside or repaired.brought or repaired.lost_count):
+        sys.stdout.write(("" if options.quiet else repaired_text(repaired)) + lost_text(repaired.lost, name_of))
+        if not (options.quiet or written or repaired.set_aside or repaired.brought or repaired.lost_count):
             print(f"'{store.url}': nothing is damaged", file=sys.stderr)
     return EXIT_FOUND if written or repaired.set_aside or repaired.lost_count else EXIT_DONE
 
@@ -95,5 +97,6 @@ def _rebuild_hints(options: argparse.Namespace) -> int:
     with open_store(options) as store:
         rebuilt = rebuild_hints(store.objects, store.pool)
     counts = f"{rebuilt.model_count} models filed, {rebuilt.anchor_count} anchors remembered"
-    print(f"{counts}, {rebuilt.locator_count} locators written")
+    if not options.quiet:
+        print(f"{counts}, {rebuilt.locator_count} locators written")
     return EXIT_DONE

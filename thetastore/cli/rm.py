@@ -9,6 +9,7 @@ from thetastore.cli.naming import add_message_options, draft_of, find_model
 from thetastore.cli.opening import EXIT_DONE, add_json_option
 from thetastore.command_line import Parser, print_json
 from thetastore.errors import MalformedError
+from thetastore.output import add_quiet_option
 
 _EPILOG = """\
 Nothing is deleted at once: versions can be had by their numbers until `thetastore gc` has collected them. Versions that
@@ -26,6 +27,7 @@ def run(arguments: list[str]) -> int:
     )
     add_message_options(parser)
     add_json_option(parser)
+    add_quiet_option(parser)
     parser.add_argument("model", metavar="PLACE/NAME", help="a model, not a version of one")
     options = parser.parse_args(arguments)
     from thetastore.versions.history import Versions
@@ -39,6 +41,8 @@ def run(arguments: list[str]) -> int:
         kept = versions.tags(wanted.name)
     if options.json:
         print_json({"store": store.url, "name": wanted.name, "number": gone.number, "kept_tags": list(kept)})
+        return EXIT_DONE
+    if options.quiet:
         return EXIT_DONE
     print(f"thetastore: removed '{wanted.name}', v1 to v{gone.number - 1}", file=sys.stderr)
     if kept:

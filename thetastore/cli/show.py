@@ -8,9 +8,10 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from thetastore.cli.naming import date_text, entry_values, find_model, model_text
-from thetastore.cli.opening import EXIT_DONE, add_json_option
-from thetastore.command_line import Parser, print_json
+from thetastore.cli.opening import EXIT_DONE
+from thetastore.command_line import Parser
 from thetastore.errors import MalformedError, NoSuchTensorError
+from thetastore.output import Paint, Rows, add_listing_options, painter, pairs, print_values, wants_values
 from thetastore.tables import count_text, printable, shape_text, size_text, table
 
 if TYPE_CHECKING:
@@ -18,9 +19,16 @@ if TYPE_CHECKING:
     from thetastore.manifest import Tensor
     from thetastore.ref_entries import Entry
 
+_TENSOR = ("name", "dtype", "shape", "raw_bytes", "digest")
+_ROWS = (
+    Rows("files", ("path", "bytes", "format", "manifest")),
+    Rows("files.tensors", ("files.path", *_TENSOR)),
+)
 _EPILOG = """\
   thetastore show s3://bucket/zoo/bert@v3                   what the version is, its files and tensors
   thetastore show --stats s3://bucket/zoo/bert//lm_head.weight    one tensor: its range, mean, zeros, NaNs
+
+--porcelain prints what is known of one tensor as lines of a name and a value.
 """
 
 
@@ -28,13 +36,13 @@ def run(arguments: list[str]) -> int:
     """Show what a version is, or a tensor of it."""
     parser = Parser(
         prog="thetastore show",
-        usage="thetastore show [--stats] [--json] PLACE/NAME[@VERSION][//TENSOR]",
+        usage="thetastore show [--stats] [--json | --porcelain] PLACE/NAME[@VERSION][//TENSOR]",
         description="Show what a version of a model is, and its tensors; or one tensor.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--stats", action="store_true", help="read the tensor: range, mean, zeros, NaNs")
-    add_json_option(parser)
+    add_listing_options(parser, *_ROWS)
     parser.add_argument("model", metavar="PLACE/NAME[@VERSION][//TENSOR]", help="no version: the newest")
     options = parser.parse_args(arguments)
     scheme, mark, rest = options.model.rpartition("://")
@@ -49,13 +57,18 @@ def run(arguments: list[str]) -> int:
         entry = resolve(store, wanted)
         readers = readers_of(store, entry.files)
         values = _of_tensor(readers, tensor, options.stats) if slashes else _of_version(entry, readers)
-    if options.json:
-        print_json({key: None if _is_no_number(value) else value for key, value in values.items()})
+    paint = painter(options)
+    if wants_values(options):
+        if slashes:
+            options.porcelain_rows = (pairs(""),)
+        print_values(options, {key: None if _is_no_number(value) else value for key, value in values.items()})
     elif slashes:
-        rows = [(key, shape_text(value) if key == "shape" else str(value)) for key, value in values.items()]
+        rows = [
+            (paint(key, "bold"), shape_text(value) if key == "shape" else str(value)) for key, value in values.items()
+        ]
         sys.stdout.write(table(rows))
     else:
-        _print(entry, readers)
+        _print(entry, readers, paint)
     return EXIT_DONE
 
 
@@ -99,8 +112,8 @@ def _stats(reader: TensorReader, name: str) -> dict[str, Any]:
     return summary._asdict()
 
 
-def _print(entry: Entry, readers: list[TensorReader]) -> None:
-    print(f"{model_text(entry)}  {date_text(entry)}  {printable(entry.author)}".rstrip())
+def _print(entry: Entry, readers: list[TensorReader], paint: Paint) -> None:
+    print(f"{paint(model_text(entry), 'yellow')}  {date_text(entry)}  {printable(entry.author)}".rstrip())
     for line in entry.message.splitlines():
         print(f"    {printable(line)}")
     for key, text in entry.metadata.items():

@@ -49,7 +49,7 @@ def run(arguments: list[str]) -> int:
     def say(ref: SyncedRef) -> None:
         progress.done()
         text = _text(ref)
-        if text and not options.json:
+        if text and not options.json and not (options.quiet and ref.differs_at is None):
             print(text, flush=True)
 
     with (

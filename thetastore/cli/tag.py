@@ -6,8 +6,9 @@ import argparse
 import sys
 
 from thetastore.cli.naming import add_message_options, draft_of, find_model, model_text
-from thetastore.cli.opening import EXIT_DONE, add_json_option
-from thetastore.command_line import Parser, print_json
+from thetastore.cli.opening import EXIT_DONE
+from thetastore.command_line import Parser
+from thetastore.output import add_listing_options, add_quiet_option, painter, pairs, print_values, wants_values
 from thetastore.tables import table
 
 _EPILOG = """\
@@ -23,7 +24,7 @@ def run(arguments: list[str]) -> int:
     """List, give or take away tags."""
     parser = Parser(
         prog="thetastore tag",
-        usage="thetastore tag [-m MESSAGE] [--force] [--json] PLACE/NAME[@VERSION] [TAG]\n"
+        usage="thetastore tag [-m MESSAGE] [--force] [--json | --porcelain] PLACE/NAME[@VERSION] [TAG]\n"
         "       thetastore tag -d PLACE/NAME TAG",
         description="Give a version of a model a name; list tags, or take one away.",
         epilog=_EPILOG,
@@ -32,7 +33,8 @@ def run(arguments: list[str]) -> int:
     add_message_options(parser)
     parser.add_argument("--force", action="store_true", help="move a tag that names another version")
     parser.add_argument("-d", "--delete", action="store_true", help="take the tag away; the version stays")
-    add_json_option(parser)
+    add_listing_options(parser, pairs("tags"))
+    add_quiet_option(parser)
     parser.add_argument("model", metavar="PLACE/NAME[@VERSION]", help="no version: the newest")
     parser.add_argument("tag", nargs="?", metavar="TAG", help="if none: list them")
     options = parser.parse_args(arguments)
@@ -47,16 +49,18 @@ def run(arguments: list[str]) -> int:
         if not options.tag:
             resolve(store, wanted)
             tags = versions.tags(wanted.name)
-            if options.json:
-                print_json({"store": store.url, "name": wanted.name, "tags": tags})
+            if wants_values(options):
+                print_values(options, {"store": store.url, "name": wanted.name, "tags": tags})
             else:
-                sys.stdout.write(table([(tag, version_text(number)) for tag, number in tags.items()]))
+                paint = painter(options)
+                sys.stdout.write(table([(paint(tag, "yellow"), version_text(number)) for tag, number in tags.items()]))
         elif options.delete:
             versions.delete_tag(wanted.name, options.tag)
         else:
             entry = versions.tag(wanted, options.tag, draft_of(options), options.force)
-            if options.json:
-                print_json({"store": store.url, "name": wanted.name, "tags": {options.tag: entry.number}})
-            else:
+            if wants_values(options):
+                values = {"store": store.url, "name": wanted.name, "tags": {options.tag: entry.number}}
+                print_values(options, values)
+            elif not options.quiet:
                 print(f"{wanted.name}@{options.tag}  {model_text(entry)}")
     return EXIT_DONE

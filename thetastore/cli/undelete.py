@@ -6,6 +6,7 @@ import sys
 
 from thetastore.cli.opening import EXIT_DONE, EXIT_FOUND, add_json_option, open_store, store_parser
 from thetastore.command_line import print_json
+from thetastore.output import add_quiet_option
 
 _EPILOG = """\
 Without ID or --all, what could be taken back is listed. What was taken back is there as before; give it a name, or the
@@ -19,6 +20,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("id", nargs="?", metavar="ID", help="what to take back, as this command lists it")
     parser.add_argument("--all", action="store_true", help="take everything back")
     add_json_option(parser)
+    add_quiet_option(parser)
     options = parser.parse_args(arguments)
     from thetastore.collecting.report import let_go_text, let_go_values
     from thetastore.collecting.undeleting import list_let_go, undelete
@@ -28,10 +30,10 @@ def run(arguments: list[str]) -> int:
         found = list_let_go(store.objects) if is_list else undelete(store.objects, options.id)
     if options.json:
         print_json({"let_go" if is_list else "taken_back": let_go_values(found)})
-    else:
+    elif is_list or not options.quiet:
         sys.stdout.write(let_go_text(found))
     if not found:
         print(f"{options.store}: nothing was let go of that could be taken back", file=sys.stderr)
-    elif not is_list:
+    elif not is_list and not options.quiet:
         print("taken back: it is there as before; what has no name is let go of again by the next gc", file=sys.stderr)
     return EXIT_DONE if found or is_list else EXIT_FOUND

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from thetastore.cli.opening import EXIT_DONE, open_store
-from thetastore.command_line import print_json
+from thetastore.output import painter, print_values, wants_values
 from thetastore.tables import count_text, size_text
 
 if TYPE_CHECKING:
@@ -90,9 +90,10 @@ def show_usage(options: argparse.Namespace, has_files: bool, has_tensors: bool) 
         if has_tensors:
             tables["tensors"] = usage.tensor_rows(groups)
         report = report_of(usage, totals, tables, groups)._replace(contents=contents, unreached=usage.unreached())
-        labels = {} if options.json else _labels(store, names, report)
-    if options.json:
-        print_json({**report_values(report), "names": {str(digest): _label(names[digest]) for digest in names}})
+        labels = {} if wants_values(options) else _labels(store, names, report)
+    if wants_values(options):
+        labels = {str(digest): _label(names[digest]) for digest in names}
+        print_values(options, {**report_values(report), "names": labels})
     else:
-        sys.stdout.write(report_text(report, labels))
+        sys.stdout.write(report_text(report, labels, painter(options)))
     return EXIT_DONE

@@ -5,10 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from thetastore.output import Paint, Rows
 from thetastore.tables import count_text, printable, size_text, table
 from thetastore.upkeep.usage import Amount, Contents, Group, Row, Totals, Usage
 
 _MOST_BASES = 20
+_SIZES = ("logical_bytes", "unique_bytes", "shared_bytes", "stored_bytes", "added_bytes")
+_AMOUNT = ("raw_bytes", "stored_bytes", "object_count")
+USAGE_ROWS = (
+    Rows("totals", ("file_count", *_SIZES[:4])),
+    Rows("files", ("file", *_SIZES)),
+    Rows("commits", ("commit", *_SIZES)),
+    Rows("tensors", ("file", "tensor", *_SIZES)),
+    Rows("codecs", ("codec", *_AMOUNT)),
+)
+"""What `--porcelain` says of a report."""
 
 
 class Report(NamedTuple):
@@ -57,7 +68,7 @@ def _row_values(noun: str, row: Row) -> dict[str, Any]:
     return {key: values.pop("name"), **({"tensor": tensor} if noun == "tensors" else {}), **values}
 
 
-def report_text(report: Report, labels: Mapping[str, str] | None = None) -> str:
+def report_text(report: Report, labels: Mapping[str, str] | None = None, paint: Paint = lambda text, _: text) -> str:
     """Return a report as aligned text; `labels` say more of a row than its name."""
     pieces = [_summary(report)]
     for noun, rows in report.tables.items():
@@ -69,7 +80,8 @@ def report_text(report: Report, labels: Mapping[str, str] | None = None) -> str:
         pieces.append(table(lines, right=(0, 1, 2)))
     if report.bases:
         pieces.append(_bases_text(report.bases, labels or {}))
-    return "\n".join(pieces)
+    heads = (piece.partition("\n") for piece in pieces[1:])
+    return "\n".join([pieces[0], *(paint(head, "bold") + end + rest for head, end, rest in heads)])
 
 
 def _bases_text(bases: Sequence[tuple[str | None, Amount]], labels: Mapping[str, str]) -> str:
