@@ -16,7 +16,7 @@ from thetastore.backends.urls import is_url
 from thetastore.checking.check import Named
 from thetastore.checking.repair import FileSource, Source, StoreSource
 from thetastore.digest import Digest
-from thetastore.errors import StoreMissingError
+from thetastore.errors import FileUnreadableError, ObjectCorruptError, StoreMissingError
 from thetastore.store import Store
 
 
@@ -105,10 +105,18 @@ def needed_here(
         return known.named(), []
     checked_out = known.named_in_index() if profile_of(repository).is_whole else []
     needed = known.named() if is_all_wanted else checked_out
-    if not store.missing_objects([file.manifest_digest for file in needed]):
+    if _has_all(store, needed):
         return [], []
     silent = _silent_stores(repository)
     return (needed, silent) if silent else ([], [])
+
+
+def _has_all(store: Store, files: list[Named]) -> bool:
+    """Tell whether a store lacks nothing of files; not where lists cannot be read: the check tells of these."""
+    try:
+        return not store.missing_objects([file.manifest_digest for file in files])
+    except (ObjectCorruptError, FileUnreadableError):
+        return False
 
 
 def _silent_stores(repository: Repository) -> list[str]:
