@@ -35,7 +35,7 @@ from gitbridge.space import free_bytes
 from gitbridge.states import FULL, MISSING
 from gitbridge.status import FileStatus, Status, status
 from gitbridge.trees import tracked_in_tree
-from thetastore.errors import StoreMissingError, ThetaError
+from thetastore.errors import BackendError, StoreMissingError, ThetaError
 
 GOOD, NOTE, PROBLEM = "good", "note", "problem"
 _OLDEST_GIT = (2, 31)
@@ -304,10 +304,13 @@ def _remote_store(repository: Repository) -> Iterator[Finding]:
         )
     for place in found:
         try:
-            with open_place(place):
-                yield _can_be_read(repository, place, is_first=place is found[0])
+            with open_place(place) as store:
+                any(store.backend.list("retired"))  # the shortest of those that each reader lists
+            yield _can_be_read(repository, place, is_first=place is found[0])
         except RemoteError as error:
             yield _cannot_be_read(repository, place, error, is_first=place is found[0])
+        except BackendError as error:
+            yield Finding("remote-store", PROBLEM, *words_for(error))
 
 
 def _can_be_read(repository: Repository, place: Place, is_first: bool) -> Finding:

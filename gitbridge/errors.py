@@ -138,7 +138,8 @@ def words_for(error: Exception) -> tuple[str, str]:
     if not isinstance(error, OSError) or not error.strerror:
         return str(error), ""
     name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
-    where = f"'{name}'{' in the store' if isinstance(error, BackendError) else ''}: " if name else ""
+    is_far = "://" in name
+    where = f"'{name}'{' in the store' if isinstance(error, BackendError) and not is_far else ''}: " if name else ""
     is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     if is_full:
         hint = "make room and run the command again (git theta env says where the store is)"
@@ -147,6 +148,8 @@ def words_for(error: Exception) -> tuple[str, str]:
     elif isinstance(error, FileUnreadableError):
         is_forbidden = error.errno in (errno.EACCES, errno.EPERM)
         hint = f"whoever owns it may let it be read: chmod +r '{name}'" if is_forbidden else how_to_replace(name)
+    elif is_far and error.errno == errno.EACCES:
+        hint = "who are you there, and which rights does it take? docs/remotes.md, 'Getting in'"
     elif isinstance(error, BackendError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         hint = "git theta doctor says which store may not be written, and what mends it"
     else:

@@ -16,7 +16,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from gitbridge.errors import ConfigError, RemoteError, UsageError
+from gitbridge.errors import ConfigError, RemoteError, UsageError, words_for
 from gitbridge.pointers import is_pointer
 from gitbridge.remotes import Place, default_remote, is_local_store, open_place, places
 from gitbridge.repository import Repository
@@ -74,7 +74,7 @@ def ask_stores(repository: Repository, manifests: Iterable[Digest], only_where_n
             remote |= held
             holders += [place] if held else []
         except (RemoteError, ThetaError) as error:
-            troubles.append(error.message if isinstance(error, RemoteError) else str(error))
+            troubles.append(words_for(error)[0])
     return Known(local, remote, found[0] if found else None, tuple(holders), "; ".join(troubles))
 
 

@@ -11,10 +11,11 @@ ref first and looks then whether all its files are there. One of the two sees th
 
 from __future__ import annotations
 
+import errno
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from thetastore.errors import MalformedError
+from thetastore.errors import BackendError, MalformedError
 from thetastore.packs.writer import new_id
 
 if TYPE_CHECKING:
@@ -67,11 +68,17 @@ class Session:
     def end(self) -> None:
         """End it; nothing that it relied on is kept for its sake any more.
 
+        Who may write far away need not be allowed to delete: then a collector waits a day, and revokes it.
+
         Raises:
             BackendError: the place does not answer; the session is revoked in a day.
         """
-        for name in sorted(self._own_names()):
-            self._backend.delete(name)
+        try:
+            for name in sorted(self._own_names()):
+                self._backend.delete(name)
+        except BackendError as error:
+            if not self._backend.is_remote or error.errno != errno.EACCES:
+                raise
 
     def _own_names(self) -> set[str]:
         return {_file_name(self._id, number) for number in range(1, self._number + 1)}

@@ -52,6 +52,9 @@ _LONGEST_KEPT_BYTES = 256 << 10
 """Short reads are remembered: manifests are read by each step of a fetch, and files never change."""
 _UNKNOWN_READ_BYTES = MAX_BLOCK_BYTES
 
+_READ, _LIST, _WRITE, _DELETE = "read files", "list files", "write files", "delete files"
+"""What a place may allow or not; docs/remotes.md says who needs which."""
+
 
 class RemoteBackend:
     """See `Backend`."""
@@ -120,13 +123,13 @@ class RemoteBackend:
         check_name(name)
         if name in self._spools:
             return self._spools[name].size()
-        self._sizes[name] = size = self._patiently(lambda: self.requests.size(name))
+        self._sizes[name] = size = self._patiently(_READ, lambda: self.requests.size(name))
         return size
 
     def written_s(self, name: str) -> float:
         """See `Backend.written_s`."""
         check_name(name)
-        return self._patiently(lambda: self.requests.written_s(name))
+        return self._patiently(_READ, lambda: self.requests.written_s(name))
 
     def expect(self, ranges: Iterable[Range]) -> None:
         """See `Backend.expect`."""
@@ -177,12 +180,12 @@ class RemoteBackend:
 
     def create_in_parts(self, name: str, view: memoryview, part_bytes: int) -> None:
         """Create a file by parts of a length that the place takes. Raises as `create` does."""
-        upload = self._patiently(lambda: self.requests.begin(name))
+        upload = self._patiently(_WRITE, lambda: self.requests.begin(name))
 
         def put(number: int) -> str:
             offset = number * part_bytes
             part = view[offset : offset + part_bytes]
-            return self._patiently(lambda: self.requests.put_part(name, upload, number, offset, part))
+            return self._patiently(_WRITE, lambda: self.requests.put_part(name, upload, number, offset, part))
 
         try:
             with self._pool_for_this_call() as pool:
@@ -211,7 +214,7 @@ class RemoteBackend:
         check_name(name)
         self._sizes.pop(name, None)
         try:
-            self._patiently(lambda: self.requests.delete(name))
+            self._patiently(_DELETE, lambda: self.requests.delete(name))
         except FileNotFoundError:  # nor is what it would lie in
             pass
 
@@ -314,7 +317,7 @@ class RemoteBackend:
         return self._get(wanted.name, wanted.offset, wanted.offset + wanted.nbytes, is_exact=is_known)
 
     def _list(self, prefix: str) -> Sequence[Listed]:
-        return self._patiently(lambda: list(self.requests.list(prefix)))
+        return self._patiently(_LIST, lambda: list(self.requests.list(prefix)))
 
     def _get(self, name: str, start: int, stop: int, is_exact: bool = False) -> bytes:
         def get() -> bytes:
@@ -329,7 +332,7 @@ class RemoteBackend:
                 raise PassingError(errno.EIO, f"only {len(stored)} of {stop - start} bytes came", f"{self.url}/{name}")
             return stored
 
-        return self._patiently(get)
+        return self._patiently(_READ, get)
 
     def _create(self, name: str, view: memoryview, act: Callable[[], None]) -> None:
         """Write a file; after a lost answer, find out whether it was this one that is there."""
@@ -348,7 +351,7 @@ class RemoteBackend:
                 raise
 
         try:
-            self._patiently(once)
+            self._patiently(_WRITE, once)
         except FileExistsError:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name) from None
         except FileNotFoundError:
@@ -380,8 +383,8 @@ class RemoteBackend:
         known = self._sizes.get(name)
         return self.size(name) if known is None else known
 
-    def _patiently(self, act: Callable[[], T]) -> T:
-        """Do a request until it is done; see `MOST_TRIES`."""
+    def _patiently(self, right: str, act: Callable[[], T]) -> T:
+        """Do a request until it is done, for which a `right` is needed; see `MOST_TRIES`."""
         for tried in range(MOST_TRIES):
             try:
                 result = act()
@@ -391,6 +394,11 @@ class RemoteBackend:
             except (FileNotFoundError, FileExistsError):
                 self._was_reached = True
                 raise
+            except BackendError as error:
+                if error.errno != errno.EACCES:
+                    raise
+                words = f"we may not {right} there: {error.strerror}"
+                raise BackendError(errno.EACCES, words, self.url) from error
             else:
                 self._was_reached = True
                 return result

@@ -57,10 +57,14 @@ class Upkeep:
         """
         self.settle(writers)
         if self._is_crowded(self._catalog.snapshot()):
-            with self._backend.try_lock(MERGE_LOCK) as is_ours:
-                if is_ours:
-                    self._catalog.refresh(thorough=True)
-                    self._merge(self._catalog.snapshot())
+            try:
+                with self._backend.try_lock(MERGE_LOCK) as is_ours:
+                    if is_ours:
+                        self._catalog.refresh(thorough=True)
+                        self._merge(self._catalog.snapshot())
+            except BackendError as error:
+                if not self._backend.is_remote or error.errno != errno.EACCES:
+                    raise  # else somebody merges who may delete; what was written is durable
 
     def seal_early(self, writer: PackWriter) -> None:
         """Seal one pack; the run that covers it is written by the next `seal`.
