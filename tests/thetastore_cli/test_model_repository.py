@@ -362,3 +362,14 @@ def test_a_version_that_was_let_go_of_and_collected_says_so(run, place) -> None:
 
     assert done.status == 2
     assert "bert@v1 was let go of" in done.err
+
+
+@pytest.mark.parametrize("command", ["du", "stats", "verify", "gc", "repack", "undelete", "mend"])
+def test_a_command_about_a_whole_store_says_so_where_a_model_is_named(run, place, command: str) -> None:
+    run("put", "zoo/bert", "a.safetensors")
+
+    done = run(command, "zoo/bert")
+
+    assert done.status == 2
+    assert "'zoo/bert' is below a store, which this command looks at as a whole: " in done.err
+    assert done.err.rstrip().endswith("/zoo")

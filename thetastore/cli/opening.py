@@ -10,6 +10,7 @@ from thetastore import command_line
 from thetastore.command_line import Parser
 
 if TYPE_CHECKING:
+    from thetastore.errors import StoreMissingError
     from thetastore.store import Store
 
 EXIT_DONE, EXIT_FOUND, EXIT_FAILED = 0, 1, 2
@@ -48,9 +49,27 @@ def add_progress_options(parser: argparse.ArgumentParser) -> None:
 
 def open_store(options: argparse.Namespace, create: bool = False, is_shared: bool = False) -> Store:
     """Open the store that a command's arguments name. Raises as `Store.open`."""
+    from thetastore.errors import StoreMissingError
     from thetastore.store import Store
 
-    return Store.open(options.store, create=create, options=storage_options(options.store), is_shared=is_shared)
+    place = options.store
+    try:
+        return Store.open(place, create=create, options=storage_options(place), is_shared=is_shared)
+    except StoreMissingError as error:
+        raise _of_a_model(place) or error from None
+
+
+def _of_a_model(place: str) -> StoreMissingError | None:
+    """Return the error for what means a model in a store where the store itself is wanted; None for all else."""
+    from thetastore.errors import StoreMissingError
+    from thetastore.versions.names import find
+
+    try:
+        store, _ = find(place, storage_options)
+    except StoreMissingError:
+        return None
+    with store:
+        return StoreMissingError(f"'{place}' is below a store, which this command looks at as a whole: {store.url}")
 
 
 def storage_options(place: str) -> dict[str, object]:

@@ -44,7 +44,8 @@ def run(arguments: list[str]) -> int:
         return EXIT_DONE
     if options.quiet:
         return EXIT_DONE
-    print(f"thetastore: removed '{wanted.name}', v1 to v{gone.number - 1}", file=sys.stderr)
+    numbers = "v1" if gone.number == 2 else f"v1 to v{gone.number - 1}"
+    print(f"thetastore: removed '{wanted.name}', {numbers}", file=sys.stderr)
     if kept:
         print(f"thetastore: kept by tags: {', '.join(kept)}", file=sys.stderr)
     return EXIT_DONE
