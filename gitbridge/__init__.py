@@ -7,9 +7,10 @@ know.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # typing takes 8 ms to import, in which an interrupt would be a traceback
 if TYPE_CHECKING:
+    from typing import Any
+
     from gitbridge.committing import commit
     from gitbridge.drop_in import load_file, safe_open
     from gitbridge.models import GitModel, open, tags

@@ -7,9 +7,10 @@ fits.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # typing takes 8 ms to import, in which an interrupt would be a traceback
 if TYPE_CHECKING:
+    from typing import Any
+
     from thetastore.models import Model, Tensor
     from thetastore.named_models import Models, NamedModel, open
     from thetastore.publishing.publisher import Publisher

@@ -12,7 +12,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from thetastore import standard_streams
+from thetastore import interrupts, standard_streams
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -21,6 +21,7 @@ PLUGIN_GROUP = "gitbridge.commands"
 """Entry points of other packages: name -> `function(arguments) -> exit status`."""
 _KEPT_LOGS = 20
 _USAGE = 129
+_INTERRUPTED = 130
 _GARBAGE_AFTER = 50_000
 """Objects; everything that is imported for a `git add` makes 40,000."""
 
@@ -95,7 +96,11 @@ def run() -> NoReturn:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # What imports make stays: looking through it for garbage takes 7 ms of a `git add`.
     gc.set_threshold(_GARBAGE_AFTER)
-    status = main(sys.argv[1:])
+    try:
+        status = main(sys.argv[1:])
+        interrupts.let_it_kill()
+    except KeyboardInterrupt:  # while an error was put into words
+        status = _INTERRUPTED
     try:
         sys.stdout.flush()
     except OSError:
@@ -106,8 +111,8 @@ def run() -> NoReturn:
 
 def main(arguments: list[str]) -> int:
     """Run a command; return the exit status. No exception leaves this function."""
-    standard_streams.prepare()
     try:
+        standard_streams.prepare()
         try:
             status = _dispatch(arguments)
         except SystemExit as stop:  # the parser: 0 after --help, 129 for usage
@@ -120,7 +125,7 @@ def main(arguments: list[str]) -> int:
         return 141
     except KeyboardInterrupt:
         _say("interrupted", "")
-        return 130
+        return _INTERRUPTED
     except Exception as error:
         return _explain(error, arguments)
 

@@ -45,6 +45,7 @@ def test_the_dispatcher_itself_imports_only_the_standard_library_and_how_output_
         "gitbridge.cli",
         "gitbridge.cli.main",
         "thetastore",
+        "thetastore.interrupts",
         "thetastore.standard_streams",
     }
     assert "argparse" not in loaded

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -110,3 +111,30 @@ def test_an_interrupted_push_can_be_repeated(big, share: float) -> None:
     clone = big.clone(f"file://{big.path.parent}/host.git", big.path.parent / "clone")
     assert clone.is_whole()
     assert big.run("thetastore", "verify", str(remote)).returncode == 0
+
+
+@pytest.mark.parametrize("program", ["gitbridge", "thetastore"])
+def test_an_interrupt_while_a_program_starts_ends_it_without_a_traceback(program: str) -> None:
+    begins = (
+        f"import os, signal, sys\nimport {program}.cli.start\n"
+        "assert 'argparse' not in sys.modules\nos.kill(os.getpid(), signal.SIGINT)"
+    )
+
+    def done(ignores: bool) -> tuple[int, bytes]:
+        action = signal.SIG_IGN if ignores else signal.SIG_DFL
+        ended = subprocess.run(
+            [sys.executable, "-c", begins], capture_output=True, preexec_fn=lambda: signal.signal(signal.SIGINT, action)
+        )
+        return ended.returncode, ended.stderr
+
+    assert done(ignores=False) == (-signal.SIGINT, b"")
+    assert done(ignores=True) == (0, b"")
+
+
+@pytest.mark.parametrize("package", ["gitbridge", "thetastore"])
+def test_what_is_imported_before_an_interrupt_is_silent_imports_nothing(package: str) -> None:
+    program = f"import sys; before = set(sys.modules); import {package}; print(*sorted(set(sys.modules) - before))"
+
+    found = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True).stdout
+
+    assert set(found.split()) <= {"__future__", package}

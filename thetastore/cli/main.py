@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
-from argparse import ArgumentParser
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from thetastore import standard_streams
+from thetastore import interrupts, standard_streams
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
 
 _USAGE = 129
 _FAILED = 2
@@ -55,8 +57,11 @@ def run() -> int:
     if os.name != "posix":
         print("thetastore: this needs a POSIX system: Linux, macOS, or WSL on Windows", file=sys.stderr)
         return _FAILED
-    standard_streams.prepare()
-    status = main(sys.argv[1:])
+    try:
+        status = main(sys.argv[1:])
+        interrupts.let_it_kill()
+    except KeyboardInterrupt:  # while an error was put into words
+        status = _INTERRUPTED
     if status == _INTERRUPTED:
         sys.stderr.flush()
         os._exit(status)  # without waiting for requests that are under way
@@ -73,6 +78,7 @@ def main(arguments: Sequence[str]) -> int:
         The exit status.
     """
     try:
+        standard_streams.prepare()
         try:
             status = _dispatch(arguments)
         except SystemExit as stop:  # the parser: 0 after --help, 129 for usage

@@ -1,0 +1,21 @@
+"""Ctrl-C while a program of ours starts and ends, where Python would print a traceback: both command lines use this.
+
+Between, `main` turns KeyboardInterrupt into a word and status 130. What this imports is imported before it can help, so
+that is a built-in module and nothing else: `signal` itself would import enum.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found, unused-ignore]
+
+
+def let_it_kill() -> None:
+    """Let the system end this process at an interrupt, without a word; a process that ignores them goes on to."""
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+
+
+def raise_it() -> None:
+    """Have an interrupt raise KeyboardInterrupt again."""
+    if _signal.getsignal(_signal.SIGINT) == _signal.SIG_DFL:
+        _signal.signal(_signal.SIGINT, _signal.default_int_handler)
