@@ -18,17 +18,18 @@ from gitbridge.render import Progress, count_text
 from gitbridge.repository import Repository
 from thetastore.checking.budget import parse_budget
 from thetastore.checking.check import Check, LostFile
-from thetastore.checking.repair import Repaired, repair
+from thetastore.checking.repair import Repaired, delete_set_aside, repair, set_aside
 from thetastore.checking.report import (
     CHECK_ROWS,
     check_values,
+    deleted_text,
     finding_lines,
     lost_text,
     repaired_text,
     set_aside_text,
     summary,
 )
-from thetastore.command_line import Parser
+from thetastore.command_line import Parser, print_json
 from thetastore.output import add_listing_options, painter, print_values, wants_values
 from thetastore.pool import processes
 from thetastore.store import Store
@@ -43,7 +44,8 @@ levels, each with those before it:
 
 --repair moves what is damaged to 'damaged/' in the store, after what is sound in it went elsewhere; makes the index
 anew; and brings back what is lost: from checked-out files, from each --from, from the stores of all remotes. Nothing
-is deleted. With --budget, a run stops when that is spent, and the next one goes on there.
+is deleted: --delete-damaged does that, when nobody wants to look at it any more. With --budget, a run stops when that
+is spent, and the next one goes on there.
 
 Exit status: 0 if nothing is wrong, or no more; 1 if something is damaged, or lost.
 """
@@ -55,6 +57,8 @@ def run(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if options.revisions:
         _refuse_revisions(options.revisions)
+    if options.delete_damaged:
+        return _delete_damaged(options)
     budget = parse_budget(options.budget) if options.budget else None
     reads_all = options.remote is None or options.repair  # nothing is mended that was not met
     level = Level[(options.level or ("raw" if reads_all else "tables")).upper()]
@@ -82,7 +86,7 @@ def run(arguments: list[str]) -> int:
         if wants_values(options):
             print_values(options, check_values(check, lost, repaired, store.url, known.names))
         elif check.found or lost or repaired is not None or not options.quiet:
-            _say(check, lost, repaired, store, known, _again(options.remote))
+            _say(check, lost, repaired, store, known, options.remote)
         for reason in silent:
             print(f"git theta: a remote store could not be asked: {reason}", file=sys.stderr)
     return _status(check, lost, repaired)
@@ -109,6 +113,7 @@ def _parser() -> Parser:
     )
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--repair", action="store_true", help="set damage aside and bring back what is lost")
+    mode.add_argument("--delete-damaged", action="store_true", help="delete, for good, what repairs have set aside")
     mode.add_argument("-d", "--dry-run", action="store_true", help="change nothing: always so without --repair")
     parser.add_argument("--objects", action="store_true", help="check what is stored: always so")
     refuse_git_lfs_options(parser, "fsck")
@@ -153,18 +158,30 @@ def _store(repository: Repository, options: argparse.Namespace) -> Iterator[tupl
         yield local, None
 
 
-def _again(remote: str | None) -> str:
-    """Return the command that repairs the same store."""
+def _delete_damaged(options: argparse.Namespace) -> int:
+    with open_repository() as repository, _store(repository, options) as (store, _):
+        deleted = delete_set_aside(store)
+    if options.json:
+        print_json({"deleted": [{"name": name, "size_bytes": nbytes} for name, nbytes in deleted]})
+    else:
+        sys.stdout.write(deleted_text(deleted))
+    return 0
+
+
+def _again(remote: str | None, option: str = "--repair") -> str:
+    """Return the command that repairs the same store, or does something else with it."""
     words = [] if remote is None else ["--remote", shlex.quote(remote)] if remote else ["--remote"]
-    return " ".join(["git theta fsck", *words, "--repair"])
+    return " ".join(["git theta fsck", *words, option])
 
 
-def _say(check: Check, lost: list[LostFile], repaired: Repaired | None, store: Store, known: Known, again: str) -> None:
+def _say(
+    check: Check, lost: list[LostFile], repaired: Repaired | None, store: Store, known: Known, remote: str | None
+) -> None:
+    again = _again(remote)
     if repaired is not None:
         sys.stdout.write(repaired_text(repaired))
     sys.stdout.write(lost_text(lost, known.names))
-    aside = [(name, store.backend.size(name)) for name in store.backend.list("damaged")]
-    sys.stderr.write(set_aside_text(aside))
+    sys.stderr.write(set_aside_text(set_aside(store), _again(remote, "--delete-damaged")))
     print(f"git theta: {summary(check, lost, store.url, repaired is not None)}", file=sys.stderr)
     if repaired is None and (check.found or lost):
         print(f"hint: {again}", file=sys.stderr)

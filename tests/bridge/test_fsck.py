@@ -85,6 +85,24 @@ def test_repair_brings_back_what_a_checked_out_file_has(model_repository):
     assert list((model_repository.path / ".git/theta/damaged").iterdir())
 
 
+def test_what_was_set_aside_is_deleted_as_is_said(model_repository):
+    rot(model_repository, "lm_head.weight", 1200)
+    (model_repository.path / "model.st").write_bytes(model(1))
+    repaired = model_repository.theta("fsck", "--repair")
+    aside = model_repository.path / ".git/theta/damaged"
+
+    said = [line for line in repaired.err.splitlines() if "set aside" in line]
+    assert "1 damaged file (" in said[0]
+    assert said[0].endswith(": git theta fsck --delete-damaged")
+    done = model_repository.theta("fsck", "--delete-damaged")
+
+    assert (done.status, done.out.startswith("deleted 1 damaged file ("), done.err) == (0, True, "")
+    assert not [*aside.iterdir()]
+    assert model_repository.theta("fsck", "--delete-damaged").out == "nothing is set aside\n"
+    assert "set aside" not in model_repository.theta("fsck").err
+    assert model_repository.theta("fsck", "--repair", "--delete-damaged").status == 129
+
+
 def test_what_cannot_be_had_stays_named_and_comes_from_a_clone_later(model_repository, tmp_path):
     shutil.copytree(model_repository.path, tmp_path / "copy")
     rot(model_repository, "wte.weight", 0)

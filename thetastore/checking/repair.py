@@ -17,7 +17,7 @@ from thetastore.errors import BackendError, ThetaError
 from thetastore.store import Store
 from thetastore.transfers.transfer import copy_objects
 from thetastore.upkeep.losses import Hole, lost_objects
-from thetastore.upkeep.mending import SetAside, remember_lost, set_aside_damage
+from thetastore.upkeep.mending import DAMAGED, SetAside, remember_lost, set_aside_damage
 from thetastore.upkeep.verify import Finding, Level, Problem, verify
 
 
@@ -191,3 +191,20 @@ class FileSource:
                 is_wanted = any(self._versions[digest] == file_bytes for digest in lacking)
             if is_wanted:
                 store.put_file(file)
+
+
+def set_aside(store: Store) -> list[tuple[str, int]]:
+    """Return what repairs have set aside so far, with lengths in bytes."""
+    return [(name, store.backend.size(name)) for name in store.backend.list(DAMAGED)]
+
+
+def delete_set_aside(store: Store) -> list[tuple[str, int]]:
+    """Delete what repairs have set aside, for good; return what that was.
+
+    Raises:
+        BackendError: the place says no.
+    """
+    found = set_aside(store)
+    for name, _ in found:
+        store.backend.delete(name)
+    return found

@@ -166,11 +166,21 @@ def repaired_values(repaired: Repaired, name_of: NameOf) -> dict[str, Any]:
     }
 
 
-def set_aside_text(names_and_bytes: Sequence[tuple[str, int]]) -> str:
-    """Return a line about what earlier repairs have set aside; empty where nothing is."""
+def set_aside_text(names_and_bytes: Sequence[tuple[str, int]], command: str) -> str:
+    """Return what to say of what repairs have set aside, and how it is deleted; empty where nothing is."""
     if not names_and_bytes:
         return ""
+    aside = f"{_damaged_files(names_and_bytes)} set aside in 'damaged/', which nothing reads"
+    return f"{aside}; when nobody wants to look at that any more: {command}\n"
+
+
+def deleted_text(names_and_bytes: Sequence[tuple[str, int]]) -> str:
+    """Return what to say when what was set aside has been deleted."""
+    if not names_and_bytes:
+        return "nothing is set aside\n"
+    return f"deleted {_damaged_files(names_and_bytes)} that were set aside\n"
+
+
+def _damaged_files(names_and_bytes: Sequence[tuple[str, int]]) -> str:
     total = size_text(sum(nbytes for _, nbytes in names_and_bytes))
-    return (
-        f"{count_text(len(names_and_bytes), 'damaged file')} ({total}) set aside in 'damaged/', which nothing reads\n"
-    )
+    return f"{count_text(len(names_and_bytes), 'damaged file')} ({total})"

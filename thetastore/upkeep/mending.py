@@ -33,6 +33,9 @@ from thetastore.representations.suspects import acquit, list_suspects, suspect
 from thetastore.upkeep.losses import is_readable, lost_objects
 from thetastore.upkeep.verify import stands_on_loss
 
+DAMAGED = "damaged"
+"""Where what is damaged lies, whole, and nothing reads it."""
+
 
 class SetAside(NamedTuple):
     """A pack that was damaged."""
@@ -190,7 +193,7 @@ def _copy(objects: Objects, pack: Pack, records: list[Record]) -> None:
 
 def _moved(objects: Objects, name: str) -> str:
     """Move a file to `damaged/`, whether it can be read or not; return its new name."""
-    moved = f"damaged/{id_of(name)}.{name.rpartition('.')[2]}"
+    moved = f"{DAMAGED}/{id_of(name)}.{name.rpartition('.')[2]}"
     try:
         objects.backend.move(name, moved)
     except FileExistsError:
