@@ -173,7 +173,9 @@ class Differ:
         assert self._repository is not None, "commits are of a repository"
         file = tracked_blob(self._repository, path, blob)
         if file is None:
-            raise RevisionError(f"'{path}' is not tracked by git theta in '{where}'")
+            raise RevisionError(
+                f"'{path}' is not tracked by git theta in '{where}'", "git theta ls-files REV lists what is"
+            )
         return Version(path, where, file.format, file.file_bytes, file.file_digest, file.manifest_digest, ())
 
     def _without_recast(self, measured: list[Measured]) -> list[Measured]:

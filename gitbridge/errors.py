@@ -129,10 +129,18 @@ def how_to_replace(place: str) -> str:
     return f"git theta fsck --repair sets '{place}' aside and brings back what it can (of a remote: --remote)"
 
 
+_OLDER_POINTER = (
+    "take the pointer from a commit that has it as it was written: git log --oneline -- FILE names commits, "
+    "git checkout COMMIT -- FILE takes it"
+)
+
+
 def words_for(error: Exception) -> tuple[str, str]:
     """Return what to tell a person of an error: what is wrong, and the way out (empty where none is known)."""
     if isinstance(error, HintedError):
         return error.message, error.hint
+    if isinstance(error, PointerError):
+        return str(error), "" if isinstance(error, PointerVersionError) else _OLDER_POINTER
     if isinstance(error, ObjectCorruptError):
         return error.message, how_to_replace(error.place)
     if not isinstance(error, OSError) or not error.strerror:

@@ -207,7 +207,8 @@ def uninstall(repository: Repository) -> list[str]:
         changed = [name for name in names if _take_out(read_hook(os.path.join(directory, name)))]
         _remove(_marker_path(repository))
     except OSError as error:
-        raise HookError(f"the hooks in '{directory}' cannot be written: {error.strerror}") from error
+        words = f"the hooks in '{directory}' cannot be written: {error.strerror}"
+        raise HookError(words, f"chmod u+w '{directory}', or 'git theta uninstall --skip-repo' leaves them") from error
     return changed
 
 

@@ -430,7 +430,7 @@ def _ask_git(start: str) -> Repository:
     except (FileNotFoundError, NotADirectoryError):
         if not os.path.isdir(start):
             raise RepositoryMissingError(f"there is no directory '{start}', and so no Git repository") from None
-        raise GitError("git is not installed, or not on PATH") from None
+        raise GitError("git is not installed, or not on PATH", "git --version must work in this shell") from None
     if answer.returncode:
         words = answer.stderr.decode(sys.getfilesystemencoding(), "replace").strip().removeprefix("fatal: ")
         where = os.path.abspath(start)

@@ -151,5 +151,6 @@ def _git_config(repository: Repository | None, scope: str, *args: str, check: bo
     )
     if check and done.returncode:
         words = done.stderr.decode("utf-8", "replace").strip() or f"status {done.returncode}"
-        raise ConfigError(f"git configuration cannot be written: {words}")
+        hint = "git config --show-origin --list says which files there are; a lock that a dead git left can be deleted"
+        raise ConfigError(f"git configuration cannot be written: {words}", hint)
     return done.stdout

@@ -186,7 +186,7 @@ _REGULAR = (b"100644", b"100755", b"100664")
 def _ls_tree(repository: Repository, revision: str) -> bytes:
     # A revision that begins with a dash would be an option; git refuses such names for refs.
     if revision.startswith("-"):
-        raise RevisionError(f"'{revision}' is not a revision")
+        raise RevisionError(f"'{revision}' is not a revision", "git branch --all; git tag")
     try:
         return repository.git("ls-tree", "-r", "-z", "-l", "--full-tree", revision)
     except GitError:

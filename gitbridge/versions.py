@@ -460,10 +460,10 @@ def revision_and_path(repository: Repository, names: Sequence[str]) -> tuple[str
         UsageError: these are other arguments.
     """
     if len(names) > 2:
-        raise UsageError(f"'{names[2]}' is one name too many: one file at a time")
+        raise UsageError(f"'{names[2]}' is one name too many: one file at a time", "[REV] PATH")
     name = parse_name(names[-1])
     if len(names) == 2:
         if name.revision is not None:
-            raise UsageError(f"'{names[0]}' and '{names[1]}' both name a revision")
+            raise UsageError(f"'{names[0]}' and '{names[1]}' both name a revision", f"leave one out: {names[1]}")
         return names[0], path_from_top(repository, name, os.getcwd())
     return name.revision or "HEAD", path_from_top(repository, name, os.getcwd())

@@ -163,7 +163,7 @@ def _paths(repository: Repository, arguments: list[str], may_be_new: bool = Fals
     paths = list(dict.fromkeys([*map(os.fsdecode, listed), *(path for path in new if not path.startswith(".."))]))
     ours = paths_with_filter(repository, paths)
     if not paths:
-        raise UsageError(f"'{arguments[0]}' names no file")
+        raise UsageError(f"'{arguments[0]}' names no file", "git status lists files that are new or changed")
     if not ours:
         raise UsageError(
             f"'{paths[0]}' is not tracked by git theta: git would take it whole", f"git theta track '{paths[0]}'"

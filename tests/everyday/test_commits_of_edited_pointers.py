@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from blake3 import blake3
 from work_place import WorkPlace
 
 
@@ -70,3 +71,18 @@ def test_a_submodule_in_the_commit_is_no_file(work) -> None:
     work.git("add", "new.safetensors")
 
     assert work.run("git", "commit", "-q", "-m", "both").stderr == ""
+
+
+def test_an_edited_pointer_in_a_commit_is_named_at_checkout_with_the_way_out(work) -> None:
+    pointer = work.git("cat-file", "blob", "HEAD:m.safetensors").replace("float32", "float16", 1) + "\n"
+    work.write("pointer", pointer.encode())
+    oid = work.git("hash-object", "-w", "--no-filters", "pointer")
+    work.git("update-index", "--cacheinfo", f"100644,{oid},m.safetensors")
+    (work.path / "m.safetensors").unlink()
+
+    done = work.run("git", "checkout", "--", "m.safetensors", check=False)
+
+    assert done.returncode == 128
+    assert "the pointer was edited: it does not say what its manifest says\nhint: take the pointer" in done.stderr
+    work.git("checkout", "HEAD", "--", "m.safetensors")  # what the hint says
+    assert blake3(work.read("m.safetensors")).hexdigest() in work.git("cat-file", "blob", "HEAD:m.safetensors")
