@@ -158,6 +158,8 @@ def words_for(error: Exception) -> tuple[str, str]:
         hint = f"whoever owns it may let it be read: chmod +r '{name}'" if is_forbidden else how_to_replace(name)
     elif is_far and error.errno == errno.EACCES:
         hint = "who are you there, and which rights does it take? docs/remotes.md, 'Getting in'"
+    elif is_far and error.errno == errno.EROFS:
+        hint = "name a place that can be written to: git config theta.url s3://bucket/prefix, or a directory"
     elif isinstance(error, BackendError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         hint = "git theta doctor says which store may not be written, and what mends it"
     else:

@@ -8,6 +8,7 @@ pin before git sends the commits.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -169,9 +170,11 @@ def _refusals_told(place: Place) -> Iterator[None]:
     except OSError as error:  # BackendError is one
         if isinstance(error, StoreMissingError):
             raise
+        way = "mend it and push again: what arrived stays, and the rest is sent then"
+        if error.errno == errno.EROFS and place.directory is None:
+            way = f"name a place that can be written to: git config {place.setting} s3://bucket/prefix, or a directory"
         raise RemoteError(
-            f"the weights could not all be sent to '{place.url}': {error.strerror or error}",
-            "mend it and push again: what arrived stays, and the rest is sent then",
+            f"the weights could not all be sent to '{place.url}': {error.strerror or error}", way
         ) from error
 
 

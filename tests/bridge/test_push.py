@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import json
 import os
 import random
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -744,3 +747,24 @@ def test_a_mirror_pushes_on_what_it_has_itself(pushing, shared, make_work, tmp_p
     mirror.git("push", "-q", str(target.path), "main")
 
     assert has(tmp_path / "second", digest)
+
+
+def test_a_push_to_a_web_server_is_refused_and_says_where_to_push(pushing, shared, tmp_path):
+    pushing.put("w", weights(1))
+    pushing.commit()
+    pushing.git("push", "-q", "origin", "main")
+    pushing.put("w", weights(2))
+    pushing.commit()
+    serve = functools.partial(http.server.SimpleHTTPRequestHandler, directory=shared.parent)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
+        threading.Thread(target=server.serve_forever).start()
+        pushing.git("config", "theta.url", f"http://127.0.0.1:{server.server_port}/{shared.name}")
+
+        refused = pushing.theta("push")
+        kept = pushing.theta("gc", "--remote")
+        server.shutdown()
+
+    assert refused.status == kept.status == 2
+    assert "a store behind http can only be read" in refused.err
+    assert "hint: name a place that can be written to: git config theta.url s3://bucket/prefix" in refused.err
+    assert "hint: name a place that can be written to" in kept.err

@@ -63,3 +63,26 @@ def test_where_nothing_is_published_there_is_no_store(served):
         Store.open(f"{served}/elsewhere")
     with pytest.raises(BackendError, match="can only be read"):
         Store.open(f"{served}/elsewhere", create=True)
+
+
+class PlainHandler(http.server.SimpleHTTPRequestHandler):
+    """The one of the standard library, which sends whole files."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_server_that_knows_no_ranges_is_told_from_one_that_is_broken(tmp_path):
+    with Store.open(str(tmp_path / "store"), create=True) as store:
+        digest = store.put_file(io.BytesIO(os.urandom(300_000))).manifest_digest
+    serve = functools.partial(PlainHandler, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            with (
+                Store.open(f"http://127.0.0.1:{server.server_port}/store") as far,
+                pytest.raises(BackendError, match=r"it has to know ranges \(nginx, Apache and Caddy do"),
+            ):
+                far.get_manifest(digest)
+        finally:
+            server.shutdown()

@@ -86,7 +86,10 @@ class HttpRequests(FsspecRequests):
                     break
                 stored += piece
             if len(stored) > stop - start or (start and answer.status != 206):
-                words = "the server sends more, or something else, than was asked for: does it know ranges?"
+                words = (
+                    "the server sends more, or something else, than the part of a file that was asked for: it has to "
+                    "know ranges (nginx, Apache and Caddy do, python -m http.server does not)"
+                )
                 raise BackendError(errno.EPROTO, words, self.place)
             return bytes(stored)
 
