@@ -11,9 +11,14 @@ from thetastore.collecting.explaining import explain
 from thetastore.collecting.roots import roots_of
 from thetastore.collecting.undeleting import list_let_go, undelete
 from thetastore.errors import BackendError, MalformedError, ObjectCorruptError, ObjectMissingError, ThetaError
+from thetastore.packs.catalog import id_of
+from thetastore.packs.retirement_notes import Stage, write_note
+from thetastore.packs.writer import sealed_name
 from thetastore.pins import Pin, write_pin
 from thetastore.store import Store
 from thetastore.testing.faults import FaultyBackend
+from thetastore.upkeep.losses import lost_objects
+from thetastore.upkeep.verify import Level, verify
 
 
 def gc(place: Place, terms: Terms | None = None, is_dry: bool = False, may_be_none: bool = True) -> Collected:
@@ -423,3 +428,19 @@ def test_a_collector_killed_after_any_of_its_calls_loses_nothing_and_the_next_on
         if calls >= len(faulty.operations):
             break
         calls += 7
+
+
+def test_packs_in_the_trash_that_a_killed_collector_left_in_the_index_are_no_damage(place: Place) -> None:
+    kept = place.put(1, "kept")
+    before = set(place.names("packs"))
+    place.put(2)
+    (dead,) = set(place.names("packs")) - before
+    write_note(place.backend, [id_of(dead)], (), Stage.TRASH)  # the index would have been next
+
+    with place.open() as store:
+        covered = {sealed_name(pack.id) for run in store.objects.catalog.snapshot().runs for pack in run.packs}
+        found, lost = list(verify(store.objects, Level.RAW)), lost_objects(store.objects)
+
+    assert dead in covered
+    assert (found, lost) == ([], set())
+    assert place.read(kept) == model(1)

@@ -79,6 +79,9 @@ class Snapshot:
         """Which packs are about to go."""
         self.retired = packs.intersection(name for note in notes for name in note.file_names)
         """File names of packs that will go: to be read only where nothing else serves, and to be relied on never."""
+        trash = (note for note in notes if note.stage is Stage.TRASH)
+        self.in_trash = frozenset(name for note in trash for name in note.file_names)
+        """File names of packs that nobody reads any more. A collector that was killed may leave them in the index."""
         near = [run for run in runs if not run.is_far]
         self.lost = frozenset(sealed_name(pack.id) for run in near for pack in run.packs) - packs
         """File names of packs that a run covers and that are not there; of long runs far away that is not known."""

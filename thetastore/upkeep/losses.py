@@ -77,9 +77,10 @@ def lost_objects(objects: Objects, found: Iterable[Digest] = (), torn: Container
     """
     snapshot = objects.catalog.snapshot()
     candidates = {*found, *list_suspects(objects.backend)}
+    lost_packs = snapshot.lost - snapshot.in_trash
     for run in snapshot.runs:
         names = [sealed_name(pack.id) for pack in run.packs]
-        numbers = {number for number, name in enumerate(names) if name in snapshot.lost or name in torn}
+        numbers = {number for number, name in enumerate(names) if name in lost_packs or name in torn}
         if numbers:
             candidates.update(row.digest for number, row in run.rows() if number in numbers)
     lost = {digest for digest in candidates if not is_readable(objects, digest)}

@@ -109,6 +109,8 @@ def verify_listing(objects: Objects, level: Level = Level.LISTING) -> Iterator[F
 def _covered_findings(objects: Objects, run: Run, snapshot: Snapshot) -> Iterator[Finding]:
     for info in run.packs:
         name = sealed_name(info.id)
+        if name in snapshot.in_trash:
+            continue
         if name not in snapshot.packs:
             yield Finding(run.name, None, f"it covers '{name}', which is not there", Problem.PACK)
             continue
