@@ -7,9 +7,10 @@ So each of them leaves a file there when it first opens the store; whoever delet
 from __future__ import annotations
 
 import os
+from shlex import quote
 from typing import NamedTuple
 
-from gitbridge.errors import ConfigError, RepositoryMissingError
+from gitbridge.errors import ConfigError, GitError, RepositoryMissingError
 from gitbridge.repository import Repository
 from thetastore.backends import Backend
 from thetastore.errors import MalformedError
@@ -28,15 +29,37 @@ class Registered(NamedTuple):
         """Open it.
 
         Raises:
-            ConfigError: it is not there, so that nobody knows what it needs.
+            ConfigError: it is not there, or not for us to read, so that nobody knows what it needs.
         """
         try:
-            return Repository.at(self.git_dir)
-        except RepositoryMissingError:
-            raise ConfigError(
-                f"the repository '{self.git_dir}' keeps its weights here too, and cannot be reached: everything stays",
-                "mount it; or, if it is gone for good: git theta prune --forget " + self.git_dir,
-            ) from None
+            found = Repository.at(self.git_dir)
+            found.git("rev-parse", "--git-dir")  # git reads nothing of what belongs to somebody else, unasked
+        except (RepositoryMissingError, GitError) as error:
+            head = f"the repository '{self.git_dir}' keeps its weights here too, and "
+            place = quote(self.git_dir)
+            if isinstance(error, GitError):
+                words, hint = "git does not read it", f"git -C {place} status says why"
+                if "dubious ownership" in error.message:
+                    words = "belongs to another user"
+                    hint = f"if you trust that user: git config --global --add safe.directory {place}"
+            elif _is_forbidden(self.git_dir):
+                words = "may not be read by this user"
+                hint = f"run it as a user who may, or have its owner run: chmod -R g+rX {place}"
+            else:
+                words = "cannot be reached"
+                hint = f"mount it; or, if it is gone for good: git theta prune --forget {place}"
+            raise ConfigError(f"{head}{words}: everything stays", hint) from None
+        return found
+
+
+def _is_forbidden(path: str) -> bool:
+    """Tell whether we are kept out of a directory, so that we cannot know whether it is there, or from reading it."""
+    try:
+        return not os.access(path, os.R_OK | os.X_OK) and bool(os.stat(path))
+    except PermissionError:
+        return True
+    except OSError:
+        return False
 
 
 def registered(backend: Backend) -> list[Registered]:

@@ -97,6 +97,7 @@ def run() -> NoReturn:
     # What imports make stays: looking through it for garbage takes 7 ms of a `git add`.
     gc.set_threshold(_GARBAGE_AFTER)
     try:
+        interrupts.raise_it()
         status = main(sys.argv[1:])
         interrupts.let_it_kill()
     except KeyboardInterrupt:  # while an error was put into words
@@ -123,10 +124,10 @@ def main(arguments: list[str]) -> int:
         # Whoever read our output has left; Python must not try to flush it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141
-    except KeyboardInterrupt:
-        _say("interrupted", "")
-        return _INTERRUPTED
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, KeyboardInterrupt) or interrupts.has_come():
+            _say("interrupted", "")
+            return _INTERRUPTED
         return _explain(error, arguments)
 
 

@@ -11,5 +11,4 @@ from gitbridge.cli.main import run as _run  # noqa: E402
 
 def run() -> int:
     """Run the command line of this process; return the exit status."""
-    interrupts.raise_it()
     return _run()

@@ -138,3 +138,22 @@ def test_what_is_imported_before_an_interrupt_is_silent_imports_nothing(package:
     found = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True).stdout
 
     assert set(found.split()) <= {"__future__", package}
+
+
+@pytest.mark.parametrize("package", ["gitbridge", "thetastore"])
+def test_an_interrupt_that_became_another_error_on_its_way_is_no_bug(package: str, tmp_path: Path) -> None:
+    program = (
+        f"import os, signal, sys\nimport {package}.cli.main as program\n"
+        "def turned(arguments):\n"
+        "    try:\n        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    except KeyboardInterrupt:\n        raise ImportError('as numpy does')\n"
+        "program._dispatch = turned\nsys.exit(program.run())"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+
+    assert done.returncode == 130
+    assert done.stderr in ("git theta: interrupted\n", "thetastore: interrupted\n")

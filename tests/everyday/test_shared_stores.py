@@ -176,3 +176,22 @@ def test_what_a_clone_fetches_is_limited_not_what_the_shared_store_fills(two) ->
 def test_a_bucket_has_no_group() -> None:
     with pytest.raises(MalformedError, match="has no group to share it with"):
         Store.open("s3://bucket/zoo", create=True, is_shared=True)
+
+
+def test_a_prune_names_the_way_out_where_a_repository_of_the_store_is_another_users(work, tmp_path: Path) -> None:
+    work.git("config", "--global", "theta.storage", str(tmp_path / "shared"))
+    for name in ("mine", "theirs"):
+        work.git("init", "-q", str(tmp_path / name))
+        one = work.at(tmp_path / name)
+        one.theta("track", "-q", "*.safetensors")
+        one.commit("weights", m_safetensors=one.checkpoint(name))
+    mine, theirs = work.at(tmp_path / "mine"), f"{tmp_path}/theirs/.git"
+    work.git("config", "--global", "safe.directory", str(tmp_path / "mine"))
+
+    done = mine.theta("prune", "--dry-run", check=False, GIT_TEST_ASSUME_DIFFERENT_OWNER="1")
+
+    assert done.returncode == 2
+    assert f"'{theirs}' keeps its weights here too, and belongs to another user: everything stays" in done.stderr
+    command = done.stderr.partition("if you trust that user: ")[2].split()
+    work.run(*command)
+    assert mine.theta("prune", "--dry-run", GIT_TEST_ASSUME_DIFFERENT_OWNER="1").stdout.endswith("nothing to prune\n")

@@ -58,6 +58,7 @@ def run() -> int:
         print("thetastore: this needs a POSIX system: Linux, macOS, or WSL on Windows", file=sys.stderr)
         return _FAILED
     try:
+        interrupts.raise_it()
         status = main(sys.argv[1:])
         interrupts.let_it_kill()
     except KeyboardInterrupt:  # while an error was put into words
@@ -87,10 +88,10 @@ def main(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141
-    except KeyboardInterrupt:
-        print("thetastore: interrupted", file=sys.stderr)
-        return _INTERRUPTED
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, KeyboardInterrupt) or interrupts.has_come():
+            print("thetastore: interrupted", file=sys.stderr)
+            return _INTERRUPTED
         return _explain(error, arguments)
     return status
 
