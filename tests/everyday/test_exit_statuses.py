@@ -116,6 +116,38 @@ def test_a_reader_that_leaves_ends_it_with_141(program: str) -> None:
     assert (done.returncode, done.stderr) == (141, b"")
 
 
+LISTS = [
+    "status",
+    "ls-files",
+    "ls",
+    "show",
+    "log",
+    "blame",
+    "du",
+    "doctor",
+    "track",
+    "env",
+    "version",
+    "cat",
+    "completion",
+]
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_command_whose_reader_has_left_ends_with_141(work, name: str) -> None:
+    gone, out = os.pipe()
+    os.close(gone)
+    command = [PROGRAMS / "git-theta", name, *IN_A_PROJECT[name]]
+    try:
+        done = subprocess.run(
+            command, cwd=work.path, env=work.environment, stdout=out, stderr=subprocess.PIPE, check=False
+        )
+    finally:
+        os.close(out)
+
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 def test_an_interrupt_ends_it_with_130(place) -> None:
     place.run("thetastore", "init", "zoo")
     process = subprocess.Popen(

@@ -57,7 +57,8 @@ class Sketch:
         import numpy
 
         width = self._columns
-        change = piece.change.astype("f4")
+        with numpy.errstate(over="ignore", invalid="ignore"):  # of float64, and of garbage: no estimate comes of it
+            change = piece.change.astype("f4")
         first, skipped = divmod(piece.start, width)
         if skipped or change.size % width:
             padded = numpy.zeros(-(-(skipped + change.size) // width) * width, "f4")
