@@ -55,6 +55,12 @@ class Place(WorkPlace):
     def at(self, path: Path) -> Place:
         return Place(path, self.environment)
 
+    def with_own_settings(self) -> Place:
+        """Return the same directory, for a user whose settings no other test sees: `git config --global` may change."""
+        config = self.path / "config"
+        config.write_text(Path(self.environment["GIT_CONFIG_GLOBAL"]).read_text())
+        return Place(self.path, self.environment | {"GIT_CONFIG_GLOBAL": str(config)})
+
     def clone(self, source: str | Path, path: Path, *options: str, **more: str) -> Place:
         self.git("clone", "-q", *options, str(source), str(path), **more)
         return self.at(path)

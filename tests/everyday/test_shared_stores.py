@@ -115,9 +115,7 @@ def test_the_doctor_names_what_not_everybody_may_write_to(place) -> None:
 @pytest.fixture
 def two(place):
     """Two clones of a bare host, which share a local store that is all there is; the first has a commit."""
-    config = place.path / "config"
-    config.write_text(Path(place.environment["GIT_CONFIG_GLOBAL"]).read_text())
-    place.environment = place.environment | {"GIT_CONFIG_GLOBAL": str(config)}
+    place = place.with_own_settings()
     place.git("config", "--global", "theta.storage", str(place.path / "zoo"))
     place.git("init", "-q", "--bare", "host.git")
     one = place.clone("host.git", place.path / "one")
@@ -178,7 +176,8 @@ def test_a_bucket_has_no_group() -> None:
         Store.open("s3://bucket/zoo", create=True, is_shared=True)
 
 
-def test_a_prune_names_the_way_out_where_a_repository_of_the_store_is_another_users(work, tmp_path: Path) -> None:
+def test_a_prune_names_the_way_out_where_a_repository_of_the_store_is_another_users(place, tmp_path: Path) -> None:
+    work = place.with_own_settings()
     work.git("config", "--global", "theta.storage", str(tmp_path / "shared"))
     for name in ("mine", "theirs"):
         work.git("init", "-q", str(tmp_path / name))
