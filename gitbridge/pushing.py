@@ -246,14 +246,14 @@ class _Sending:
             self._absent = self._send_what_lacks(may_lack)
             return self._pins(url, refs, self._absent)
 
-        pin_history(target.backend, repository_of(url), attempt, target.objects.is_vouched_for)
+        pin_history(target.backend, repository_of(url), self._tips, attempt, target.objects)
         files, many = tuple(self._files.values()), target.is_for_many_writers
         return Pushed(self._place, files, frozenset(self._sent), frozenset(self._absent), self._copied, None, many)
 
     def _look_again(self, pinned: set[str]) -> None:
-        """Scan anew if a pin that was leant on is none to lean on any more."""
-        own = {one.oid for one in self._scans}
-        if any(not pinned.issuperset(set(one.leans_on) - own) for one in self._scans):
+        """Scan anew if a pin that was leant on, or that a tip had, is none to lean on any more."""
+        covered = pinned.union(one.oid for one in self._scans)
+        if not covered.issuperset(self._tips) or any(not covered.issuperset(one.leans_on) for one in self._scans):
             self._scans = scan(self._repository, self._tips, pinned)
             self._files.update(_files_of(self._scans))
 

@@ -12,6 +12,7 @@ Reading is thread-safe, and so is `prepare`, which does the work of writing: has
 from __future__ import annotations
 
 import _thread
+import errno
 from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -200,6 +201,26 @@ class Objects:
         # What was stored in this session may be what was taken.
         self._added = {digest: added for digest, added in self._added.items() if not added[0].is_sealed}
         return False
+
+    def seen_alive_s(self) -> int | None:
+        """Return when the session gave the last sign of life, in seconds since 1970 by the place's clock, rounded down.
+
+        It is 0, so that nobody builds on it, if the session has been revoked; None if there is none, or if the place
+        does not tell when files were written.
+
+        Raises:
+            BackendError: the place does not answer.
+        """
+        if self._session is None:
+            return None
+        try:
+            return int(self._session.seen_s())
+        except FileNotFoundError:
+            return 0
+        except BackendError as error:
+            if error.errno == errno.ENOTSUP:
+                return None
+            raise
 
     def end_session(self) -> None:
         """End the session, if there is one: refs or pins name what has to be kept by now.

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from thetastore.backends import Backend, Range, announced
 from thetastore.digest import Digest, digest_of
-from thetastore.errors import MalformedError, UnsupportedError
+from thetastore.errors import BackendError, MalformedError, UnsupportedError
 
 DIRECTORY = "pins"
 VERSION = 1
@@ -23,6 +23,8 @@ MAX_URL_CHARACTERS = 4096
 _OID = r"(?:[0-9a-f]{40}|[0-9a-f]{64})"
 _NAME = re.compile(rf"pins/([0-9a-f]{{40}})/({_OID})\.([0-9a-f]{{32}})\.(json|partial\.json|going)")
 _READ_AT_ONCE = 256
+_MOST_LATE_S = 12 * 3600.0
+"""A pin that was written so long after a sign of life was surely written before its session could be revoked."""
 _MOST_COLLECTIONS = 3
 """So often a writer begins anew; each time takes a day without a sign of life from it."""
 
@@ -68,6 +70,8 @@ class Pin(NamedTuple):
     """For which refs of the repository it was made, for people; ascending, distinct."""
     is_partial: bool = False
     """See `PinName`: in the name, not in the content."""
+    alive_s: int | None = None
+    """When, by the place's clock, its writer's session gave the last sign of life before it; None: nobody says."""
 
     @property
     def repository(self) -> str:
@@ -119,67 +123,120 @@ def list_pins(backend: Backend) -> Listing:
 
 
 def leanable(backend: Backend, repository: str) -> set[str]:
-    """Return the commits of a repository that new pins may lean on: complete up to them, and here to stay.
+    """Return the commits of a repository that new pins may lean on by their names: complete, and here to stay.
 
     Raises:
         BackendError: the store does not answer.
     """
-    return _leanable_in(list_pins(backend), repository)
+    return _Listed(backend, repository).leanable()
 
 
-def _leanable_in(listing: Listing, repository: str) -> set[str]:
-    return {
-        name.commit
-        for name in listing.names
-        if name.repository == repository and not name.is_going and not name.is_partial
-    }
+class _Listed:
+    """The pins of a repository that are here to stay; each is read once, and only if something rests on it."""
 
+    def __init__(self, backend: Backend, repository: str) -> None:
+        self._backend = backend
+        self._by_commit: dict[str, list[PinName]] = {}
+        self._read: dict[PinName, Pin | None] = {}
+        for name in list_pins(backend).names:
+            if name.repository == repository and not name.is_going:
+                self._by_commit.setdefault(name.commit, []).append(name)
 
-def _is_there(backend: Backend, listing: Listing, pin: Pin) -> bool:
-    """Tell whether another pin, which is here to stay, says the same."""
-    for name in listing.names:
-        if (name.repository, name.commit, name.is_partial) == (pin.repository, pin.commit, pin.is_partial):
+    def leanable(self) -> set[str]:
+        """Return the commits of which one is not partial."""
+        return {commit for commit, names in self._by_commit.items() if not all(name.is_partial for name in names)}
+
+    def holds(self, commit: str) -> bool:
+        """Tell whether a commit's history is here, and was so when the pin that says it was written."""
+        return any(self._pin(name) for name in self._by_commit.get(commit, ()) if not name.is_partial)
+
+    def has(self, pin: Pin) -> bool:
+        """Tell whether another pin says the same."""
+        others = map(self._pin, self._by_commit.get(pin.commit, ()))
+        return any(other and other._replace(refs=pin.refs, alive_s=pin.alive_s) == pin for other in others)
+
+    def _pin(self, name: PinName) -> Pin | None:
+        """Return a pin; None if it is gone, not understood, or may have been written when all it names was gone."""
+        if name not in self._read:
             try:
-                other = read_pin(backend, name)
+                pin = read_pin(self._backend, name)
+                self._read[name] = None if _is_late(self._backend, name, pin) else pin
             except (FileNotFoundError, MalformedError, UnsupportedError):
-                continue
-            if not name.is_going and other._replace(refs=pin.refs) == pin:
-                return True
-    return False
+                self._read[name] = None
+        return self._read[name]
+
+
+def _is_late(backend: Backend, name: PinName, pin: Pin) -> bool:
+    """Tell whether a pin may have been written after its writer's session was revoked: nobody vouches for it then."""
+    return pin.alive_s is not None and backend.written_s(name.file_name) - pin.alive_s > _MOST_LATE_S
+
+
+class Guard(Protocol):
+    """What keeps, for a writer of pins, what it has seen and sent: `thetastore.objects.Objects` with its session."""
+
+    def is_vouched_for(self) -> bool:
+        """Tell whether the session was honoured all the time; if not, it has begun anew."""
+
+    def seen_alive_s(self) -> int | None:
+        """Return when it gave the last sign of life, by the place's clock; None where the place does not tell."""
 
 
 def pin_history(
     backend: Backend,
     repository: str,
+    commits: Iterable[str],
     send: Callable[[set[str]], Iterable[Pin]],
-    is_vouched_for: Callable[[], bool],
+    guard: Guard,
 ) -> list[Pin]:
     """Send what commits need, and pin them; return the pins once it is certain that they hold.
 
     Args:
         backend: of the store, in which a session has begun.
         repository: whose commits they are.
-        send: given the commits that pins may lean on, makes all durable that is missing, and returns the pins.
-        is_vouched_for: whether the session was honoured all the time; if not, it has begun anew.
+        commits: what is to be pinned.
+        send: given the commits that pins may lean on, makes all durable that is missing, and returns the pins: of all
+            the commits that are not among these, and of what else it needs.
+        guard: the session.
 
     Raises:
         BackendError: the store refused; or this process slept for days, again and again.
     """
-    import errno
-
-    from thetastore.errors import BackendError
-
+    wanted = set(commits)
     written: list[Pin] = []
     for _ in range(_MOST_COLLECTIONS + 1):
-        listing = list_pins(backend)  # each time: a pin of before may have been marked while this process slept
-        for pin in send(_leanable_in(listing, repository) - {pin.commit for pin in written}):
-            if not _is_there(backend, listing, pin):
-                write_pin(backend, pin)
-                written.append(pin)
-        if is_vouched_for():
+        listed = _Listed(backend, repository)  # each time: one may have been marked while this process slept
+        new = [pin for pin in _sent(listed, wanted, send, {pin.commit for pin in written}) if not listed.has(pin)]
+        if new and not guard.is_vouched_for():
+            continue
+        alive_s = guard.seen_alive_s() if new else None
+        for pin in new:
+            written.append(pin._replace(alive_s=alive_s))
+            write_pin(backend, written[-1])
+        if guard.is_vouched_for():
             return written
+    import errno
+
     words = "was collected again and again while this process slept, and may not have everything"
     raise BackendError(errno.ETIMEDOUT, words, backend.url)
+
+
+def _sent(listed: _Listed, wanted: set[str], send: Callable[[set[str]], Iterable[Pin]], own: set[str]) -> list[Pin]:
+    """Send, and look whether what was left out is here: so often that nothing is left out for a pin that is late.
+
+    Args:
+        listed: the pins of others.
+        wanted: commits to pin.
+        send: see `pin_history`.
+        own: commits whose pins this process has written itself, and which nobody has vouched for.
+    """
+    leanable = listed.leanable() - own
+    while True:
+        pins = list(send(leanable))
+        relied_on = wanted.union(*(pin.leans_on for pin in pins)).difference(pin.commit for pin in pins)
+        doubtful = {commit for commit in relied_on & leanable if not listed.holds(commit)}
+        if not doubtful:
+            return pins
+        leanable = leanable - doubtful
 
 
 def write_pin(backend: Backend, pin: Pin) -> PinName:
@@ -226,7 +283,7 @@ def encode_pin(pin: Pin) -> bytes:
     """Return the content of a pin."""
     import json
 
-    values = {
+    values: dict[str, object] = {
         "format": "theta-pin",
         "version": VERSION,
         "url": pin.url,
@@ -235,6 +292,8 @@ def encode_pin(pin: Pin) -> bytes:
         "leans_on": sorted(set(pin.leans_on)),
         "manifests": [str(digest) for digest in sorted(set(pin.manifests))],
     }
+    if pin.alive_s is not None:
+        values["alive_s"] = pin.alive_s
     return json.dumps(values).encode() + b"\n"
 
 
@@ -275,7 +334,10 @@ def parse_pin(content: bytes, name: PinName) -> Pin:
         raise MalformedError(f"{where} leans on what is no other commit")
     manifests = tuple(map(Digest.parse, _ascending(values.get("manifests"), f"{where}: its manifests")))
     refs = _ascending(values.get("refs"), f"{where}: its refs")
-    return Pin(url, name.commit, manifests, leans_on, refs, name.is_partial)
+    alive_s = values.get("alive_s")
+    if alive_s is not None and type(alive_s) is not int:
+        raise MalformedError(f"{where}: the time at which its writer was alive is no whole number")
+    return Pin(url, name.commit, manifests, leans_on, refs, name.is_partial, alive_s)
 
 
 def _ascending(values: object, what: str) -> tuple[str, ...]:

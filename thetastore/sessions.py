@@ -57,6 +57,15 @@ class Session:
         if time.monotonic() - self._renewed_s >= RENEW_S:
             self._renew()
 
+    def seen_s(self) -> float:
+        """Return when it gave the last sign of life, by the place's clock.
+
+        Raises:
+            FileNotFoundError: it was revoked.
+            BackendError: the place does not answer, or does not tell (`ENOTSUP`).
+        """
+        return self._backend.written_s(_file_name(self._id, self._number))
+
     def was_honoured(self) -> bool:
         """Tell whether no collector has revoked it: asked after a ref or a pin was written, it vouches for that.
 

@@ -71,6 +71,8 @@ GOOD = json.loads(encode_pin(PIN))
         {"leans_on": [OTHER, OTHER]},
         {"refs": "refs/heads/main"},
         {"refs": [1]},
+        {"alive_s": "1764000000"},
+        {"alive_s": True},
         {"manifests": None},
         {"manifests": [1]},
         {"manifests": GOOD["manifests"][::-1]},
@@ -101,6 +103,13 @@ def test_what_is_no_object_is_refused(content):
 def test_a_newer_version_is_not_guessed_at():
     with pytest.raises(UnsupportedError):
         parse_pin(json.dumps({**GOOD, "version": 99}).encode(), NAME)
+
+
+def test_a_pin_tells_when_its_writer_was_alive_where_somebody_knows():
+    pin = PIN._replace(alive_s=1764000000)
+
+    assert parse_pin(encode_pin(pin), NAME) == pin
+    assert b"alive_s" not in encode_pin(PIN)
 
 
 def test_unknown_keys_are_ignored():

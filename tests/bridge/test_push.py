@@ -678,7 +678,7 @@ def test_pins_on_disk_are_what_the_document_says(pushing, shared):
     [pin] = pins(shared)
     assert path.relative_to(shared).as_posix().startswith(f"pins/{pin.repository}/{commit}.")
     assert list(json.loads(path.read_text())) == [
-        "format", "version", "url", "commit", "refs", "leans_on", "manifests",
+        "format", "version", "url", "commit", "refs", "leans_on", "manifests", "alive_s",
     ]  # fmt: skip
     assert encode_pin(pin) == path.read_bytes()
 

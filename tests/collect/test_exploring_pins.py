@@ -17,7 +17,7 @@ from thetastore.collecting.roots import Root, pins_of, roots_of
 from thetastore.collecting.unpinning import Seen, unpin
 from thetastore.digest import Digest
 from thetastore.errors import ThetaError
-from thetastore.pins import Pin, PinName, pin_history, repository_of, write_pin
+from thetastore.pins import Guard, Pin, PinName, pin_history, repository_of, write_pin
 from thetastore.store import Store
 from thetastore.testing.exploring import Body, Explored, SteppedBackend, World, explore
 
@@ -69,9 +69,17 @@ def is_readable(place: Any, commit: str) -> bool:
             return False
 
 
-def pin(
-    place: Any, store: Store, commit: str, is_vouched_for: Callable[[], bool] | None = None, has_all: bool = True
-) -> None:
+class Careless:
+    """A session that is not asked whether it was honoured."""
+
+    def is_vouched_for(self) -> bool:
+        return True
+
+    def seen_alive_s(self) -> int | None:
+        return None
+
+
+def pin(place: Any, store: Store, commit: str, guard: Guard | None = None, has_all: bool = True) -> None:
     """Do what a push does before git sends a commit; in a clone that has all weights, or only those of the store."""
     store.begin_session()
 
@@ -85,7 +93,7 @@ def pin(
         store.seal()
         return [Pin(URL, commit, tuple(sorted(digests)), tuple(leans_on), is_partial=len(there) < len(brought))]
 
-    pin_history(place, REPOSITORY, send, is_vouched_for or store.objects.is_vouched_for)
+    pin_history(place, REPOSITORY, [commit], send, guard or store.objects)
 
 
 def push(commit: str, *, makes_sure: bool = True, view: Any = None, takes_s: float = 0, most_s: float = HOUR_S) -> Body:
@@ -94,7 +102,7 @@ def push(commit: str, *, makes_sure: bool = True, view: Any = None, takes_s: flo
     def body(backend: SteppedBackend) -> None:
         place: Any = backend if view is None else view(backend)
         with Store.at(place) as store:
-            pin(place, store, commit, None if makes_sure else lambda: True)
+            pin(place, store, commit, None if makes_sure else Careless())
             pinned_s = backend.world.now_s
         if takes_s:
             backend.wait(takes_s)
@@ -133,7 +141,7 @@ def slow_push(commit: str, sendings: list[int], *, shows_life: bool = True) -> B
                 store.seal()
                 return [] if commit in pinned else [Pin(URL, commit, (digest,), tuple(sorted(pinned & {GONE})))]
 
-            pin_history(backend, REPOSITORY, send, store.objects.is_vouched_for)
+            pin_history(backend, REPOSITORY, [commit], send, store.objects)
             sendings.append(count)
         backend.create(f"git/{commit}", b"")
 
@@ -235,6 +243,53 @@ def test_whatever_comes_between_two_pushes_and_unpinning_nothing_is_lost(commit:
     explored = try_out([push(commit), push(NEXT), keeper(pause_s)], most_runs=10_000, most_events=3)
 
     assert explored.loss is None, explored
+
+
+def late_pin(world: World, leans_on: tuple[str, ...] = ()) -> PinName:
+    """Write what a push writes that slept until all that it had sent was deleted, and that then dies."""
+    return write_pin(
+        world.backend, Pin(URL, NEXT, (MANIFESTS[NEXT],), leans_on, alive_s=int(world.now_s - 30 * HOUR_S))
+    )
+
+
+def test_a_pin_whose_writer_slept_before_it_wrote_it_is_not_believed_and_all_is_sent_again() -> None:
+    world = make()
+    late_pin(world, (GONE,))
+
+    with Store.at(world.backend) as store:
+        pin(world.backend, store, NEXT)
+
+    assert is_readable(world.backend, NEXT)
+    assert sorted(pin.alive_s is None or world.now_s - pin.alive_s < HOUR_S for pin in of_next(world)) == [False, True]
+
+
+def test_a_pin_that_was_written_in_time_is_believed_and_nothing_is_written() -> None:
+    world = make()
+    for _ in range(2):
+        with Store.at(world.backend) as store:
+            pin(world.backend, store, NEXT)
+
+    assert [one.alive_s for one in of_next(world)] == [int(world.now_s)]
+
+
+def test_a_late_pin_that_leans_on_what_is_gone_is_let_go_of_once_another_one_says_it() -> None:
+    world = make()
+    late = late_pin(world, ("d" * 40,))
+    with Store.at(world.backend) as store:
+        pin(world.backend, store, NEXT)
+    world.backend.create(f"git/{NEXT}", b"")
+    world.now_s += 48 * HOUR_S
+
+    for _ in range(2):
+        unpin(world.backend, REPOSITORY, lambda: look(world.backend), HOUR_S)
+        world.now_s += 48 * HOUR_S
+
+    assert late not in pins_of(world.backend)
+    assert {name.commit for name in pins_of(world.backend)} == {MAIN, GONE, NEXT}
+
+
+def of_next(world: World) -> list[Pin]:
+    return [pin for name, pin in pins_of(world.backend).items() if name.commit == NEXT]
 
 
 def test_what_no_ref_reaches_is_let_go_of_and_collected() -> None:

@@ -92,26 +92,26 @@ def pins_of(backend: Backend) -> dict[PinName, Pin]:
 
 def _check_all_can_stand(found: Mapping[PinName, Pin]) -> None:
     """Refuse commits each of whose pins leans on one that is not there: what they need is unknown then."""
-    standing = commits_that_stand(found)
+    standing = {(name.repository, name.commit) for name in pins_that_stand(found)}
     for name in found:
         if not name.is_going and (name.repository, name.commit) not in standing:
             words = f"what commit '{name.commit}' needs is unknown: its pin leans on one that is not there"
             raise MalformedError(f"{words}; from a clone that has the commit, run: git theta push --all")
 
 
-def commits_that_stand(found: Mapping[PinName, Pin]) -> set[tuple[str, str]]:
-    """Return (repository, commit) for those all of whose weights the pins name that are there."""
+def pins_that_stand(found: Mapping[PinName, Pin]) -> set[PinName]:
+    """Return those of pins which, with what they lean on, name all weights of their commits."""
     waiting: dict[tuple[str, str], list[PinName]] = {}
     lacking = {name: len(pin.leans_on) for name, pin in found.items()}
     for name, pin in found.items():
         for commit in pin.leans_on:
             waiting.setdefault((name.repository, commit), []).append(name)
     ready = [name for name, count in lacking.items() if not count]
-    standing, leanable = set(), set()
+    standing, leanable = set(), set[tuple[str, str]]()
     while ready:
         name = ready.pop()
+        standing.add(name)
         key = name.repository, name.commit
-        standing.add(key)
         if name.is_partial or key in leanable:
             continue
         leanable.add(key)

@@ -24,7 +24,7 @@ from thetastore import sessions
 from thetastore.backends import Backend
 from thetastore.backends.clock import now_s
 from thetastore.collecting.collect import SLACK_S
-from thetastore.collecting.roots import pins_of
+from thetastore.collecting.roots import pins_of, pins_that_stand
 from thetastore.digest import Digest
 from thetastore.errors import BackendError, MalformedError
 from thetastore.packs.upkeep import MERGE_LOCK
@@ -156,9 +156,15 @@ def _pins_whose(turn: _Turn, steps: Iterable[_Step], ours: Mapping[PinName, Pin]
 def _to_keep(
     ours: Mapping[PinName, Pin], seen: Seen, ages_s: _Ages, grace_s: float
 ) -> tuple[list[PinName], list[PinName]]:
-    """Return the pins without a mark of commits that refs reach, and those of others that are young."""
+    """Return the pins without a mark of commits that refs reach, and those of others that are young.
+
+    One that leans on what is gone, since its writer slept while it was let go of, is neither where another one of its
+    commit says what this one does not.
+    """
     reached = seen.reached({name.commit for name in ours})
-    unmarked = [name for name in ours if not name.is_going]
+    standing = pins_that_stand(ours)
+    replaced = {name.commit for name in standing if not name.is_going and not name.is_partial}
+    unmarked = [name for name in ours if not name.is_going and (name in standing or name.commit not in replaced)]
     named = [name for name in unmarked if name.commit in reached]
     young = [name for name in unmarked if name.commit not in reached and ages_s.of(name.file_name) < grace_s]
     return named, young
