@@ -29,8 +29,8 @@ from thetastore.checking.report import (
     set_aside_text,
     summary,
 )
-from thetastore.command_line import Parser, print_json
-from thetastore.output import add_listing_options, painter, print_values, wants_values
+from thetastore.command_line import Parser
+from thetastore.output import Rows, add_listing_options, painter, print_values, wants_values
 from thetastore.pool import processes
 from thetastore.store import Store
 from thetastore.upkeep.verify import Level
@@ -127,7 +127,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--budget", metavar="AMOUNT", help="how much now, as in 10GB/10min; the next run goes on there")
     parser.add_argument("-j", "--jobs", type=int, default=1, metavar="N", help="read with so many processes")
-    add_listing_options(parser, *CHECK_ROWS)
+    add_listing_options(parser, *CHECK_ROWS, Rows("deleted", ("name", "size_bytes")))
     add_progress_options(parser)
     parser.add_argument("revisions", nargs="*", help=argparse.SUPPRESS)
     return parser
@@ -161,9 +161,9 @@ def _store(repository: Repository, options: argparse.Namespace) -> Iterator[tupl
 def _delete_damaged(options: argparse.Namespace) -> int:
     with open_repository() as repository, _store(repository, options) as (store, _):
         deleted = delete_set_aside(store)
-    if options.json:
-        print_json({"deleted": [{"name": name, "size_bytes": nbytes} for name, nbytes in deleted]})
-    else:
+    if wants_values(options):
+        print_values(options, {"deleted": [{"name": name, "size_bytes": nbytes} for name, nbytes in deleted]})
+    elif not options.quiet:
         sys.stdout.write(deleted_text(deleted))
     return 0
 

@@ -103,6 +103,19 @@ def test_what_was_set_aside_is_deleted_as_is_said(model_repository):
     assert model_repository.theta("fsck", "--repair", "--delete-damaged").status == 129
 
 
+@pytest.mark.parametrize(("option", "begins"), [("--porcelain", "deleted\tdamaged/"), ("-q", "")])
+def test_what_is_deleted_is_told_to_scripts_and_not_to_who_wants_quiet(model_repository, option, begins):
+    rot(model_repository, "lm_head.weight", 1200)
+    (model_repository.path / "model.st").write_bytes(model(1))
+    model_repository.theta("fsck", "--repair")
+
+    done = model_repository.theta("fsck", "--delete-damaged", option)
+
+    assert (done.status, done.err) == (0, "")
+    assert done.out.startswith(begins)
+    assert len(done.out.splitlines()) == bool(begins)
+
+
 def test_what_cannot_be_had_stays_named_and_comes_from_a_clone_later(model_repository, tmp_path):
     shutil.copytree(model_repository.path, tmp_path / "copy")
     rot(model_repository, "wte.weight", 0)
