@@ -139,6 +139,15 @@ class Stuck(MemoryRequests):
         return super().put_part(name, upload, number, offset, stored)
 
 
+@pytest.fixture
+def heeds_interrupts():
+    """What shells start in the background ignores them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_interrupts")
 def test_an_interrupt_does_not_wait_for_what_is_being_sent_nor_sends_the_rest():
     files: dict[str, bytes] = {}
     Store.at(far(MemoryRequests(files)), create=True).close()
